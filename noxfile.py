@@ -1,0 +1,150 @@
+"""The chores: ``nox --list`` tells what each is for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.10"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "typing", "tests", "docs_examples"]
+# The tests run on whatever Python is installed; nothing is downloaded, and none but the current one is missed.
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+DOCS_EXAMPLES = "tests/test_docs_examples.py"
+# What is not there yet, or not in a source distribution, is passed over.
+TYPED = [
+    path
+    for path in ("trio_dgram", "tests", "typing_tests", "examples", "benchmarks", "noxfile.py")
+    if (ROOT / path).exists()
+]
+
+
+def show_pyenv_versions() -> None:
+    """Let nox see every Python that pyenv holds, and not the chosen one alone."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    names = sorted(path.name for path in pyenv.glob("versions/3.*"))
+    if names:
+        os.environ.setdefault("PYENV_VERSION", ":".join(names))
+
+
+def pythons() -> list[str]:
+    """Return the versions to test on, the oldest first, the one that runs nox always among them."""
+    supported = nox.project.python_versions(PYPROJECT)
+    current = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return supported if current in supported else [*supported, current]
+
+
+def group(name: str) -> list[str]:
+    """Return the requirements of a dependency group."""
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+def run_tests(session: nox.Session, *args: str) -> None:
+    """Run the tests in this checkout and keep what they covered for the session ``coverage``."""
+    covered = {"COVERAGE_FILE": str(ROOT / f".coverage.{session.name}")}
+    session.run("coverage", "run", "-m", "pytest", *args, *session.posargs, env=covered)
+
+
+show_pyenv_versions()
+PYTHONS = pythons()
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Show what the library does: real sockets on loopback, and a table of what happened."""
+    session.install("--quiet", "-e", ".")
+    session.run("python", "-m", "examples.demo", *session.posargs)
+
+
+@nox.session(python=PYTHONS, allow_parallel=True)
+def tests(session: nox.Session) -> None:
+    """Run the tests on every installed Python that is supported."""
+    session.install("-e", ".", *group("test"))
+    run_tests(session, f"--ignore={DOCS_EXAMPLES}")
+
+
+@nox.session(allow_parallel=True)
+def tests_portable(session: nox.Session) -> None:
+    """Run the tests as on a platform that can do no more than the portable calls."""
+    session.install("-e", ".", *group("test"))
+    run_tests(session, f"--ignore={DOCS_EXAMPLES}", "--portable")
+
+
+@nox.session(python=PYTHONS[:1], allow_parallel=True)
+def tests_min(session: nox.Session) -> None:
+    """Run the tests with the lowest versions of the dependencies that the package claims."""
+    lowest = [requirement.replace(">=", "==") for requirement in PYPROJECT["project"]["dependencies"]]
+    session.install("-e", ".", *lowest, *group("test"))
+    run_tests(session, f"--ignore={DOCS_EXAMPLES}")
+
+
+@nox.session(allow_parallel=True)
+def docs_examples(session: nox.Session) -> None:
+    """Run the examples of the README, the documentation and the docstrings."""
+    session.install("-e", ".", *group("docs"))
+    run_tests(session, DOCS_EXAMPLES)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Report what the sessions before have covered; on CI, where all have run, less than all of it fails."""
+    session.install(*[requirement for requirement in group("test") if requirement.startswith("coverage")])
+    session.run("coverage", "combine", "--keep", "--quiet")
+    session.run("coverage", "report", f"--fail-under={100 if os.environ.get('CI') else 0}")
+
+
+@nox.session(allow_parallel=True)
+def lint(session: nox.Session) -> None:
+    """Check format, lint and the changelog fragments."""
+    session.install(*group("lint"))
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("towncrier", "build", "--draft", "--version", "next")
+
+
+@nox.session(allow_parallel=True)
+def typing(session: nox.Session) -> None:
+    """Check types with mypy and pyright, and that nothing public lacks them."""
+    session.install("-e", ".", *group("typing"), *group("bench"))
+    session.run("mypy", *TYPED)
+    session.run("pyright", *TYPED)
+    session.run("pyright", "--verifytypes", "trio_dgram", "--ignoreexternal")
+
+
+@nox.session(allow_parallel=True)
+def package(session: nox.Session) -> None:
+    """Build the source distribution and the wheel into ``dist``."""
+    session.install(*group("build"))
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    # Installing the package has shown that an isolated build works.
+    session.run("python", "-m", "build", "--no-isolation")
+    session.run("twine", "check", "--strict", *map(str, (ROOT / "dist").iterdir()))
+
+
+@nox.session(requires=["package"], reuse_venv=False, allow_parallel=True)
+def build(session: nox.Session) -> None:
+    """Build the distributions and test the installed wheel, away from the checkout."""
+    session.install(*map(str, (ROOT / "dist").glob("*.whl")), *group("test"))
+    away = Path(session.create_tmp()) / "away"
+    shutil.rmtree(away, ignore_errors=True)
+    for name in ("tests", "examples"):
+        shutil.copytree(ROOT / name, away / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", away)
+    with session.chdir(away):
+        session.run("pytest", f"--ignore={DOCS_EXAMPLES}", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure; ``-- --quick`` only shows that the benchmarks run."""
+    session.install("-e", ".", *group("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
