@@ -1,0 +1,67 @@
+"""What every test may use, and what holds for every run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from typing import Final
+
+import hypothesis
+import pytest
+
+from trio_dgram import _system
+
+from .support.families import FAMILIES, Family
+
+# Where .ci/run has installed every program that a test may want, only the kernel may lack something.
+COMPLETE: Final = os.environ.get("CI") == "true" and sys.platform == "linux"
+ALLOWED_SKIPS: Final = "kernel:" if COMPLETE else ""
+
+# Slow is not wrong on a shared machine, and CI tries the same examples each time.
+hypothesis.settings.register_profile("trio_dgram", deadline=None, derandomize=COMPLETE)
+hypothesis.settings.load_profile("trio_dgram")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--portable",
+        action="store_true",
+        help="run as on a platform that can do no more than the portable calls",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--portable"):
+        _system.capabilities = _system.portable
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    refuse_skip(report, ALLOWED_SKIPS)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    refuse_skip(report, ALLOWED_SKIPS)
+    return report
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport, allowed: str) -> None:
+    """Make a failure of a skip whose reason does not start with ``allowed``."""
+    # What was expected to fail is a skip too in pytest's eyes, but without a place and a reason.
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith(allowed):
+            report.outcome = "failed"
+            report.longrepr = f"skipped where nothing may be missing: {reason}"
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.type, scope="module")
+def udp(request: pytest.FixtureRequest) -> Family:
+    """Each address family in turn. Of module scope, since it keeps no state and Hypothesis wants to be told so."""
+    assert isinstance(request.param, Family)
+    return request.param

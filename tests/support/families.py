@@ -1,0 +1,42 @@
+"""The two address families, and what a test needs to know of each."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final, Literal
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Family:
+    """What the same test says in another way on the other family."""
+
+    type: Literal["udp4", "udp6"]
+    family: socket.AddressFamily
+    loopback: str
+    wildcard: str
+    foreign: str
+    """An address that no machine of ours has."""
+    group: str
+    """A multicast group that nobody uses."""
+
+
+FAMILIES: Final = (
+    Family(
+        type="udp4",
+        family=socket.AF_INET,
+        loopback="127.0.0.1",
+        wildcard="0.0.0.0",
+        foreign="1.1.1.1",
+        group="239.1.2.3",
+    ),
+    Family(
+        type="udp6",
+        family=socket.AF_INET6,
+        loopback="::1",
+        wildcard="::",
+        foreign="2001:db8::1",
+        group="ff02::1234",
+    ),
+)

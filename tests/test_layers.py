@@ -1,0 +1,106 @@
+"""The package is built in layers: each module imports from its own layer and those before it, never in a circle."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Final
+
+import trio_dgram
+
+LAYERS: Final = {
+    "values": ["_addresses", "_arguments", "_block_list", "_datagrams", "_errors", "_events", "_statistics"],
+    "wire": ["_ancillary", "_families", "_payload", "_segmentation"],
+    "kernel": ["_interfaces", "_kernel", "_memberships", "_options", "_system"],
+    "socket": [
+        "_association",
+        "_budget",
+        "_channels",
+        "_creation",
+        "_inbox",
+        "_lifetime",
+        "_outbox",
+        "_resolution",
+        "_socket",
+        "_socket_options",
+        "_subscriptions",
+    ],
+    "nursery": ["_nursery"],
+    "services": [],
+    "simulation": [],
+    "edges": [],
+    "the public names": ["__init__"],
+}
+# The layers before this one wait for nothing.
+FIRST_THAT_KNOWS_TRIO: Final = "socket"
+LONGEST_MODULE: Final = 500
+
+ORDER: Final = list(LAYERS)
+LAYER_OF: Final = {module: layer for layer, modules in LAYERS.items() for module in modules}
+PACKAGE: Final = Path(trio_dgram.__file__).parent
+MODULES: Final = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+
+
+def imported_names(module: str) -> Iterator[str]:
+    """Yield the full name of everything that a module imports, with a leading dot if it is of this package."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            enclosing = module.split(".")[: -node.level or None] if node.level else []
+            start = ["", *enclosing] if node.level else []
+            origin = ".".join([*start, *filter(None, [node.module])])
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def imported_modules(module: str) -> Iterator[str]:
+    """Yield the modules of this package that one of them imports."""
+    for name in imported_names(module):
+        if name.startswith((".", "trio_dgram.")):
+            inside = name.removeprefix("trio_dgram").removeprefix(".")
+            origin = inside.rpartition(".")[0]
+            yield inside if inside in MODULES else origin if origin in MODULES else "__init__"
+
+
+def test_every_module_has_a_layer() -> None:
+    assert sorted(LAYER_OF) == sorted(MODULES)
+
+
+def test_no_module_imports_from_a_later_layer() -> None:
+    assert [
+        f"{module} ({layer}) imports {other} ({LAYER_OF[other]})"
+        for module, layer in LAYER_OF.items()
+        for other in imported_modules(module)
+        if ORDER.index(LAYER_OF[other]) > ORDER.index(layer)
+    ] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    TopologicalSorter({module: set(imported_modules(module)) for module in MODULES}).prepare()
+
+
+def test_the_layers_below_the_socket_know_nothing_of_trio() -> None:
+    below = ORDER[: ORDER.index(FIRST_THAT_KNOWS_TRIO)]
+    assert [
+        f"{module} imports {name}"
+        for layer in below
+        for module in LAYERS[layer]
+        for name in imported_names(module)
+        if name.partition(".")[0] == "trio"
+    ] == []
+
+
+def test_nothing_private_of_trio_is_imported() -> None:
+    assert [
+        f"{module} imports {name}"
+        for module in MODULES
+        for name in imported_names(module)
+        if name.startswith("trio.") and "._" in name
+    ] == []
+
+
+def test_no_module_is_longer_than_a_reader_can_hold() -> None:
+    lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
+    assert {module: length for module, length in lengths.items() if length > LONGEST_MODULE} == {}

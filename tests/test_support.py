@@ -1,0 +1,62 @@
+"""What the tests lean on holds itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from .conftest import refuse_skip
+from .support.descriptors import same_descriptors
+from .support.programs import find_program
+
+
+def report(outcome: str, text: object) -> pytest.TestReport:
+    location = ("tests/test_it.py", 1, "test_it")
+    return pytest.TestReport("test_it", location, {}, outcome, text, "call")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # any outcome
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [("program: socat is not installed", "failed"), ("kernel: it has no IPv6", "skipped")],
+)
+def test_only_the_kernel_may_lack_something_where_the_rest_is_installed(reason: str, outcome: str) -> None:
+    skipped = report("skipped", ("tests/test_it.py", 1, f"Skipped: {reason}"))
+    refuse_skip(skipped, "kernel:")
+    assert skipped.outcome == outcome
+    assert reason in str(skipped.longrepr)
+
+
+def test_elsewhere_anything_may_be_missing() -> None:
+    skipped = report("skipped", ("tests/test_it.py", 1, "Skipped: program: socat is not installed"))
+    refuse_skip(skipped, "")
+    assert skipped.outcome == "skipped"
+
+
+@pytest.mark.parametrize("outcome", ["passed", "failed", "skipped"])
+def test_other_outcomes_stay(outcome: str) -> None:
+    other = report(outcome, "not a skip's place and reason")
+    refuse_skip(other, "kernel:")
+    assert other.outcome == outcome
+
+
+def test_a_program_is_found() -> None:
+    assert os.access(find_program("sh"), os.X_OK)
+
+
+def test_a_missing_program_is_a_skip_that_names_it() -> None:
+    with pytest.raises(pytest.skip.Exception, match=r"program: no-such-program"):
+        find_program("no-such-program")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: no /proc")
+def test_a_descriptor_left_open_is_noticed() -> None:
+    left_open: list[int] = []
+    with pytest.raises(AssertionError), same_descriptors():
+        left_open.extend(os.pipe())
+    with same_descriptors():
+        left_open.append(os.dup(left_open[0]))
+        os.close(left_open.pop())
+    for descriptor in left_open:
+        os.close(descriptor)

@@ -1,0 +1,71 @@
+"""A Trio-native structured-concurrency datagram toolkit.
+
+Sockets live in a nursery, ``bind`` and ``send`` are awaited, ``receive`` is iterated, and what happens to a
+socket is told by channels.
+"""
+
+from __future__ import annotations
+
+from ._addresses import Address
+from ._channels import EventChannel
+from ._creation import SocketOptions
+from ._datagrams import Datagram, PacketInfo
+from ._errors import (
+    AddressBlockedError,
+    AlreadyBoundError,
+    AlreadyConnectedError,
+    DatagramError,
+    NotBoundError,
+    NotConnectedError,
+    PeerUnreachable,
+    SendManyError,
+    SocketStateError,
+)
+from ._events import Closed, Connected, Event, Failure, Listening
+from ._interfaces import Interface, interfaces
+from ._nursery import DatagramNursery, open_nursery, open_socket
+from ._resolution import resolve
+from ._socket import DatagramSocket
+from ._statistics import ChannelStatistics, SocketStatistics
+
+__all__ = [
+    "Address",
+    "AddressBlockedError",
+    "AlreadyBoundError",
+    "AlreadyConnectedError",
+    "ChannelStatistics",
+    "Closed",
+    "Connected",
+    "Datagram",
+    "DatagramError",
+    "DatagramNursery",
+    "DatagramSocket",
+    "Event",
+    "EventChannel",
+    "Failure",
+    "Interface",
+    "Listening",
+    "NotBoundError",
+    "NotConnectedError",
+    "PacketInfo",
+    "PeerUnreachable",
+    "SendManyError",
+    "SocketOptions",
+    "SocketStateError",
+    "SocketStatistics",
+    "interfaces",
+    "open_nursery",
+    "open_socket",
+    "resolve",
+]
+
+
+# What is public is shown by its public name, wherever it is written down.
+def _show_public_names() -> None:
+    for name in __all__:
+        public = globals()[name]
+        if getattr(public, "__module__", "").startswith(f"{__name__}."):
+            public.__module__ = __name__
+
+
+_show_public_names()

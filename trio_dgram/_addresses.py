@@ -1,0 +1,95 @@
+"""Addresses: who sent a datagram, and whom one is for."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import NamedTuple
+
+from ._arguments import check_integer, describe_value
+
+
+class Address(NamedTuple):
+    """An IP address and a UDP port, of either family.
+
+    A named tuple, equal to and hashed like the plain ``(host, port)``, so that one will do wherever an
+    address is taken. A scoped IPv6 address carries its zone in the host (RFC 4007, 11), and sending to it
+    works as it is::
+
+        >>> from trio_dgram import Address
+        >>> Address("fe80::1%eth0", 5353).family
+        <AddressFamily.AF_INET6: 10>
+    """
+
+    host: str
+    """A numeric IPv4 or IPv6 address, the latter with its ``%zone`` where it has one; or a name yet to be
+    resolved."""
+
+    port: int
+    """The UDP port, 0 to 65535."""
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """The address family that the host belongs to.
+
+        Raises:
+          ValueError: if the host is a name, which belongs to no family until it is resolved.
+        """
+        host = self.host.partition("%")[0]
+        try:
+            version = ipaddress.ip_address(host).version
+        except ValueError:
+            raise ValueError(f"{self.host!r} is no numeric address: resolve it to learn its family") from None
+        return socket.AF_INET if version == 4 else socket.AF_INET6
+
+    def __repr__(self) -> str:
+        return f"Address(host={self.host!r}, port={self.port!r})"
+
+
+class ReceivedAddress(Address):
+    """An address that the network chose: where a received datagram says that it came from.
+
+    The kind is what lets ``send`` tell it from an address that the program chose, whose errors it raises.
+    Everywhere else it is an :class:`Address` like any other.
+    """
+
+    __slots__ = ()
+
+
+class ScopedReceivedAddress(ReceivedAddress):
+    """A received address with a zone, which the kernel takes in another form than it is written here."""
+
+    __slots__ = ()
+
+
+def check_port(name: str, value: object, *, lowest: int = 0) -> int:
+    """Return ``value`` if it is a port from ``lowest`` to 65535."""
+    return check_integer(name, value, lowest, 65535)
+
+
+def check_host(name: str, value: object) -> str:
+    """Return ``value`` if it is a host, ``""`` for ``None``."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string or None, not {describe_value(value)}")
+    if "\0" in value:
+        raise ValueError(f"{name} must not contain a null character: {value!r}")
+    return value
+
+
+def check_address(name: str, value: object) -> Address:
+    """Return ``value`` as an :class:`Address` if it is a pair of a host and a port that can be sent to."""
+    if isinstance(value, ReceivedAddress):
+        return value
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise TypeError(f"{name} must be a (host, port) tuple, not {describe_value(value)}")
+    host, port = value
+    return Address(check_host(f"the host of {name}", host), check_port(f"the port of {name}", port, lowest=1))
+
+
+def written(address: Address) -> str:
+    """Return ``address`` as texts show it: ``host:port``, ``[host]:port``, without a port that is 0."""
+    if not address.port:
+        return address.host
+    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"

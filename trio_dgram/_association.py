@@ -1,0 +1,145 @@
+"""The two ends of a socket: the local address that it has, the peer that it has, and getting either."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import trio
+
+from ._addresses import Address, written
+from ._creation import Creation
+from ._errors import AlreadyBoundError, AlreadyConnectedError, NotBoundError, NotConnectedError, annotated
+from ._families import SocketAddress
+from ._kernel import Kernel
+from ._lifetime import Lifetime
+from ._resolution import look_up
+
+
+class Association:
+    """Whether a socket is bound and connected, or is being so, by rules that the kernel does not keep itself."""
+
+    __slots__ = ("_binding", "_connecting", "_creation", "_kernel", "_lifetime", "bound", "peer")
+
+    def __init__(self, kernel: Kernel, lifetime: Lifetime, creation: Creation) -> None:
+        self.bound = False
+        self.peer: Address | None = None
+        self._kernel = kernel
+        self._lifetime = lifetime
+        self._creation = creation
+        self._binding: trio.Event | None = None
+        self._connecting = False
+
+    @contextmanager
+    def binding(self) -> Generator[None]:
+        """Be the one call that gives the socket its local address."""
+        self._lifetime.check()
+        if self.bound or self._binding is not None:
+            raise AlreadyBoundError("bind: the socket is bound already, or is being bound")
+        self._binding = trio.Event()
+        try:
+            yield
+        finally:
+            self._binding.set()
+            self._binding = None
+
+    @property
+    def is_binding(self) -> bool:
+        """Whether a call is giving the socket its local address."""
+        return self._binding is not None
+
+    async def end_of_binding(self) -> None:
+        """Wait until no call is giving the socket its local address."""
+        while self._binding is not None:
+            with self._lifetime.waiting():
+                await self._binding.wait()
+
+    def bind(self, address: Address, sockaddr: SocketAddress) -> None:
+        """Have the kernel bind to ``address``."""
+        if self._creation.reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+            raise annotated(OSError(errno.ENOTSUP, "this platform has no SO_REUSEPORT"), "bind", address)
+        try:
+            self._kernel.bind(sockaddr)
+        except OSError as error:
+            raise annotated(error, "bind", address) from None
+        self.bound = True
+
+    def bind_anywhere(self) -> None:
+        """Have the kernel bind to an ephemeral port on all interfaces."""
+        anywhere = Address(self._kernel.family.wildcard, 0)
+        self.bind(anywhere, anywhere)
+
+    def check_bound(self) -> None:
+        """Raise :class:`NotBoundError` if there is no local address."""
+        self._lifetime.check()
+        if not self.bound:
+            raise NotBoundError("the socket has no local address yet: bind it, or send first")
+
+    @contextmanager
+    def connecting(self) -> Generator[None]:
+        """Be the one call that gives the socket its peer."""
+        self._lifetime.check()
+        if self.peer is not None or self._connecting:
+            raise AlreadyConnectedError("connect: the socket is connected already, or is being connected")
+        self._connecting = True
+        try:
+            yield
+        finally:
+            self._connecting = False
+
+    def probe(self, sockaddr: SocketAddress) -> None:
+        """Raise what connecting the unbound socket to ``sockaddr`` would, leaving it unbound."""
+        self._kernel.probe(sockaddr)
+
+    def connect(self, sockaddr: SocketAddress) -> Address:
+        """Have the kernel fix the peer and return its address as the kernel writes it."""
+        self._kernel.connect(sockaddr)
+        self.peer = self._kernel.remote_address()
+        return self.peer
+
+    def disconnect(self) -> None:
+        """Have the kernel let the peer go."""
+        self.remote("disconnect")
+        self._kernel.disconnect()
+        self.peer = None
+
+    def remote(self, operation: str) -> Address:
+        """Return the peer's address; :class:`NotConnectedError` without one."""
+        self._lifetime.check()
+        if self.peer is None:
+            raise NotConnectedError(f"{operation}: the socket is not connected")
+        return self.peer
+
+    def check_destination(self, wanted: Address | None, *, brought: bool) -> Address:
+        """Return where a datagram for ``wanted`` goes, or raise what forbids to send it now.
+
+        ``brought`` says that ``wanted`` came with the datagram: it may well be the peer's address then.
+        """
+        self._lifetime.check()
+        if self.peer is None:
+            if wanted is None:
+                raise NotConnectedError("send: the socket is not connected, so it needs to know where to send")
+            return wanted
+        if wanted is not None and not (brought and wanted == self.peer):
+            raise AlreadyConnectedError(
+                f"send: the socket is connected to {written(self.peer)}, so it cannot send to {written(wanted)}"
+            )
+        return self.peer
+
+    def locate(self, wanted: Address) -> tuple[Address, SocketAddress | None]:
+        """Return ``wanted``, an empty host as loopback, and the same as the kernel takes it: ``None`` for a name."""
+        address = wanted if wanted.host else Address(self._kernel.family.loopback, wanted.port)
+        return address, self._kernel.family.sockaddr(address, dual_stack=self._kernel.dual_stack)
+
+    async def numeric(self, wanted: Address) -> tuple[Address, SocketAddress]:
+        """Do as :meth:`locate`, resolving a name."""
+        address, sockaddr = self.locate(wanted)
+        if sockaddr is None:
+            with self._lifetime.waiting():
+                found = await look_up(address, self._kernel.family, self._creation.lookup)
+            address, sockaddr = self.locate(found)
+            if sockaddr is None:
+                raise ValueError(f"lookup must return a numeric address, not {found.host!r}")
+        return address, sockaddr

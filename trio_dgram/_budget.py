@@ -1,0 +1,74 @@
+"""How long a task may go on before it lets the others run.
+
+A checkpoint of Trio's does two things: it looks for cancellation and it yields to the scheduler. The second
+costs sixteen times the first, so it is done once per budget of operations and of time, and not per datagram.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Final
+
+import trio
+
+_OPERATIONS: Final = 64
+_SECONDS: Final = 0.0005
+
+
+class Budget:
+    """What is left, in operations and in seconds, until the next yield to the scheduler.
+
+    One serves all sockets of a Trio run, since it is about the run's other tasks.
+    """
+
+    __slots__ = ("_operations", "_seconds", "deadline", "left")
+
+    def __init__(self, operations: int = _OPERATIONS, seconds: float = _SECONDS) -> None:
+        self._operations = operations
+        self._seconds = seconds
+        self.left: int = 0
+        self.deadline: float = 0.0
+
+    def spend(self) -> bool:
+        """Take one operation off the budget; return whether it had one.
+
+        If so, looking for cancellation is all the checkpoint that is due, else :meth:`renew` is. Where a datagram
+        passes, this is written out.
+        """
+        self.left = left = self.left - 1
+        return left > 0 and perf_counter() < self.deadline
+
+    async def renew(self) -> None:
+        """Execute a full checkpoint and start a new budget."""
+        await trio.lowlevel.checkpoint()
+        self.restart()
+
+    def restart(self) -> None:
+        """Start a new budget, the task having just waited."""
+        self.left = self._operations
+        self.deadline = perf_counter() + self._seconds
+
+    async def checkpoint(self) -> None:
+        """Execute the checkpoint that is due: a full one, or the look for cancellation alone."""
+        if self.spend():
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await self.renew()
+
+
+_current: Final[trio.lowlevel.RunVar[Budget]] = trio.lowlevel.RunVar("trio_dgram budget")
+
+
+def current_budget() -> Budget:
+    """Return the budget of this Trio run."""
+    try:
+        return _current.get()
+    except LookupError:
+        budget = Budget()
+        _current.set(budget)
+        return budget
+
+
+def set_current_budget(budget: Budget) -> None:
+    """Make ``budget`` the one that sockets made in this Trio run from now on share."""
+    _current.set(budget)

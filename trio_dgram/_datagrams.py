@@ -1,0 +1,55 @@
+"""The datagram: what sockets receive and can send."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import attrs
+
+from ._addresses import Address, ReceivedAddress
+
+
+@attrs.frozen(kw_only=True)
+class PacketInfo:
+    """What came with a datagram besides its payload, or what is to go out with it.
+
+    A field that the platform cannot tell, or that is not to be chosen, is ``None``.
+    """
+
+    local_address: str | None = None
+    """The local IP address: the one it was sent to, or the one to send it from."""
+    interface: int | None = None
+    """The index of the interface that it came in on, or is to leave by."""
+    ecn: int | None = None
+    """The two bits of Explicit Congestion Notification (RFC 3168): 0 to 3."""
+    dscp: int | None = None
+    """The Differentiated Services code point (RFC 2474): 0 to 63."""
+    hop_limit: int | None = None
+    """The hop limit (IPv6) or time to live (IPv4), in hops: 0 to 255."""
+    timestamp_ns: int | None = None
+    """When the kernel received it, in nanoseconds since the epoch."""
+    truncated: bool = False
+    """Whether the payload was longer than what is here."""
+
+
+class Datagram(NamedTuple):
+    """One datagram. An immutable value.
+
+    A named tuple because one is made for every datagram that comes in, and nothing is cheaper to make.
+    """
+
+    data: bytes
+    """The payload, in bytes; it may be empty."""
+    address: Address
+    """The peer: the sender of a received datagram, the destination of one to send."""
+    info: PacketInfo | None = None
+    """What came with it, or is to go with it."""
+
+    def reply(self, data: bytes) -> Datagram:
+        """Return a datagram with ``data`` back to the peer, from the address that this one came to where
+        that is known.
+
+        Since the network chose the peer, sending it never raises what that address causes: such an error is
+        counted and reported as a :class:`Failure`.
+        """
+        return Datagram(data, ReceivedAddress(*self.address))

@@ -1,0 +1,97 @@
+"""Payloads: from what the program hands to ``send`` to the bytes of one datagram."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from ._addresses import Address, check_address
+from ._arguments import check_integer, describe_value
+from ._datagrams import Datagram
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+Payload: TypeAlias = "Buffer | str | Sequence[Buffer | str]"
+"""What the payload of one datagram can be made of; text is sent as UTF-8, parts are joined."""
+
+
+class Outgoing(NamedTuple):
+    """What one call of ``send`` asks for."""
+
+    payload: bytes
+    to: Address | None
+    """The destination; none for the peer of a connected socket."""
+    brought: bool = False
+    """Whether the destination came with a datagram, not with the call."""
+
+
+def check_outgoing(value: object, to: object, offset: object = 0, length: object = None) -> Outgoing:
+    """Return what ``send`` with these arguments asks for, or raise what is wrong with them."""
+    if not isinstance(value, Datagram):
+        return Outgoing(encode(value, offset, length), None if to is None else check_address("to", to))
+    if to is not None:
+        raise TypeError(f"a Datagram brings its own address: to must be left out, not {describe_value(to)}")
+    address = check_address("the address of the datagram", value.address)
+    return Outgoing(encode(value.data, offset, length), address, brought=True)
+
+
+class Run(NamedTuple):
+    """Datagrams that follow each other in one call of ``send_many`` and go to one address."""
+
+    start: int
+    """The index of the first."""
+    to: Address
+    payloads: list[bytes]
+
+
+def check_runs(datagrams: object) -> list[Run]:
+    """Return what ``send_many`` is asked for, or raise what is wrong with it."""
+    if not isinstance(datagrams, Iterable):
+        raise TypeError(f"datagrams must be an iterable of Datagram, not {describe_value(datagrams)}")
+    runs: list[Run] = []
+    last: object = None
+    append = None
+    for index, datagram in enumerate(datagrams):
+        if not isinstance(datagram, Datagram):
+            raise TypeError(f"item {index} of datagrams must be a Datagram, not {describe_value(datagram)}")
+        data, address, _ = datagram
+        if append is None or address is not last:
+            run = Run(index, check_address(f"the address of item {index} of datagrams", address), [])
+            runs.append(run)
+            append = run.payloads.append
+            last = address
+        append(data if type(data) is bytes else encode(data))
+    return runs
+
+
+def encode(value: object, offset: object = 0, length: object = None) -> bytes:
+    """Return the payload that ``value`` stands for, from ``offset`` on and ``length`` bytes long.
+
+    What can change after the call is copied.
+    """
+    payload = b"".join(map(_encode_part, value)) if isinstance(value, list | tuple) else _encode_part(value)
+    if offset == 0 and length is None and not isinstance(offset, bool):
+        return payload
+    start = _check_extent("offset", offset, len(payload), len(payload))
+    if length is None:
+        return payload[start:]
+    return payload[start : start + _check_extent("length", length, len(payload) - start, len(payload))]
+
+
+def _encode_part(part: Any) -> bytes:
+    if isinstance(part, bytes):
+        return part
+    if isinstance(part, str):
+        return part.encode()
+    try:
+        view = memoryview(part)
+    except TypeError:
+        raise TypeError(
+            f"the payload must be bytes-like, a string, or a list or tuple of those, not {describe_value(part)}"
+        ) from None
+    return view.tobytes()
+
+
+def _check_extent(name: str, value: object, highest: int, size: int) -> int:
+    return check_integer(f"{name} (in a payload of {size} bytes)", value, 0, highest)

@@ -1,0 +1,52 @@
+"""Names: from what the program says to a numeric address."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import trio
+
+from ._addresses import Address, check_host, check_port
+from ._arguments import describe_value
+from ._families import Family, check_type
+
+Lookup: TypeAlias = Callable[[str, int, socket.AddressFamily], Awaitable[Address | tuple[str, int]]]
+"""Turns a name and a port into an address of the family; what it raises goes to whoever asked."""
+
+
+async def resolve(host: str | None, port: int, type: str) -> Address:
+    """Resolve a name once, for an address to send to many times.
+
+    Args:
+      host: a name or a numeric address; ``""`` or ``None`` is loopback.
+      port: a UDP port, 1 to 65535.
+      type: the type of the sockets that will use it, ``"udp4"`` or ``"udp6"``, which says the family.
+
+    Raises:
+      TypeError, ValueError: if an argument is not of that form; nothing was asked then.
+      socket.gaierror: if the name does not resolve in that family (getaddrinfo(3)).
+
+    A cancellation point always; names are asked of Trio's resolver, and so of a custom one where a program or
+    test has installed it.
+    """
+    family = check_type(type)
+    name = check_host("host", host)
+    check_port("port", port, lowest=1)
+    await trio.lowlevel.checkpoint()
+    address = Address(name or family.loopback, port)
+    if family.sockaddr(address, dual_stack=False) is not None:
+        return address
+    return await look_up(address, family, None)
+
+
+async def look_up(address: Address, family: Family, lookup: Lookup | None) -> Address:
+    """Resolve the name in ``address`` with ``lookup``, or Trio's resolver where there is none."""
+    if lookup is None:
+        found = await trio.socket.getaddrinfo(address.host, address.port, family=family.family, type=socket.SOCK_DGRAM)
+        return family.address(found[0][4])
+    answer = await lookup(address.host, address.port, family.family)
+    if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], str):
+        raise TypeError(f"lookup must return an Address, not {describe_value(answer)}")
+    return Address(answer[0], check_port("the port of what lookup returned", answer[1]))

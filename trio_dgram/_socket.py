@@ -1,0 +1,497 @@
+"""The datagram socket: its name and peer, sending and receiving, and what happens to it."""
+
+from __future__ import annotations
+
+from builtins import type as Kind  # noqa: N812 -- the socket's own ``type`` hides it
+from collections.abc import Callable, Iterable
+from functools import partial
+from time import perf_counter
+from typing import Any, Self, TypeVar, overload
+
+import trio
+from trio.lowlevel import checkpoint_if_cancelled
+
+from ._addresses import Address, ReceivedAddress, check_address, check_host, check_port, written
+from ._arguments import check_bool, check_integer
+from ._association import Association
+from ._block_list import blocker
+from ._budget import current_budget
+from ._channels import EventChannel, Overflow, check_buffer_size, check_event_types, check_overflow
+from ._creation import Creation
+from ._datagrams import Datagram
+from ._errors import annotated
+from ._events import Connected, Event, Listening
+from ._families import SocketAddress
+from ._inbox import Inbox
+from ._lifetime import Lifetime
+from ._outbox import Outbox
+from ._payload import Payload, check_outgoing, check_runs
+from ._socket_options import SocketWithOptions
+from ._statistics import SocketStatistics
+from ._subscriptions import SocketOwner, Subscriptions
+
+_NONE = 0  # the default offset, recognised as the same object
+
+A = TypeVar("A", bound=Event)
+B = TypeVar("B", bound=Event)
+C = TypeVar("C", bound=Event)
+
+
+class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
+    """A UDP socket that lives in a nursery.
+
+    Made by :meth:`DatagramNursery.create_socket` or :func:`open_socket`. It is a channel of datagrams: what is
+    sent to it is received by ``receive`` or an ``async for``, what is given to ``send`` goes out.
+
+    Every async method is a cancellation point, every time; it also yields to the scheduler unless fewer than 64
+    such calls and less than 0.5 ms have passed in this Trio run since one last did. Any operation on a closed
+    socket, and any that waits when it is closed, raises ``trio.ClosedResourceError``.
+    """
+
+    __slots__ = (
+        "_association",
+        "_budget",
+        "_creation",
+        "_direct",
+        "_inbox",
+        "_keeps_open",
+        "_outbox",
+        "_owner",
+        "_subscriptions",
+    )
+
+    def __init__(self, creation: Creation, owner: SocketOwner) -> None:
+        self._creation = creation
+        self._owner = owner
+        self._keeps_open = True
+        self._budget = current_budget()
+        self._lifetime = Lifetime()
+        self._kernel = creation.make()
+        self._association = Association(self._kernel, self._lifetime, creation)
+        self._subscriptions = Subscriptions(owner)
+        report = self._subscriptions.report
+        received_blocked = blocker(creation.receive_block_list)
+        self._inbox = Inbox(self._kernel, self._lifetime, self._budget, received_blocked, report)
+        sent_blocked = blocker(creation.send_block_list)
+        self._outbox = Outbox(self._kernel, self._lifetime, self._budget, sent_blocked, self._inbox.failed, report)
+        # How what was received can be answered straight away, where nothing else is to be looked at: see send.
+        self._direct: Callable[[bytes, ReceivedAddress], object] | None = None
+
+    # Its name
+
+    async def bind(self, port: int = 0, host: str | None = None, *, exclusive: bool = False) -> Address:
+        """Give the socket its local address; from now on it receives.
+
+        Args:
+          port: the UDP port, 0 for one of the kernel's choice.
+          host: a local address, or a name that resolves to one; none or ``""`` for all interfaces.
+          exclusive: never share the port, neither by a reuse option nor between worker processes.
+
+        Returns:
+          The address that it is bound to.
+
+        Raises:
+          TypeError, ValueError: if an argument is wrong, or ``exclusive`` goes with a reuse option.
+          AlreadyBoundError: if the socket is bound or being bound.
+          socket.gaierror: if the name does not resolve.
+          OSError: what the kernel says, such as EADDRINUSE or EADDRNOTAVAIL (bind(2), ip(7)); it names the
+            operation and the address. The socket is unbound then and ``bind`` may be tried again.
+
+        A cancelled call has bound nothing; one that took effect returns.
+        """
+        wanted = Address(check_host("host", host) or self._kernel.family.wildcard, check_port("port", port))
+        if check_bool("exclusive", exclusive) and (self._creation.reuse_address or self._creation.reuse_port):
+            raise ValueError("exclusive must not be combined with reuse_address or reuse_port")
+        with self._association.binding():
+            await trio.lowlevel.checkpoint()
+            address, sockaddr = await self._association.numeric(wanted)
+            self._lifetime.check()
+            self._association.bind(address, sockaddr)
+        self._now_bound()
+        return self.address
+
+    async def connect(self, to: tuple[str | None, int]) -> None:
+        """Fix the peer: only its datagrams are received, and ``send`` needs no destination.
+
+        Args:
+          to: the peer's ``(host, port)``; a name is resolved, an empty host is loopback.
+
+        Raises:
+          TypeError, ValueError: if ``to`` is no such pair.
+          AlreadyConnectedError: if the socket is connected or being connected.
+          AddressBlockedError: if the peer is on the send block list.
+          socket.gaierror: if the name does not resolve.
+          OSError: what the kernel says, such as ENETUNREACH (connect(2)); the socket stays as it was.
+
+        An unbound socket is bound to an ephemeral port first. What others had sent before is filtered, and
+        counted. A cancelled call has changed nothing; one that took effect returns.
+        """
+        wanted = check_address("to", to)
+        with self._association.connecting():
+            await trio.lowlevel.checkpoint()
+            address, sockaddr = await self._association.numeric(wanted)
+            await self._association.end_of_binding()
+            self._lifetime.check()
+            try:
+                self._outbox.check_allowed(address)
+                if not self._association.bound:
+                    # Bound by the kernel on the way, it would lose its port when it is disconnected.
+                    self._association.probe(sockaddr)
+                    self._ensure_bound()
+                peer = self._association.connect(sockaddr)
+            except OSError as error:
+                raise annotated(error, "connect", address) from None
+        self._direct = None
+        self._inbox.connected(peer)
+        self._subscriptions.announce(Connected(peer))
+
+    def disconnect(self) -> None:
+        """Let the peer go, keeping the local port: anybody's datagrams are received again.
+
+        Raises:
+          NotConnectedError: if there is no peer.
+          OSError: ENOTSUP where the platform cannot.
+        """
+        self._association.disconnect()
+        self._inbox.disconnected()
+        self._direct = None if self._outbox.blocks else self._kernel.sendto
+
+    @property
+    def address(self) -> Address:
+        """The local address; :class:`NotBoundError` before ``bind``.
+
+        On a connected socket the kernel names the one address that it uses towards the peer.
+        """
+        self._association.check_bound()
+        return self._kernel.local_address()
+
+    @property
+    def remote_address(self) -> Address:
+        """The peer's address; :class:`NotConnectedError` without one."""
+        return self._association.remote("remote_address")
+
+    # Sending
+
+    async def send(
+        self,
+        value: Payload | Datagram,
+        to: tuple[str | None, int] | None = None,
+        *,
+        offset: int = _NONE,
+        length: int | None = None,
+    ) -> None:
+        """Send one datagram; when this returns, the kernel has it.
+
+        Args:
+          value: the payload: bytes-like, text (sent as UTF-8), or a list or tuple of those, which are joined to
+            one datagram; or a :class:`Datagram`, which brings its own address.
+          to: the destination ``(host, port)``; a name is resolved, an empty host is loopback. None on a
+            connected socket and with a :class:`Datagram`.
+          offset: where in the payload to begin, in bytes.
+          length: how much of it to send, in bytes; all the rest where it is None.
+
+        Raises:
+          TypeError, ValueError: if an argument is wrong; nothing happened then.
+          NotConnectedError: without a destination on an unconnected socket.
+          AlreadyConnectedError: with one, other than the peer's own, on a connected socket.
+          AddressBlockedError: if the destination is on the send block list.
+          socket.gaierror: if the name does not resolve, or no address of the socket's family is meant.
+          OSError: what the kernel says against this datagram, such as EMSGSIZE (udp(7)), with the destination
+            in its text. If the network chose the destination - it is the address of a received datagram - an
+            error that it causes is not raised: it is counted and reported as a :class:`Failure`.
+
+        An unbound socket is bound to an ephemeral port on all interfaces first. ENOBUFS is tried again for at
+        most 50 ms. A cancelled call has sent nothing.
+        """
+        sendto = self._direct
+        if (
+            sendto is not None
+            and type(to) is ReceivedAddress
+            and type(value) is bytes
+            and length is None
+            and not offset
+        ):
+            budget = self._budget
+            budget.left = left = budget.left - 1
+            if left > 0 and perf_counter() < budget.deadline:
+                await checkpoint_if_cancelled()
+                try:
+                    sendto(value, to)
+                except OSError:
+                    pass  # What it means is found out below, where it is sent again.
+                else:
+                    self._outbox.sent += 1
+                    return
+        payload, wanted, brought = check_outgoing(value, to, offset, length)
+        self._association.check_destination(wanted, brought=brought)
+        await self._budget.checkpoint()
+        address, sockaddr = await self._destination(wanted, brought=brought)
+        await self._outbox.send(payload, address, sockaddr)
+
+    def send_nowait(self, value: Payload | Datagram, /, to: tuple[str | None, int] | None = None) -> None:
+        """Send one datagram at once, or not at all.
+
+        Like :meth:`send`, but to numeric destinations only, and without any of its waiting.
+
+        Raises:
+          trio.WouldBlock: if the kernel has no room now, or a ``bind`` of this socket is under way.
+          ValueError: if the destination is a name.
+        """
+        payload, wanted, brought = check_outgoing(value, to)
+        sockaddr = None
+        if wanted is not None:
+            wanted, sockaddr = self._association.locate(wanted)
+            if sockaddr is None:
+                raise ValueError(f"send_nowait takes numeric hosts, and {wanted.host!r} is a name: resolve it first")
+        address = self._association.check_destination(wanted, brought=brought)
+        if self._association.is_binding:
+            raise trio.WouldBlock
+        self._ensure_bound()
+        self._outbox.send_nowait(payload, address, sockaddr if self._association.peer is None else None)
+
+    async def send_many(self, datagrams: Iterable[Datagram]) -> None:
+        """Send each of ``datagrams``, in order, to its own address.
+
+        Args:
+          datagrams: what to send; all of it is looked at before anything is sent.
+
+        Raises:
+          TypeError, ValueError: if an item is no datagram that can be sent; nothing was sent then.
+          SendManyError: if one fails as :meth:`send` would: its ``index`` says which, its ``sent`` how many
+            went before it. Those after it were not sent.
+
+        It looks for cancellation before the first datagram and while it waits. A cancelled call has sent a
+        prefix, counted in ``statistics().sent``.
+        """
+        runs = check_runs(datagrams)
+        self._lifetime.check()
+        for run in runs:
+            self._association.check_destination(run.to, brought=True)
+        await self._budget.checkpoint()
+        located = [(run, *await self._destination(run.to, brought=True)) for run in runs]
+        await self._outbox.send_runs(located)
+
+    # Receiving
+
+    async def receive(self) -> Datagram:
+        """Wait for the next datagram and return it. An empty one is data, not an end.
+
+        Raises:
+          NotBoundError: if the socket is not bound.
+          trio.BusyResourceError: if another task is receiving, or an event channel takes its datagrams.
+          OSError: on a connected socket what ICMP said about an earlier datagram, such as ECONNREFUSED, once,
+            unless an event channel takes :class:`Failure`; receiving may go on. Nothing of the kind on an
+            unconnected one.
+
+        A cancelled call has consumed nothing.
+        """
+        inbox = self._inbox
+        if inbox.ready and inbox.reader is None and inbox.error is None:
+            budget = self._budget
+            budget.left = left = budget.left - 1
+            if left > 0 and perf_counter() < budget.deadline:
+                await checkpoint_if_cancelled()
+                return inbox.ready.popleft()
+        await self._wait_for_datagrams()
+        return inbox.ready.popleft()
+
+    # Not by way of the base class's: one coroutine less per datagram. A socket never ends by itself, so there is
+    # no EndOfChannel to be translated.
+    __anext__ = receive
+
+    def receive_nowait(self) -> Datagram:
+        """Return the next datagram if there is one, else raise ``trio.WouldBlock``; otherwise like :meth:`receive`."""
+        inbox = self._inbox
+        self._association.check_bound()
+        inbox.claim("receive")
+        inbox.release()
+        inbox.raise_error()
+        if not inbox.ready:
+            inbox.pull()
+            inbox.raise_error()
+        if not inbox.ready:
+            raise trio.WouldBlock
+        return inbox.ready.popleft()
+
+    async def receive_many(self, max_count: int = 1024) -> list[Datagram]:
+        """Wait for a datagram and return it with what else is there, at most ``max_count`` in all.
+
+        Args:
+          max_count: how many datagrams at most, from 1; what is beyond stays for the next call.
+
+        Raises as :meth:`receive` does. A cancelled call has consumed nothing.
+        """
+        check_integer("max_count", max_count, 1, 2**31 - 1)
+        self._kernel.coalesce()
+        await self._wait_for_datagrams(max_count)
+        ready = self._inbox.ready
+        if len(ready) <= max_count:
+            taken = list(ready)
+            ready.clear()
+            return taken
+        return [ready.popleft() for _ in range(max_count)]
+
+    # What happens to it
+
+    @overload
+    def events(self, *, max_buffer_size: float = 1024, overflow: Overflow = "block") -> EventChannel[Event]: ...
+    @overload
+    def events(
+        self, a: Kind[A], /, *, max_buffer_size: float = 1024, overflow: Overflow = "block"
+    ) -> EventChannel[A]: ...
+    @overload
+    def events(
+        self, a: Kind[A], b: Kind[B], /, *, max_buffer_size: float = 1024, overflow: Overflow = "block"
+    ) -> EventChannel[A | B]: ...
+    @overload
+    def events(
+        self, a: Kind[A], b: Kind[B], c: Kind[C], /, *, max_buffer_size: float = 1024, overflow: Overflow = "block"
+    ) -> EventChannel[A | B | C]: ...
+    @overload
+    def events(
+        self, *types: Kind[Event], max_buffer_size: float = 1024, overflow: Overflow = "block"
+    ) -> EventChannel[Event]: ...
+    def events(
+        self, *types: Kind[Any], max_buffer_size: float = 1024, overflow: Overflow = "block"
+    ) -> EventChannel[Any]:
+        """Subscribe to what happens to the socket, from this call on, and return the channel that tells of it.
+
+        Args:
+          types: the events to be told of; all of them where none is named. A socket that is bound or connected
+            already tells so first.
+          max_buffer_size: how many datagrams, and how many failures, may wait in the channel: an integer from
+            1, or ``math.inf``.
+          overflow: what becomes of a datagram that there is no room for. ``"block"``: the socket is not read
+            until every such channel has room, and the kernel's buffer takes the rest; ``"drop-newest"``,
+            ``"drop-oldest"``: dropped, and counted.
+
+        Raises:
+          TypeError, ValueError: if an argument is wrong.
+          trio.BusyResourceError: if the channel takes :class:`Datagram` and a task is receiving.
+
+        While a channel takes datagrams, the nursery reads the socket for it, and ``receive`` raises
+        ``trio.BusyResourceError``. The channel ends after :class:`Closed`.
+        """
+        kinds = check_event_types(types)
+        size, policy = check_buffer_size(max_buffer_size), check_overflow(overflow)
+        self._lifetime.check()
+        changed = partial(self._subscriptions.changed, self._inbox)
+        channel: EventChannel[Any] = EventChannel(kinds, size, policy, self._budget, changed)
+        self._subscriptions.add(channel, self._inbox)
+        if self._association.bound:
+            channel.offer(Listening(self.address))
+            self._subscriptions.read(self._inbox)
+        if self._association.peer is not None:
+            channel.offer(Connected(self._association.peer))
+        return channel
+
+    def statistics(self) -> SocketStatistics:
+        """Return what became of every datagram until now; also after the socket was closed."""
+        kernel, inbox, outbox = self._kernel, self._inbox, self._outbox
+        return SocketStatistics(
+            sent=outbox.sent,
+            received=kernel.received,
+            dropped_by_kernel=kernel.drops(),
+            kernel_drops_exact=kernel.drops_are_datagrams,
+            filtered=kernel.filtered + inbox.filtered,
+            truncated=kernel.truncated,
+            discarded_at_close=inbox.discarded,
+            receive_errors=inbox.errors,
+            send_errors=outbox.errors,
+            coalesced_receives=kernel.coalesced_receives,
+            coalesced_datagrams=kernel.coalesced_datagrams,
+            segmented_sends=outbox.segmented_sends,
+            segmented_datagrams=outbox.segmented_datagrams,
+        )
+
+    # Its life
+
+    def ref(self) -> Self:
+        """Let the socket, while it is bound, keep its nursery open; it does unless :meth:`unref` was called."""
+        return self._set_keeps_open(keeps_open=True)
+
+    def unref(self) -> Self:
+        """Let the nursery end without regard to this socket, and close it then."""
+        return self._set_keeps_open(keeps_open=False)
+
+    def close(self) -> None:
+        """Close the socket at once. Its port is free, and every task that waits for it gets
+        ``trio.ClosedResourceError``. Closing twice does nothing."""
+        if self._lifetime.closed:
+            return
+        self._lifetime.end()
+        self._direct = None
+        self._subscriptions.end()
+        self._inbox.discard()
+        trio.lowlevel.notify_closing(self._kernel.fileno())
+        self._kernel.close()
+        self._owner.state_changed(self)
+
+    async def aclose(self) -> None:
+        """Close the socket as :meth:`close` does, then execute a checkpoint: closed also when cancelled."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the socket is closed."""
+        return self._lifetime.closed
+
+    @property
+    def keeps_nursery_open(self) -> bool:
+        """Whether the nursery waits for this socket: it is bound, not closed, and not unref'd."""
+        return self._keeps_open and self._association.bound and not self._lifetime.closed
+
+    @property
+    def type(self) -> str:
+        """The type it was made with: ``"udp4"`` or ``"udp6"``."""
+        return self._kernel.family.type
+
+    def __repr__(self) -> str:
+        parts = [f"trio_dgram.DatagramSocket {self.type}"]
+        if self.closed:
+            parts.append("closed")
+        elif not self._association.bound:
+            parts.append("unbound")
+        else:
+            parts.append(f"bound to {written(self._kernel.local_address())}")
+            if self._association.peer is not None:
+                parts.append(f"connected to {written(self._association.peer)}")
+        return f"<{', '.join(parts)}>"
+
+    # What the above share
+
+    def _set_keeps_open(self, *, keeps_open: bool) -> Self:
+        if not self._lifetime.closed:
+            self._keeps_open = keeps_open
+            self._owner.state_changed(self)
+        return self
+
+    def _ensure_bound(self) -> None:
+        if not self._association.bound:
+            self._association.bind_anywhere()
+            self._now_bound()
+
+    def _now_bound(self) -> None:
+        self._direct = None if self._outbox.blocks else self._kernel.sendto
+        self._subscriptions.announce(Listening(self.address))
+        self._subscriptions.read(self._inbox)
+        self._owner.state_changed(self)
+
+    async def _destination(self, wanted: Address | None, *, brought: bool) -> tuple[Address, SocketAddress | None]:
+        """Resolve ``wanted`` and bind the socket, where that is to be done; return where to send."""
+        sockaddr = None
+        if wanted is not None:
+            wanted, sockaddr = await self._association.numeric(wanted)
+        await self._association.end_of_binding()
+        address = self._association.check_destination(wanted, brought=brought)
+        self._ensure_bound()
+        return address, sockaddr if self._association.peer is None else None
+
+    async def _wait_for_datagrams(self, wanted: int | None = None) -> None:
+        self._association.check_bound()
+        self._inbox.claim("receive")
+        try:
+            await self._inbox.wait(wanted)
+        finally:
+            self._inbox.release()
