@@ -19,6 +19,7 @@ nox.options.error_on_missing_interpreters = False
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+COVERAGE_DATA = ROOT / ".nox"
 DOCS_EXAMPLES = "tests/test_docs_examples.py"
 # What is not there yet, or not in a source distribution, is passed over.
 TYPED = [
@@ -50,8 +51,8 @@ def group(name: str) -> list[str]:
 
 def run_tests(session: nox.Session, *args: str) -> None:
     """Run the tests in this checkout and keep what they covered for the session ``coverage``."""
-    covered = {"COVERAGE_FILE": str(ROOT / f".coverage.{session.name}")}
-    session.run("coverage", "run", "-m", "pytest", *args, *session.posargs, env=covered)
+    data_file = COVERAGE_DATA / f".coverage.{session.name}"
+    session.run("coverage", "run", f"--data-file={data_file}", "-m", "pytest", *args, *session.posargs)
 
 
 show_pyenv_versions()
@@ -87,7 +88,7 @@ def tests_min(session: nox.Session) -> None:
     run_tests(session, f"--ignore={DOCS_EXAMPLES}")
 
 
-@nox.session(allow_parallel=True)
+@nox.session  # Not beside the tests: the echo server of the README and theirs have the same port.
 def docs_examples(session: nox.Session) -> None:
     """Run the examples of the README, the documentation and the docstrings."""
     session.install("-e", ".", *group("docs"))
@@ -98,7 +99,7 @@ def docs_examples(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Report what the sessions before have covered; on CI, where all have run, less than all of it fails."""
     session.install(*[requirement for requirement in group("test") if requirement.startswith("coverage")])
-    session.run("coverage", "combine", "--keep", "--quiet")
+    session.run("coverage", "combine", "--keep", "--quiet", str(COVERAGE_DATA))
     session.run("coverage", "report", f"--fail-under={100 if os.environ.get('CI') else 0}")
 
 

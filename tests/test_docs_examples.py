@@ -92,6 +92,15 @@ def test_an_example_may_await_outside_a_function(tmp_path: Path) -> None:
     assert document.namespace["slept"]
 
 
+def test_an_example_may_do_without_trio(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\ntwo = 1 + 1\n```\n")
+    document = parse_markdown(page)
+    [example] = document.examples()
+    example.evaluate()
+    assert document.namespace["two"] == 2
+
+
 def test_a_failing_example_is_told_with_its_line(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text('def f():\n    """Do it::\n\n        x = 1\n        x / 0\n\n    That fails.\n    """\n')

@@ -78,7 +78,7 @@ def find_interface(which: object, name: str = "interface") -> Interface:
     for interface in interfaces():
         if which in (interface.index, interface.name) or _is_local(which, interface):
             return interface
-    raise OSError(errno.ENODEV, f"{name} {which!r}: {os.strerror(errno.ENODEV)}")
+    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
 
 def _is_local(which: str | int, interface: Interface) -> bool:

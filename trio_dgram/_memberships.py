@@ -129,9 +129,14 @@ class Memberships:
             self._joined.pop(group, None)
 
 
-def find_membership_interface(which: object) -> Interface | None:
+def find_membership_interface(operation: str, group: Group, which: object) -> Interface | None:
     """Return the interface that the argument of a membership call names, ``None`` for every one."""
-    return None if which is None else find_interface(which)
+    if which is None:
+        return None
+    try:
+        return find_interface(which)
+    except OSError as error:
+        raise annotated(error, operation, f"{group} on {which}") from None
 
 
 def _join(sock: SystemSocket, group: Group, index: int) -> None:

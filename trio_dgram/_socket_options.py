@@ -114,7 +114,7 @@ class SocketWithOptions:
         A socket gets only the groups that it joined itself where the platform lets it choose (Linux does).
         """
         wanted = check_group(self._kernel.family, group, source)
-        where = find_membership_interface(interface)
+        where = find_membership_interface("add_membership", wanted, interface)
         self._lifetime.check()
         self._ensure_bound()
         return self._kernel.memberships.add(wanted, where)
@@ -133,7 +133,7 @@ class SocketWithOptions:
           OSError: EADDRNOTAVAIL where it was not joined.
         """
         wanted = check_group(self._kernel.family, group, source)
-        where = find_membership_interface(interface)
+        where = find_membership_interface("drop_membership", wanted, interface)
         self._lifetime.check()
         return self._kernel.memberships.drop(wanted, where)
 
