@@ -29,19 +29,19 @@ TYPED = [
 ]
 
 
-def show_pyenv_versions() -> None:
-    """Let nox see every Python that pyenv holds, and not the chosen one alone."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    names = sorted(path.name for path in pyenv.glob("versions/3.*"))
-    if names:
-        os.environ.setdefault("PYENV_VERSION", ":".join(names))
-
-
 def pythons() -> list[str]:
     """Return the versions to test on, the oldest first, the one that runs nox always among them."""
     supported = nox.project.python_versions(PYPROJECT)
     current = f"{sys.version_info.major}.{sys.version_info.minor}"
     return supported if current in supported else [*supported, current]
+
+
+def show_pyenv_versions(versions: list[str]) -> None:
+    """Let nox see every one of these that pyenv holds, and not the chosen one alone."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    names = [path.name for version in versions for path in pyenv.glob(f"versions/{version}.*")]
+    if names:
+        os.environ.setdefault("PYENV_VERSION", ":".join(names))
 
 
 def group(name: str) -> list[str]:
@@ -55,8 +55,8 @@ def run_tests(session: nox.Session, *args: str) -> None:
     session.run("coverage", "run", f"--data-file={data_file}", "-m", "pytest", *args, *session.posargs)
 
 
-show_pyenv_versions()
 PYTHONS = pythons()
+show_pyenv_versions(PYTHONS)
 
 
 @nox.session

@@ -14,6 +14,8 @@ from trio_dgram import _system
 
 from .support.families import FAMILIES, Family
 
+pytest_plugins = ["tests.support.namespaces"]
+
 # Where .ci/run has installed every program that a test may want, only the kernel may lack something.
 COMPLETE: Final = os.environ.get("CI") == "true" and sys.platform == "linux"
 ALLOWED_SKIPS: Final = "kernel:" if COMPLETE else ""
@@ -65,3 +67,4 @@ def udp(request: pytest.FixtureRequest) -> Family:
     """Each address family in turn. Of module scope, since it keeps no state and Hypothesis wants to be told so."""
     assert isinstance(request.param, Family)
     return request.param
+

@@ -101,6 +101,10 @@ def test_nothing_private_of_trio_is_imported() -> None:
     ] == []
 
 
+def test_capabilities_are_looked_up_where_they_can_be_replaced() -> None:
+    assert [module for module in MODULES if "._system.capabilities" in imported_names(module)] == []
+
+
 def test_no_module_is_longer_than_a_reader_can_hold() -> None:
     lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
     assert {module: length for module, length in lengths.items() if length > LONGEST_MODULE} == {}

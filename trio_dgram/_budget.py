@@ -21,11 +21,11 @@ class Budget:
     One serves all sockets of a Trio run, since it is about the run's other tasks.
     """
 
-    __slots__ = ("_operations", "_seconds", "deadline", "left")
+    __slots__ = ("deadline", "left", "operations", "seconds")
 
     def __init__(self, operations: int = _OPERATIONS, seconds: float = _SECONDS) -> None:
-        self._operations = operations
-        self._seconds = seconds
+        self.operations: int = operations
+        self.seconds: float = seconds
         self.left: int = 0
         self.deadline: float = 0.0
 
@@ -45,8 +45,8 @@ class Budget:
 
     def restart(self) -> None:
         """Start a new budget, the task having just waited."""
-        self.left = self._operations
-        self.deadline = perf_counter() + self._seconds
+        self.left = self.operations
+        self.deadline = perf_counter() + self.seconds
 
     async def checkpoint(self) -> None:
         """Execute the checkpoint that is due: a full one, or the look for cancellation alone."""
@@ -67,8 +67,3 @@ def current_budget() -> Budget:
         budget = Budget()
         _current.set(budget)
         return budget
-
-
-def set_current_budget(budget: Budget) -> None:
-    """Make ``budget`` the one that sockets made in this Trio run from now on share."""
-    _current.set(budget)

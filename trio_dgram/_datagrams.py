@@ -52,4 +52,5 @@ class Datagram(NamedTuple):
         Since the network chose the peer, sending it never raises what that address causes: such an error is
         counted and reported as a :class:`Failure`.
         """
-        return Datagram(data, ReceivedAddress(*self.address))
+        address = self.address if isinstance(self.address, ReceivedAddress) else ReceivedAddress(*self.address)
+        return Datagram(data, address)

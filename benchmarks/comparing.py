@@ -1,0 +1,33 @@
+"""Comparing: from the figures of interleaved rounds to a ratio and how sure it is."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Sequence
+
+import attrs
+
+RESAMPLES = 2000
+
+
+@attrs.frozen
+class Ratio:
+    """The median of the rounds' ratios, with its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+    def reaches(self, bar: float, *, higher_is_better: bool) -> bool:
+        """Whether the interval reaches ``bar``."""
+        return self.high >= bar if higher_is_better else self.low <= bar
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+    """Return the ratio of paired rounds, since a machine's speed drifts between rounds more than within one."""
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    # The same figures give the same interval.
+    chance = random.Random(0)
+    medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
+    return Ratio(statistics.median(ratios), medians[int(RESAMPLES * 0.025)], medians[int(RESAMPLES * 0.975)])
