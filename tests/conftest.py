@@ -67,4 +67,3 @@ def udp(request: pytest.FixtureRequest) -> Family:
     """Each address family in turn. Of module scope, since it keeps no state and Hypothesis wants to be told so."""
     assert isinstance(request.param, Family)
     return request.param
-

@@ -174,9 +174,7 @@ async def test_such_an_error_in_the_background_is_reported_or_kept_for_the_next_
                     await sock.receive()
 
 
-async def test_enobufs_is_tried_for_50_ms_and_then_raised(
-    udp: Family, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_enobufs_is_tried_for_50_ms_and_then_raised(udp: Family, autojump_clock: trio.testing.MockClock) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             faults.set("sendto", *[errno.ENOBUFS] * 100)

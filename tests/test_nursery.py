@@ -57,9 +57,7 @@ async def test_a_bound_socket_keeps_its_nursery_open_until_it_is_closed(udp: Fam
 
         nursery = await outside.start(owner)
         await wait_all_tasks_blocked()
-        assert [task.name for task in nursery.child_tasks] == [
-            f"keeping nursery open: {sockets[0]!r}, {sockets[1]!r}"
-        ]
+        assert [task.name for task in nursery.child_tasks] == [f"keeping nursery open: {sockets[0]!r}, {sockets[1]!r}"]
         sockets[0].close()
         await wait_all_tasks_blocked()
         assert [task.name for task in nursery.child_tasks] == [f"keeping nursery open: {sockets[1]!r}"]
@@ -234,6 +232,7 @@ async def test_an_interrupted_reader_ends_the_block_as_any_child_would(
     with pytest.raises(BaseExceptionGroup) as caught:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             async with sock.events(trio_dgram.Datagram) as events:
+
                 def interrupt(*_: object) -> None:
                     raise KeyboardInterrupt
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from ._arguments import check_integer, describe_value
+
+new_tuple: Callable[..., Any] = tuple.__new__
+"""Makes a named tuple without going through its constructor, which is written in Python: one is made per datagram."""
 
 
 class Address(NamedTuple):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import attrs
 
-from ._addresses import Address, ReceivedAddress
+from ._addresses import Address, ReceivedAddress, new_tuple
 
 
 @attrs.frozen(kw_only=True)
@@ -52,5 +52,7 @@ class Datagram(NamedTuple):
         Since the network chose the peer, sending it never raises what that address causes: such an error is
         counted and reported as a :class:`Failure`.
         """
-        address = self.address if isinstance(self.address, ReceivedAddress) else ReceivedAddress(*self.address)
-        return Datagram(data, address)
+        address = self.address
+        if not isinstance(address, ReceivedAddress):
+            address = ReceivedAddress(*address)
+        return cast("Datagram", new_tuple(Datagram, (data, address, None)))

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
-from ._addresses import Address, ReceivedAddress, ScopedReceivedAddress
+from ._addresses import Address, ReceivedAddress, ScopedReceivedAddress, new_tuple
 from ._arguments import describe_value
 
 SocketAddress: TypeAlias = tuple[Any, ...]
 """An address as the socket module has it: two items on IPv4, two or four on IPv6."""
-
-
-# Makes a named tuple without going through its constructor, which is written in Python: one is made per datagram.
-_new: Callable[..., Any] = tuple.__new__
 
 
 def is_literal(host: str, family: socket.AddressFamily) -> bool:
@@ -60,6 +55,10 @@ class Family:
             return (f"::ffff:{host}", address[1])
         return None
 
+    def wrote(self, address: Address) -> bool:
+        """Whether a received address, without a zone, is one that sockets of this family receive from."""
+        return (":" in address[0]) == (self.family == socket.AF_INET6)
+
     def address(self, sockaddr: SocketAddress) -> Address:
         """Return an address of the kernel's as a value."""
         return Address(_host(sockaddr), sockaddr[1])
@@ -67,9 +66,9 @@ class Family:
     def received_address(self, sockaddr: SocketAddress) -> ReceivedAddress:
         """Return the source of a datagram as a value."""
         if len(sockaddr) == 2:
-            return cast("ReceivedAddress", _new(ReceivedAddress, sockaddr))
+            return cast("ReceivedAddress", new_tuple(ReceivedAddress, sockaddr))
         if not sockaddr[3]:
-            return cast("ReceivedAddress", _new(ReceivedAddress, sockaddr[:2]))
+            return cast("ReceivedAddress", new_tuple(ReceivedAddress, sockaddr[:2]))
         return ScopedReceivedAddress(_host(sockaddr), sockaddr[1])
 
 

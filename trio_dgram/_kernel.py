@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from . import _system
-from ._addresses import Address, ReceivedAddress
+from ._addresses import Address, ReceivedAddress, new_tuple
 from ._ancillary import UDP_GRO, UDP_SEGMENT, segment_size
 from ._datagrams import Datagram
 from ._families import UDP4, UDP6, Family, SocketAddress
@@ -28,9 +28,6 @@ _LARGEST: Final = 65536
 _ANCILLARY_SPACE: Final = 64
 """Room for the segment size, in bytes."""
 _BIND_TRIES: Final = 16
-
-# Makes a named tuple without going through its constructor, which is written in Python: one is made per datagram.
-_new: Callable[..., Any] = tuple.__new__
 
 
 class Kernel:
@@ -149,45 +146,50 @@ class Kernel:
         try:
             for _ in range(limit):
                 data, source = recvfrom(_LARGEST)
-                if not source[1]:
+                if not source[1] or (not is_udp4 and source[0] == "::"):
                     self._turn_away(1)
                     continue
-                address = _new(ReceivedAddress, source) if is_udp4 else self.family.received_address(source)
-                append(_new(Datagram, (data, address, None)))
+                address = new_tuple(ReceivedAddress, source) if is_udp4 else self.family.received_address(source)
+                append(new_tuple(Datagram, (data, address, None)))
         finally:
             self.received += len(into) - before
 
     def _turn_away(self, count: int) -> None:
+        # From port 0, or from the unspecified address, which Linux lets in over IPv6: nobody can be answered there,
+        # and an answer to the latter would go to this machine itself.
         self.received += count
         self.filtered += count
 
     def _receive_coalesced(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
         recvmsg = self._socket.recvmsg
         append = into.append
+        is_udp4 = self.family is UDP4
         before = len(into)
-        count = 0
+        target = limit
         try:
-            while count < limit:
+            while target > 0:
                 data, ancillary, flags, source = recvmsg(_LARGEST, _ANCILLARY_SPACE)
-                size = segment_size(ancillary) if ancillary else 0
-                segments = -(-len(data) // size) if size else 1
-                count += segments
+                target -= 1
+                address = new_tuple(ReceivedAddress, source) if is_udp4 else self.family.received_address(source)
+                unanswerable = not source[1] or (not is_udp4 and source[0] == "::")
+                if not ancillary and not flags and not unanswerable:
+                    append(new_tuple(Datagram, (data, address, None)))
+                    continue
+                size = segment_size(ancillary)
                 if flags & socket.MSG_CTRUNC:
                     # Without the segment size, where one datagram ends and the next begins cannot be told.
                     self.truncated += 1
                     self.received += 1
                     continue
-                if not source[1]:
-                    self._turn_away(segments)
+                segments = [data[start : start + size] for start in range(0, len(data), size)] if size else [data]
+                target -= len(segments) - 1
+                if unanswerable:
+                    self._turn_away(len(segments))
                     continue
-                address = self.family.received_address(source)
-                if segments == 1:
-                    append(_new(Datagram, (data, address, None)))
-                    continue
-                self.coalesced_receives += 1
-                self.coalesced_datagrams += segments
-                parts = [data[start : start + size] for start in range(0, len(data), size)]
-                into.extend([_new(Datagram, (part, address, None)) for part in parts])
+                if size:
+                    self.coalesced_receives += 1
+                    self.coalesced_datagrams += len(segments)
+                into.extend([new_tuple(Datagram, (segment, address, None)) for segment in segments])
         finally:
             self.received += len(into) - before
 

@@ -6,8 +6,9 @@ There is no queue of datagrams here. What the kernel cannot take yet stays with 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final, TypeAlias
 
 import trio
 
@@ -18,7 +19,6 @@ from ._families import SocketAddress
 from ._inbox import NEWS_OF_EARLIER
 from ._kernel import Kernel
 from ._lifetime import Lifetime
-from ._payload import Run
 from ._segmentation import Segmentation
 
 _PATIENCE: Final = 0.050
@@ -43,6 +43,10 @@ _CAUSED_BY_DESTINATION: Final = frozenset(
     }
 )
 """Errors that a destination can cause by being what it is: not the program's doing where the network chose it."""
+
+
+Destination: TypeAlias = tuple[Address, SocketAddress | None]
+"""Where a datagram goes: as a value, and as the kernel takes it; None for the peer of a connected socket."""
 
 
 class Outbox:
@@ -95,19 +99,18 @@ class Outbox:
         if self._blocked is not None and self._blocked(address.host):
             raise AddressBlockedError(errno.EPERM, "the address is on the send block list")
 
-    async def send(self, payload: bytes, address: Address, sockaddr: SocketAddress | None) -> None:
-        """Send one datagram to ``address``, which is ``sockaddr`` to the kernel or its peer; wait for room.
-
-        A cancelled call has sent nothing.
-        """
+    async def send(self, payload: bytes, destination: Destination) -> None:
+        """Send one datagram, waiting until the kernel has room. A cancelled call has sent nothing."""
+        address, sockaddr = destination
         try:
             self.check_allowed(address)
             await self._hand_over_when_possible(payload, sockaddr)
         except OSError as error:
             self._refused(error, address)
 
-    def send_nowait(self, payload: bytes, address: Address, sockaddr: SocketAddress | None) -> None:
+    def send_nowait(self, payload: bytes, destination: Destination) -> None:
         """Send one datagram as :meth:`send` does, or raise ``trio.WouldBlock``."""
+        address, sockaddr = destination
         try:
             self.check_allowed(address)
             self._hand_over(payload, sockaddr)
@@ -116,8 +119,8 @@ class Outbox:
         except OSError as error:
             self._refused(error, address)
 
-    async def send_runs(self, runs: Iterable[tuple[Run, Address, SocketAddress | None]]) -> None:
-        """Send the datagrams of ``runs`` in order; each run with its address, as :meth:`send` takes it.
+    async def send_many(self, payloads: list[bytes], destinations: list[Destination]) -> None:
+        """Send each of ``payloads`` to its own of ``destinations``, in order.
 
         Raises:
           SendManyError: when one is refused; those before it were sent.
@@ -125,33 +128,50 @@ class Outbox:
         A cancelled call has sent a prefix.
         """
         sent_before = self.sent
-        for run, address, sockaddr in runs:
-            position = 0
-            while position < len(run.payloads):
+        budget, sendto = self._budget, self._kernel.sendto
+        ends = len(payloads) - 1
+        position = 0
+        while position <= ends:
+            destination = destinations[position]
+            sockaddr = destination[1]
+            try:
+                if position < ends and destinations[position + 1] is destination:
+                    position += await self._send_run(payloads, destinations, position)
+                elif sockaddr is None or self._blocked is not None:
+                    await self.send(payloads[position], destination)
+                    position += 1
+                else:
+                    # As send does it in the end, without the way there.
+                    try:
+                        sendto(payloads[position], sockaddr)
+                    except OSError:
+                        await self.send(payloads[position], destination)
+                    else:
+                        self.sent += 1
+                    position += 1
+            except OSError as error:
+                raise SendManyError(error, position, self.sent - sent_before) from error
+            budget.left = left = budget.left - 1
+            if left <= 0 or perf_counter() >= budget.deadline:
+                await budget.renew()
                 self._lifetime.check()
-                try:
-                    position += await self._send_next(run.payloads, position, address, sockaddr)
-                except OSError as error:
-                    raise SendManyError(error, run.start + position, self.sent - sent_before) from error
-                if not self._budget.spend():
-                    await self._budget.renew()
 
-    async def _send_next(
-        self, payloads: list[bytes], position: int, address: Address, sockaddr: SocketAddress | None
-    ) -> int:
-        """Send datagrams from ``position`` on, as many as go in one system call, and return how many."""
-        count = self._segmentation.count(payloads, position, address.host)
+    async def _send_run(self, payloads: list[bytes], destinations: list[Destination], position: int) -> int:
+        """Send what may go in one system call of the datagrams for one destination; return how many they were."""
+        payload, destination = payloads[position], destinations[position]
+        count = self._segmentation.count(payloads, destinations, position)
         if count == 1:
-            await self.send(payloads[position], address, sockaddr)
+            await self.send(payload, destination)
             return 1
-        size = len(payloads[position])
+        address, sockaddr = destination
         try:
             self.check_allowed(address)
-            await self._hand_over_when_possible(b"".join(payloads[position : position + count]), sockaddr, size)
+            segments = b"".join(payloads[position : position + count])
+            await self._hand_over_when_possible(segments, sockaddr, len(payload))
         except OSError as error:
             # Which of them is to blame shows when they are sent one by one.
-            self._segmentation.refused(address.host, size, error)
-            await self.send(payloads[position], address, sockaddr)
+            self._segmentation.refused(address.host, len(payload), error)
+            await self.send(payload, destination)
             return 1
         return count
 

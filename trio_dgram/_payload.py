@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ._addresses import Address, check_address
+from ._addresses import Address, ReceivedAddress, check_address
 from ._arguments import check_integer, describe_value
 from ._datagrams import Datagram
 
@@ -36,33 +36,22 @@ def check_outgoing(value: object, to: object, offset: object = 0, length: object
     return Outgoing(encode(value.data, offset, length), address, brought=True)
 
 
-class Run(NamedTuple):
-    """Datagrams that follow each other in one call of ``send_many`` and go to one address."""
-
-    start: int
-    """The index of the first."""
-    to: Address
-    payloads: list[bytes]
-
-
-def check_runs(datagrams: object) -> list[Run]:
-    """Return what ``send_many`` is asked for, or raise what is wrong with it."""
+def check_datagrams(datagrams: object) -> tuple[list[bytes], list[Address]]:
+    """Return the payloads and the addresses of what ``send_many`` is given, or raise what is wrong with it."""
     if not isinstance(datagrams, Iterable):
         raise TypeError(f"datagrams must be an iterable of Datagram, not {describe_value(datagrams)}")
-    runs: list[Run] = []
+    payloads: list[bytes] = []
+    addresses: list[Address] = []
     last: object = None
-    append = None
     for index, datagram in enumerate(datagrams):
         if not isinstance(datagram, Datagram):
             raise TypeError(f"item {index} of datagrams must be a Datagram, not {describe_value(datagram)}")
         data, address, _ = datagram
-        if append is None or address is not last:
-            run = Run(index, check_address(f"the address of item {index} of datagrams", address), [])
-            runs.append(run)
-            append = run.payloads.append
-            last = address
-        append(data if type(data) is bytes else encode(data))
-    return runs
+        if type(address) is not ReceivedAddress and address is not last:
+            address = last = check_address(f"the address of item {index} of datagrams", address)
+        payloads.append(data if type(data) is bytes else encode(data))
+        addresses.append(address)
+    return payloads, addresses
 
 
 def encode(value: object, offset: object = 0, length: object = None) -> bytes:

@@ -8,8 +8,10 @@ Rule 3: only EIO is about the socket: its device cannot do it.
 from __future__ import annotations
 
 import errno
-from itertools import takewhile
+from collections.abc import Sequence
 from typing import Final
+
+from ._addresses import Address
 
 _MOST_SEGMENTS: Final = 64
 """What every kernel with UDP_SEGMENT takes (UDP_MAX_SEGMENTS); newer ones take more."""
@@ -28,18 +30,20 @@ class Segmentation:
         self._off = off
         self._refused: dict[str, int] = {}
 
-    def count(self, payloads: list[bytes], position: int, host: str) -> int:
-        """Return how many datagrams for ``host`` from ``position`` on can go in one call; 1 to send it singly."""
+    def count(self, payloads: list[bytes], destinations: Sequence[tuple[Address, object]], position: int) -> int:
+        """Return how many datagrams from ``position`` on can go in one system call."""
+        destination = destinations[position]
+        end = position + 1
         size = len(payloads[position])
-        if self._off or not 0 < size <= _MOST_BYTES // 2 or size >= self._refused.get(host, _MOST_BYTES):
+        if self._off or not 0 < size < self._refused.get(destination[0].host, _MOST_BYTES):
             return 1
-        sizes = list(map(len, payloads[position : position + min(_MOST_SEGMENTS, _MOST_BYTES // size)]))
-        equal = sizes.count(size)
-        if equal < len(sizes):
-            equal = sum(1 for _ in takewhile(size.__eq__, sizes))
-            if equal < len(sizes) and 0 < sizes[equal] < size:
-                return equal + 1
-        return equal
+        limit = min(len(payloads), position + _MOST_SEGMENTS, position + _MOST_BYTES // size)
+        while end < limit and destinations[end] is destination:
+            following = len(payloads[end])
+            if following != size:
+                return end - position + (0 < following < size)
+            end += 1
+        return max(1, end - position)
 
     def refused(self, host: str, size: int, error: OSError) -> None:
         """Learn from what the kernel said against segments of ``size`` bytes for ``host``."""

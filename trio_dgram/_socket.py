@@ -21,11 +21,10 @@ from ._creation import Creation
 from ._datagrams import Datagram
 from ._errors import annotated
 from ._events import Connected, Event, Listening
-from ._families import SocketAddress
 from ._inbox import Inbox
 from ._lifetime import Lifetime
-from ._outbox import Outbox
-from ._payload import Payload, check_outgoing, check_runs
+from ._outbox import Destination, Outbox
+from ._payload import Payload, check_datagrams, check_outgoing
 from ._socket_options import SocketWithOptions
 from ._statistics import SocketStatistics
 from ._subscriptions import SocketOwner, Subscriptions
@@ -225,13 +224,11 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         payload, wanted, brought = check_outgoing(value, to, offset, length)
         self._association.check_destination(wanted, brought=brought)
         await self._budget.checkpoint()
-        address, sockaddr = await self._destination(wanted, brought=brought)
-        await self._outbox.send(payload, address, sockaddr)
+        destination = await self._destination(wanted, brought=brought)
+        await self._outbox.send(payload, destination)
 
     def send_nowait(self, value: Payload | Datagram, /, to: tuple[str | None, int] | None = None) -> None:
-        """Send one datagram at once, or not at all.
-
-        Like :meth:`send`, but to numeric destinations only, and without any of its waiting.
+        """Send one datagram as :meth:`send` does, to a numeric destination and at once, or not at all.
 
         Raises:
           trio.WouldBlock: if the kernel has no room now, or a ``bind`` of this socket is under way.
@@ -247,7 +244,7 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         if self._association.is_binding:
             raise trio.WouldBlock
         self._ensure_bound()
-        self._outbox.send_nowait(payload, address, sockaddr if self._association.peer is None else None)
+        self._outbox.send_nowait(payload, (address, sockaddr if self._association.peer is None else None))
 
     async def send_many(self, datagrams: Iterable[Datagram]) -> None:
         """Send each of ``datagrams``, in order, to its own address.
@@ -263,13 +260,19 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         It looks for cancellation before the first datagram and while it waits. A cancelled call has sent a
         prefix, counted in ``statistics().sent``.
         """
-        runs = check_runs(datagrams)
+        payloads, addresses = check_datagrams(datagrams)
         self._lifetime.check()
-        for run in runs:
-            self._association.check_destination(run.to, brought=True)
         await self._budget.checkpoint()
-        located = [(run, *await self._destination(run.to, brought=True)) for run in runs]
-        await self._outbox.send_runs(located)
+        destinations: list[Destination] = []
+        known: dict[Address, Destination] = {}
+        for wanted in addresses:
+            destination = known.get(wanted)
+            # Equal addresses differ all the same if the program chose one and the network the other.
+            if destination is None or type(destination[0]) is not type(wanted):
+                destination = await self._destination(wanted, brought=True)
+                known[wanted] = destination
+            destinations.append(destination)
+        await self._outbox.send_many(payloads, destinations)
 
     # Receiving
 
@@ -357,13 +360,10 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         """Subscribe to what happens to the socket, from this call on, and return the channel that tells of it.
 
         Args:
-          types: the events to be told of; all of them where none is named. A socket that is bound or connected
-            already tells so first.
-          max_buffer_size: how many datagrams, and how many failures, may wait in the channel: an integer from
-            1, or ``math.inf``.
-          overflow: what becomes of a datagram that there is no room for. ``"block"``: the socket is not read
-            until every such channel has room, and the kernel's buffer takes the rest; ``"drop-newest"``,
-            ``"drop-oldest"``: dropped, and counted.
+          types: the events to be told of, all where none is named; being bound or connected already is told first.
+          max_buffer_size: how many datagrams, and failures, may wait in the channel: from 1, or ``math.inf``.
+          overflow: what becomes of a datagram without room. ``"block"``: the socket is not read until every such
+            channel has some; ``"drop-newest"``, ``"drop-oldest"``: dropped, and counted.
 
         Raises:
           TypeError, ValueError: if an argument is wrong.
@@ -478,8 +478,10 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         self._subscriptions.read(self._inbox)
         self._owner.state_changed(self)
 
-    async def _destination(self, wanted: Address | None, *, brought: bool) -> tuple[Address, SocketAddress | None]:
+    async def _destination(self, wanted: Address | None, *, brought: bool) -> Destination:
         """Resolve ``wanted`` and bind the socket, where that is to be done; return where to send."""
+        if self._direct is not None and type(wanted) is ReceivedAddress and self._kernel.family.wrote(wanted):
+            return wanted, wanted
         sockaddr = None
         if wanted is not None:
             wanted, sockaddr = await self._association.numeric(wanted)

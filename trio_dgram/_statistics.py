@@ -14,16 +14,17 @@ class SocketStatistics:
     received: int
     """Datagrams taken from the kernel, whatever became of them afterwards."""
     dropped_by_kernel: int | None
-    """Datagrams that the kernel dropped because the receive buffer was full or their checksum wrong;
-    ``None`` where the platform cannot tell."""
+    """Datagrams that the kernel dropped because the receive buffer was full, or, if longer than about 68 bytes,
+    because their checksum was wrong (shorter ones it throws away before it looks for a socket); ``None`` where the
+    platform cannot tell."""
     kernel_drops_exact: bool
     """Whether ``dropped_by_kernel`` counts datagrams. It is a lower bound where receive offload is on, since
     one drop is a whole batch then."""
     filtered: int
-    """Datagrams of ``received`` that were not handed out: from a blocked address, from source port 0, or,
-    on a connected socket, from someone else than the peer."""
+    """Datagrams of ``received`` that were not handed out: from a blocked address, from a source that
+    nobody can answer (port 0, or ``::``), or, on a connected socket, from someone else than the peer."""
     truncated: int
-    """Datagrams of ``received`` that were longer than what could be read of them."""
+    """Messages of ``received`` that could not be read whole, and were discarded."""
     discarded_at_close: int
     """Datagrams of ``received`` that nobody had asked for when the socket was closed."""
     receive_errors: int

@@ -80,7 +80,7 @@ class _Factory(trio.abc.SocketFactory):
     def socket(
         self,
         family: socket.AddressFamily | int = socket.AF_INET,
-        type: socket.SocketKind | int = socket.SOCK_STREAM,  # noqa: A002 -- the name that Trio gives it
+        type: socket.SocketKind | int = socket.SOCK_STREAM,
         proto: int = 0,
     ) -> trio.socket.SocketType:
         made = FaultySocket(family, type, proto)
@@ -98,5 +98,3 @@ def faulty_kernel() -> Generator[Faults]:
         yield faults
     finally:
         trio.socket.set_custom_socket_factory(previous)
-
-

@@ -187,8 +187,8 @@ class Machine:
         _set_up(self.namespace, peer, link, 2, link.mac, up=True)
         _set_up(self._home, name, link, 1, link.peer_mac, up=up)
         if up:
-            _wait_until_up(self._home, name)
-            _wait_until_up(self.namespace, peer)
+            wait_until_up(self._home, name)
+            wait_until_up(self.namespace, peer)
         return link
 
 
@@ -204,8 +204,9 @@ def _set_up(namespace: int, name: str, link: Link, number: int, neighbour: str, 
         )
 
 
-def _wait_until_up(namespace: int, name: str) -> None:
-    # The kernel sees to a link's coming up in the background, and drops what is sent before.
+def wait_until_up(namespace: int, name: str) -> None:
+    """Wait until an interface is in order: the kernel sees to that in the background, and drops what is sent before."""
+
     def state() -> str:
         told: list[dict[str, str]] = json.loads(run("ip", "-j", "link", "show", name))
         return told[0]["operstate"]

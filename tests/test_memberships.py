@@ -1,0 +1,360 @@
+"""Multicast groups, joined on interfaces of a namespace's own."""
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import Any, Final
+
+import attrs
+import pytest
+
+import trio_dgram
+from trio_dgram import DatagramNursery, DatagramSocket, Interface, _system
+
+from .support.families import Family
+from .support.faults import faulty_kernel
+from .support.namespaces import Link, Machine, ip, run, sysctl
+
+GROUPS: Final = {"udp4": ("239.1.2.3", "239.1.2.4"), "udp6": ("ff15::1234", "ff15::1235")}
+"""Two groups that nobody uses, by the type of a socket."""
+PORT: Final = 4000
+
+
+@attrs.frozen
+class Net:
+    """A machine with loopback, two interfaces that are up and one that is down; each leads to another machine."""
+
+    machine: Machine
+    first: Link
+    second: Link
+    down: Link
+
+    @property
+    def able(self) -> list[str]:
+        """The interfaces where a group can be joined, by index."""
+        return ["lo", self.first.name, self.second.name]
+
+    def sender(self, nursery: DatagramNursery, type: str, link: Link) -> DatagramSocket:
+        """Return a socket on the other machine whose multicast datagrams leave by ``link``."""
+        with self.machine.entered():
+            return nursery.create_socket(type, multicast_interface=link.peer_name).unref()
+
+
+@pytest.fixture
+def net(machine: Machine) -> Net:
+    return Net(machine, machine.link(1), machine.link(2), machine.link(3, up=False))
+
+
+def joined(group: str) -> list[str]:
+    """Return the interfaces on which somebody has joined ``group``, by index, as ip-maddress(8) tells."""
+    told: list[dict[str, Any]] = json.loads(run("ip", "-j", "maddress"))
+    return [each["ifname"] for each in told if group in [address.get("address") for address in each["maddr"]]]
+
+
+def names(interfaces: tuple[Interface, ...]) -> list[str]:
+    return [interface.name for interface in interfaces]
+
+
+def needs(capability: str) -> None:
+    """Skip the test where the platform, as it is played, has not got ``capability``."""
+    if not getattr(_system.capabilities, capability):
+        pytest.skip(f"kernel: {capability} is not among the portable calls")
+
+
+@pytest.fixture
+def group_isolation() -> None:
+    needs("group_isolation")
+
+
+@pytest.fixture
+def source_membership() -> None:
+    needs("source_membership")
+
+
+@pytest.fixture(params=["from any source", "from one source"])
+def source(request: pytest.FixtureRequest, udp: Family, net: Net) -> str | None:
+    """The source to join from: none, and the one that is beyond the first interface."""
+    if request.param == "from any source":
+        return None
+    needs("source_membership")
+    return net.first.there[udp.type]
+
+
+async def arrivals(sock: DatagramSocket, last: bytes) -> list[bytes]:
+    """Return what comes in, up to ``last``."""
+    got: list[bytes] = []
+    while last not in got:
+        got.append((await sock.receive()).data)
+    return got
+
+
+@pytest.mark.parametrize("by", ["name", "index", "address"])
+async def test_a_group_is_joined_and_left_on_one_interface(udp: Family, net: Net, by: str) -> None:
+    group, _ = GROUPS[udp.type]
+    expected = next(each for each in trio_dgram.interfaces() if each.name == net.first.name)
+    named: dict[str, str | int] = {"name": expected.name, "index": expected.index, "address": net.first.here[udp.type]}
+    async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
+        assert sock.add_membership(group, named[by]) == (expected,)
+        assert joined(group) == [net.first.name]
+        await net.sender(nursery, udp.type, net.first).send(b"hello", (group, PORT))
+        assert (await sock.receive()).data == b"hello"
+        assert sock.drop_membership(group, named[by]) == (expected,)
+        assert joined(group) == []
+
+
+@pytest.mark.usefixtures("group_isolation")
+async def test_a_socket_gets_its_own_groups_only(udp: Family, net: Net) -> None:
+    group, others = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
+        sock.add_membership(group, net.first.name)
+        # What somebody else on this machine has joined comes in, but not here.
+        nursery.create_socket(udp.type).unref().add_membership(others, net.first.name)
+        sender = net.sender(nursery, udp.type, net.first)
+        await sender.send(b"another group", (others, PORT))
+        await sender.send(b"ours", (group, PORT))
+        assert await arrivals(sock, b"ours") == [b"ours"]
+
+
+@pytest.mark.usefixtures("group_isolation")
+async def test_on_ipv4_a_socket_gets_its_groups_by_its_own_interfaces_only(net: Net) -> None:
+    # On IPv6 Linux asks for the group alone.
+    group, _ = GROUPS["udp4"]
+    async with trio_dgram.open_socket("udp4", port=PORT) as sock, trio_dgram.open_nursery() as nursery:
+        sock.add_membership(group, net.first.name)
+        nursery.create_socket("udp4").unref().add_membership(group, net.second.name)
+        by_first, by_second = (net.sender(nursery, "udp4", link) for link in (net.first, net.second))
+        await by_second.send(b"another interface", (group, PORT))
+        await by_first.send(b"ours", (group, PORT))
+        assert await arrivals(sock, b"ours") == [b"ours"]
+
+
+@pytest.mark.usefixtures("source_membership")
+async def test_a_group_is_joined_from_one_source_and_from_a_second_one(udp: Family, net: Net) -> None:
+    group, _ = GROUPS[udp.type]
+    version = 4 if udp.type == "udp4" else 6
+    good, bad = net.first.host(version, 2), net.first.host(version, 3)
+    with net.machine.entered():
+        ip(f"addr add {bad}/{24 if version == 4 else 64} dev {net.first.peer_name} {'nodad' * (version == 6)}")
+    async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
+        from_good, from_bad = (net.sender(nursery, udp.type, net.first) for _ in range(2))
+        with net.machine.entered():
+            await from_good.bind(0, good)
+            await from_bad.bind(0, bad)
+        assert names(sock.add_membership(group, net.first.name, source=good)) == [net.first.name]
+        await from_bad.send(b"unwanted", (group, PORT))
+        await from_good.send(b"1", (group, PORT))
+        assert await arrivals(sock, b"1") == [b"1"]
+        sock.add_membership(group, net.first.name, source=bad)
+        await from_bad.send(b"2", (group, PORT))
+        await from_good.send(b"3", (group, PORT))
+        assert await arrivals(sock, b"3") == [b"2", b"3"]
+        assert names(sock.drop_membership(group, net.first.name, source=good)) == [net.first.name]
+        await from_good.send(b"unwanted", (group, PORT))
+        await from_bad.send(b"4", (group, PORT))
+        assert await arrivals(sock, b"4") == [b"4"]
+        assert names(sock.drop_membership(group, source=bad)) == [net.first.name]
+        assert joined(group) == []
+
+
+async def test_a_group_is_joined_on_every_interface_that_can(udp: Family, net: Net, source: str | None) -> None:
+    group, _ = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
+        assert names(sock.add_membership(group, source=source)) == net.able
+        assert joined(group) == net.able
+        for link in [net.first, net.second][: 1 if source else 2]:
+            await net.sender(nursery, udp.type, link).send(link.name, (group, PORT))
+            assert (await sock.receive()).data.decode() == link.name
+        assert names(sock.drop_membership(group, source=source)) == net.able
+        assert joined(group) == []
+        assert names(sock.add_membership(group, source=source)) == net.able
+    assert joined(group) == []
+
+
+async def test_joining_binds_the_socket(udp: Family, net: Net) -> None:
+    async with trio_dgram.open_socket(udp.type) as sock:
+        sock.add_membership(GROUPS[udp.type][0], net.first.name)
+        assert sock.address.port
+
+
+async def test_where_it_is_joined_already_it_is_passed_over(udp: Family, net: Net) -> None:
+    group, _ = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type) as sock:
+        sock.add_membership(group, net.first.name)
+        assert names(sock.add_membership(group)) == ["lo", net.second.name]
+        assert names(sock.drop_membership(group, net.second.name)) == [net.second.name]
+        assert sorted(names(sock.drop_membership(group))) == ["lo", net.first.name]
+        assert joined(group) == []
+
+
+async def test_an_interface_that_turns_out_dead_is_passed_over(udp: Family, net: Net) -> None:
+    group, _ = GROUPS[udp.type]
+    with faulty_kernel() as faults:
+        async with trio_dgram.open_socket(udp.type, port=0) as sock:
+            faults.set("setsockopt", None, errno.ENODEV)
+            assert names(sock.add_membership(group)) == joined(group) == ["lo", net.second.name]
+            assert names(sock.drop_membership(group)) == ["lo", net.second.name]
+
+
+async def test_an_interface_that_has_gone_has_taken_its_membership_along(udp: Family, net: Net) -> None:
+    group, _ = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type) as sock:
+        sock.add_membership(group)
+        ip(f"link del {net.first.name}")
+        assert names(sock.drop_membership(group)) == ["lo", net.second.name]
+        assert joined(group) == []
+
+
+@pytest.mark.parametrize(
+    ("type", "group", "source"),
+    [
+        ("udp4", "192.0.2.1", None),
+        ("udp4", "ff15::1234", None),
+        ("udp4", "group.example", None),
+        ("udp4", "239.1.2.3", "239.1.2.4"),
+        ("udp4", "239.1.2.3", "0.0.0.0"),
+        ("udp4", "239.1.2.3", "::1"),
+        ("udp6", "2001:db8::1", None),
+        ("udp6", "239.1.2.3", None),
+        ("udp6", "::ffff:239.1.2.3", None),
+        ("udp6", "ff15::1234", "ff15::1235"),
+        ("udp6", "ff15::1234", "::"),
+    ],
+)
+async def test_what_is_no_group_or_no_source_is_a_value_error(type: str, group: str, source: str | None) -> None:
+    async with trio_dgram.open_socket(type) as sock:
+        for change in (sock.add_membership, sock.drop_membership):
+            with pytest.raises(ValueError, match="must be a"):
+                change(group, "lo", source=source)
+        with pytest.raises(trio_dgram.NotBoundError):
+            _ = sock.address
+        sock.close()
+        with pytest.raises(ValueError, match="must be a"):
+            sock.add_membership(group, "lo", source=source)
+
+
+async def test_joining_twice_and_leaving_what_was_not_joined_is_the_kernels_error(udp: Family, net: Net) -> None:
+    group, another = GROUPS[udp.type]
+    name = net.first.name
+    async with trio_dgram.open_socket(udp.type) as sock:
+        sock.add_membership(group, name)
+        with pytest.raises(OSError, match=f"add_membership {group} on {name}") as caught:
+            sock.add_membership(group, name)
+        assert caught.value.errno == errno.EADDRINUSE
+        for which in (name, None):
+            with pytest.raises(OSError, match=f"drop_membership {another} on {which or 'every interface'}") as caught:
+                sock.drop_membership(another, which)
+            assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+@pytest.mark.usefixtures("source_membership")
+async def test_joining_a_source_twice_and_leaving_one_that_was_not_joined_is_so_too(udp: Family, net: Net) -> None:
+    group, _ = GROUPS[udp.type]
+    name, source = net.first.name, net.first.there[udp.type]
+    async with trio_dgram.open_socket(udp.type) as sock:
+        sock.add_membership(group, name, source=source)
+        with pytest.raises(OSError, match=f"add_membership {group} from {source} on {name}") as caught:
+            sock.add_membership(group, name, source=source)
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+        stranger = net.second.there[udp.type]
+        with pytest.raises(OSError, match=f"drop_membership {group} from {stranger} on {name}") as caught:
+            sock.drop_membership(group, name, source=stranger)
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+async def test_a_source_cannot_be_chosen_with_the_portable_calls(
+    udp: Family, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_system, "capabilities", _system.portable)
+    group, _ = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type) as sock:
+        with pytest.raises(OSError, match=f"add_membership {group} from {udp.loopback} on lo") as caught:
+            sock.add_membership(group, "lo", source=udp.loopback)
+        assert caught.value.errno == errno.ENOTSUP
+        assert joined(group) == []
+
+
+@pytest.mark.parametrize("interface", ["veth99", 99, "203.0.113.1", "2001:db8:ffff::1"])
+async def test_an_interface_that_there_is_not_is_enodev(udp: Family, net: Net, interface: str | int) -> None:
+    group, _ = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type) as sock:
+        for change in (sock.add_membership, sock.drop_membership):
+            with pytest.raises(OSError, match=f"{group} on {interface}: ") as caught:
+                change(group, interface)
+            assert caught.value.errno == errno.ENODEV
+        with pytest.raises(trio_dgram.NotBoundError):
+            _ = sock.address
+
+
+async def test_where_it_can_be_joined_on_no_interface_the_first_error_is_raised_from_all(udp: Family, net: Net) -> None:
+    group, _ = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type) as sock:
+        sock.add_membership(group)
+        with pytest.raises(OSError, match=f"{group} on lo") as caught:
+            sock.add_membership(group)
+        tries = caught.value.__cause__
+        assert isinstance(tries, ExceptionGroup)
+        assert tries.exceptions[0] is caught.value
+        assert [str(each).count(f"{group} on {name}") for each, name in zip(tries.exceptions, net.able, strict=True)]
+        assert {each.errno for each in tries.exceptions if isinstance(each, OSError)} == {errno.EADDRINUSE}
+        assert names(sock.drop_membership(group)) == net.able
+
+
+@pytest.mark.usefixtures("namespace")
+async def test_where_there_is_no_interface_to_join_on_it_is_enodev(udp: Family) -> None:
+    group, _ = GROUPS[udp.type]
+    ip("link set lo down")
+    async with trio_dgram.open_socket(udp.type) as sock:
+        with pytest.raises(OSError, match=f"add_membership {group} on every interface") as caught:
+            sock.add_membership(group)
+        assert caught.value.errno == errno.ENODEV
+        assert caught.value.__cause__ is None
+
+
+async def test_too_many_groups_on_one_interface_is_the_kernels_error(net: Net) -> None:
+    group, another = GROUPS["udp4"]
+    sysctl("net.ipv4.igmp_max_memberships", 1)
+    async with trio_dgram.open_socket("udp4") as sock:
+        sock.add_membership(group, net.first.name)
+        with pytest.raises(OSError, match=f"add_membership {another} on {net.first.name}") as caught:
+            sock.add_membership(another, net.first.name)
+        assert caught.value.errno == errno.ENOBUFS
+
+
+@pytest.mark.usefixtures("source_membership")
+async def test_too_many_sources_is_the_kernels_error(net: Net) -> None:
+    group, _ = GROUPS["udp4"]
+    sysctl("net.ipv4.igmp_max_msf", 1)
+    async with trio_dgram.open_socket("udp4") as sock:
+        sock.add_membership(group, net.first.name, source=net.first.there["udp4"])
+        stranger = net.second.there["udp4"]
+        with pytest.raises(OSError, match=f"add_membership {group} from {stranger} on {net.first.name}") as caught:
+            sock.add_membership(group, net.first.name, source=stranger)
+        assert caught.value.errno == errno.ENOBUFS
+
+
+async def test_too_many_groups_on_every_interface_leaves_what_the_call_has_joined(net: Net) -> None:
+    group, another = GROUPS["udp4"]
+    sysctl("net.ipv4.igmp_max_memberships", 3)
+    async with trio_dgram.open_socket("udp4") as sock:
+        sock.add_membership(another, net.second.name)
+        sock.add_membership(group, net.first.name)
+        # Room for one more, and two interfaces to join it on.
+        with pytest.raises(OSError, match=f"add_membership {group} on {net.second.name}") as caught:
+            sock.add_membership(group)
+        assert caught.value.errno == errno.ENOBUFS
+        assert joined(group) == [net.first.name]
+        assert names(sock.drop_membership(group)) == [net.first.name]
+
+
+@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM])
+async def test_so_does_either_word_of_the_kernels_for_it(udp: Family, net: Net, error: int) -> None:
+    group, _ = GROUPS[udp.type]
+    with faulty_kernel() as faults:
+        async with trio_dgram.open_socket(udp.type, port=0) as sock:
+            faults.set("setsockopt", None, None, error)
+            with pytest.raises(OSError, match=f"add_membership {group} on {net.second.name}") as caught:
+                sock.add_membership(group)
+            assert caught.value.errno == error
+            assert joined(group) == []
+            assert names(sock.add_membership(group)) == net.able

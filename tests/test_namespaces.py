@@ -1,0 +1,152 @@
+"""Machines of our own: what the other tests take for granted of them, and what the library makes of several."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any, NoReturn
+
+import pytest
+import trio
+
+import trio_dgram
+from trio_dgram import Address
+
+from .support import namespaces
+from .support.descriptors import same_descriptors
+from .support.families import Family
+from .support.forging import Endpoint, internet_checksum, open_forger, udp_packets
+from .support.namespaces import Link, Machine, another_machine, ip, network_namespace, program, run
+
+
+def here() -> str:
+    """Return which network namespace this thread is in."""
+    return os.readlink("/proc/thread-self/ns/net")
+
+
+def test_a_namespace_is_left_even_by_an_error_and_nothing_stays() -> None:
+    home = here()
+    with same_descriptors(), pytest.raises(ZeroDivisionError), network_namespace() as inside:
+        assert here() != home
+        with another_machine(inside) as machine, machine.entered():
+            assert here() != home
+            raise ZeroDivisionError
+    assert here() == home
+
+
+def test_a_namespace_that_cannot_be_set_up_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise ZeroDivisionError
+
+    home = here()
+    monkeypatch.setattr(namespaces, "ip", fail)
+    with same_descriptors(), pytest.raises(ZeroDivisionError), network_namespace():
+        pass
+    assert here() == home
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.EPERM, "permission: .*unshare"), (errno.EINVAL, "kernel: "), (errno.ENOSYS, "kernel: ")],
+)
+def test_where_there_can_be_none_the_test_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    def refuse(name: str, *_: int) -> NoReturn:
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+    monkeypatch.setattr(namespaces, "change_namespace", refuse)
+    with same_descriptors(), pytest.raises(pytest.skip.Exception, match=reason), network_namespace():
+        pass
+
+
+def test_what_the_kernel_refuses_is_told() -> None:
+    with pytest.raises(OSError, match="setns") as caught:
+        namespaces.change_namespace("setns", -1, namespaces.CLONE_NEWNET)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_an_interface_goes_with_the_machine_at_its_other_end(namespace: int) -> None:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as news:
+        news.settimeout(20)
+        with another_machine(namespace) as machine:
+            name = machine.link().name
+            # RTMGRP_LINK: what happens to interfaces (rtnetlink(7)).
+            news.bind((0, 1))
+        while name in run("ip", "link"):
+            news.recv(65536)
+
+
+def test_a_link_that_does_not_come_up_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = machine.link(up=False)
+    monkeypatch.setattr(namespaces, "_MANY", 3)
+    with pytest.raises(AssertionError, match=f"{link.peer_name} does not come up"):
+        namespaces.wait_until_up(machine.namespace, link.peer_name)
+
+
+def test_a_program_that_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces, "_PATIENCE", 0)
+    with program("cat") as silent, pytest.raises(AssertionError, match="says nothing"):
+        silent.read()
+    assert not silent.running
+
+
+async def test_a_socket_stays_in_the_namespace_that_it_was_made_in(udp: Family, machine: Machine, veth: Link) -> None:
+    async with trio_dgram.open_nursery() as nursery:
+        with machine.entered():
+            there = nursery.create_socket(udp.type).unref()
+        # Bound and used from here, it is there all the same.
+        await there.bind(0, veth.there[udp.type])
+        ours = nursery.create_socket(udp.type).unref()
+        with pytest.raises(OSError, match="bind") as caught:
+            await ours.bind(0, veth.there[udp.type])
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+        await ours.send(b"from here", there.address)
+        question = await there.receive()
+        assert question == (b"from here", Address(veth.here[udp.type], ours.address.port), None)
+        await there.send(question.reply(b"from there"))
+        assert await ours.receive() == (b"from there", there.address, None)
+
+
+async def test_a_link_local_address_that_was_received_is_answered_as_it_is(machine: Machine, veth: Link) -> None:
+    async with trio_dgram.open_nursery() as nursery:
+        ours = nursery.create_socket("udp6").unref()
+        await ours.bind()
+        with machine.entered():
+            theirs = nursery.create_socket("udp6").unref()
+            local = next(host for host in trio_dgram.interfaces()[1].addresses if host.startswith("fe80:"))
+            await theirs.bind(0, local)
+            ip(f"addr add fe80::1/64 dev {veth.peer_name} nodad")
+        ip(f"addr add fe80::9/64 dev {veth.name} nodad")
+        with machine.entered():
+            await theirs.send(b"question", (f"fe80::9%{veth.peer_name}", ours.address.port))
+        question = await ours.receive()
+        assert question.address == (f"{local.partition('%')[0]}%{veth.name}", theirs.address.port)
+        await ours.send(b"answer", question.address)
+        with machine.entered():
+            answer = await theirs.receive()
+        assert answer == (b"answer", Address(f"fe80::9%{veth.peer_name}", ours.address.port), None)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 1453, 9000, 65507])
+async def test_a_forged_datagram_comes_in_like_a_real_one(
+    udp: Family, machine: Machine, veth: Link, size: int
+) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0) as sock:
+        with machine.entered():
+            forger = open_forger(veth.peer_name, veth.mac)
+        payload = bytes(range(256)) * (size // 256 + 1)
+        source = Endpoint(veth.there[udp.type], 7)
+        packets = udp_packets(source, Endpoint(veth.here[udp.type], sock.address.port), payload[:size])
+        assert max(map(len, packets)) <= 1500
+        for packet in packets:
+            forger.send(packet)
+        forger.close()
+        assert await sock.receive() == (payload[:size], Address(veth.there[udp.type], 7), None)
+
+
+def test_the_internet_checksum_is_that_of_rfc_1071() -> None:
+    # The example of its section 3.
+    assert internet_checksum(bytes.fromhex("0001f203f4f5f6f7")) == 0xDDF2 ^ 0xFFFF
+    assert internet_checksum(b"\x01") == 0x0100 ^ 0xFFFF
