@@ -6,6 +6,7 @@ import errno
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 import trio
@@ -107,7 +108,7 @@ Receive = Callable[[DatagramSocket], Awaitable[object]]
 RECEIVES: dict[str, Receive] = {
     "receive": lambda sock: sock.receive(),
     "receive_many": lambda sock: sock.receive_many(2),
-    "iteration": lambda sock: anext(sock),
+    "iteration": anext,
 }
 
 
@@ -127,7 +128,7 @@ async def test_a_cancelled_receive_has_consumed_nothing(udp: Family, receive: Re
             return await receive(receiver)
 
         async def check(result: object) -> None:
-            taken = [] if result is None else result if isinstance(result, list) else [result]
+            taken: list[Datagram] = [result] if isinstance(result, Datagram) else cast("list[Datagram]", result or [])
             left = [datagram.data for datagram in taken] + drained(receiver)
             assert sorted(left) in (sorted(expected), expected)
 

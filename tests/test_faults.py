@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 import pytest
 import trio
@@ -13,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_dgram
-from trio_dgram import Datagram, Failure
+from trio_dgram import Datagram, DatagramSocket, Failure, _system
 
 from .support.descriptors import same_descriptors
 from .support.families import Family
-from .support.faults import faulty_kernel
+from .support.faults import Faults, faulty_kernel
+
+T = TypeVar("T")
 
 NO_ROOM = (errno.EAGAIN, errno.ENOBUFS)
 EARLIER = (errno.ECONNREFUSED, errno.EMSGSIZE, errno.EHOSTUNREACH)
@@ -75,7 +80,7 @@ def test_a_send_meets_any_faults_as_promised(udp: Family, plan: list[int | None]
                     with pytest.raises(OSError, match="send") as caught:
                         await sender.send(b"once", None if connected else to)
                     assert caught.value.errno == error
-                    assert caught.value.address == to  # type: ignore[attr-defined]
+                    assert vars(caught.value)["address"] == to
                 told = [failures.receive_nowait().error.errno for _ in news]
                 assert told == news
                 with pytest.raises(trio.WouldBlock):
@@ -92,6 +97,99 @@ def test_a_send_meets_any_faults_as_promised(udp: Family, plan: list[int | None]
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+@given(
+    single=st.lists(st.sampled_from(SEND_FAULTS), max_size=8),
+    segments=st.lists(st.sampled_from((*SEND_FAULTS, errno.EINVAL, errno.EIO)), max_size=3),
+    sizes=st.lists(st.sampled_from((1, 7, 7, 7, 7)), min_size=1, max_size=8),
+    connected=st.booleans(),
+)
+def test_a_send_many_that_meets_any_faults_has_sent_the_prefix_that_it_says(
+    udp: Family, single: list[int | None], segments: list[int | None], sizes: list[int], connected: bool
+) -> None:
+    async def main() -> None:
+        with faulty_kernel() as faults, same_descriptors():
+            async with (
+                trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
+                trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sender,
+            ):
+                if connected:
+                    await sender.connect(receiver.address)
+                faults.set("send" if connected else "sendto", *single)
+                faults.set("sendmsg", *segments)
+                payloads = [bytes([number]) * size for number, size in enumerate(sizes)]
+                rest = [Datagram(payload, receiver.address) for payload in payloads]
+                errors = 0
+                while rest:
+                    before = sender.statistics().sent
+                    sent = index = len(rest)
+                    try:
+                        await sender.send_many(rest)
+                    except trio_dgram.SendManyError as error:
+                        sent, index = error.sent, error.index
+                        errors += 1
+                    assert sender.statistics().sent - before == sent == index
+                    # The one that was refused is tried again.
+                    rest = rest[index:]
+                assert sender.statistics().sent == len(payloads)
+                assert sender.statistics().send_errors == errors
+                assert [(await receiver.receive()).data for _ in payloads] == payloads
+                with pytest.raises(trio.WouldBlock):
+                    receiver.receive_nowait()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+CAUSED = (errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED)
+
+
+@given(
+    answering=st.sampled_from(["send", "reply", "send_nowait", "send_many"]),
+    plan=st.lists(st.sampled_from((None, *CAUSED, errno.ENOBUFS, errno.EINTR)), max_size=12),
+)
+def test_a_server_outlives_any_faults_and_accounts_for_each_answer(
+    udp: Family, answering: str, plan: list[int | None]
+) -> None:
+    async def main() -> None:
+        with faulty_kernel() as faults, same_descriptors():
+            async with (
+                trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as server,
+                trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as client,
+            ):
+                questions = [bytes([number]) for number in range(8)]
+                await client.send_many([Datagram(data, server.address) for data in questions])
+                failures = server.events(Failure)
+                faults.set("sendto", *plan)
+                faults.set("sendmsg", *plan)
+                for _ in questions:
+                    question = await server.receive()
+                    match answering:
+                        case "send":
+                            await server.send(question.data, question.address)
+                        case "reply":
+                            await server.send(question.reply(question.data))
+                        case "send_nowait":
+                            server.send_nowait(question.data, question.address)
+                        case _:
+                            await server.send_many([question.reply(question.data)])
+                statistics = server.statistics()
+                assert statistics.sent + statistics.send_errors == len(questions)
+                reported = [
+                    failures.receive_nowait() for _ in range(statistics.send_errors + statistics.receive_errors)
+                ]
+                with pytest.raises(trio.WouldBlock):
+                    failures.receive_nowait()
+                refused = [failure for failure in reported if failure.operation == "send"]
+                assert len(refused) == statistics.send_errors
+                assert {failure.address for failure in refused} <= {client.address}
+                answers = [(await client.receive()).data for _ in range(statistics.sent)]
+                assert len(set(answers)) == len(answers)
+                assert answers == [data for data in questions if data in answers]
+                with pytest.raises(trio.WouldBlock):
+                    client.receive_nowait()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 @given(plan=st.lists(st.sampled_from(RECEIVE_FAULTS), max_size=6), many=st.booleans(), listening=st.booleans())
 def test_a_receive_loop_on_an_unconnected_socket_outlives_any_faults(
     udp: Family, plan: list[int | None], many: bool, listening: bool
@@ -103,7 +201,7 @@ def test_a_receive_loop_on_an_unconnected_socket_outlives_any_faults(
                 trio_dgram.open_socket(udp.type) as sender,
             ):
                 failures = receiver.events(Failure)
-                faults.set("recvmsg" if many and trio_dgram._system.capabilities.offload else "recvfrom", *plan)
+                faults.set("recvmsg" if many and _system.capabilities.offload else "recvfrom", *plan)
                 sent = [bytes([number]) for number in range(8)]
                 await sender.send_many([Datagram(data, receiver.address) for data in sent])
                 got: list[bytes] = []
@@ -210,7 +308,7 @@ async def test_what_a_destination_of_the_networks_choice_causes_is_reported_and_
                     assert failure.address == datagram.address
                 faults.set("sendto", *[number] * 2)
                 with pytest.raises(OSError, match="send"):
-                    await sock.send(b"x", tuple(datagram.address))
+                    await sock.send(b"x", (datagram.address.host, datagram.address.port))
                 faults.plan.clear()
             assert sock.statistics().send_errors == 3 * len(caused)
             assert sock.statistics().sent == 1
@@ -260,7 +358,63 @@ async def test_a_connect_that_the_kernel_refuses_leaves_the_socket_as_it_was(
 
 async def test_an_option_that_the_kernel_refuses_leaves_no_descriptor(udp: Family) -> None:
     with faulty_kernel() as faults, same_descriptors():
-        faults.set("setsockopt", *[errno.EPERM] * 9)
-        with pytest.raises(OSError, match="not permitted"):
-            async with trio_dgram.open_socket(udp.type, dscp=46):
-                raise AssertionError
+        async with trio_dgram.open_nursery() as nursery:
+            faults.set("setsockopt", *[errno.EPERM] * 9)
+            with pytest.raises(OSError, match="not permitted"):
+                nursery.create_socket(udp.type, dscp=46)
+
+
+async def test_whatever_call_the_kernel_refuses_the_operation_can_be_repeated(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as peer:
+        nth, calls = 0, 1
+        while nth < calls:
+            nth += 1
+            with faulty_kernel() as faults, same_descriptors():
+                faults.nth = (nth, errno.EPERM)
+                await live(faults, udp, peer)
+                calls = faults.refusable
+
+
+async def live(faults: Faults, udp: Family, peer: DatagramSocket) -> None:
+    """Lead a socket through its life with ``peer``, repeating once what the kernel refuses."""
+
+    async def attempt(operation: Callable[[], Awaitable[T]]) -> T:
+        with suppress(OSError):
+            return await operation()
+        faults.nth = None
+        return await operation()
+
+    async def at_once(operation: Callable[[], T]) -> T:
+        return operation()
+
+    async with trio_dgram.open_nursery() as nursery:
+        create = partial(
+            nursery.create_socket, udp.type, ttl=9, dscp=1, broadcast=True, multicast_ttl=2, reuse_port=True
+        )
+        sock = await attempt(partial(at_once, create))
+        await attempt(partial(sock.send, b"unbound", peer.address))
+        await attempt(partial(sock.connect, peer.address))
+        assert sock.remote_address == peer.address
+        await attempt(partial(sock.send, b"connected"))
+        question = await peer.receive()
+        await peer.send(question.reply(b"to one"))
+        assert (await attempt(sock.receive)).data == b"to one"
+        await attempt(partial(at_once, sock.disconnect))
+        await attempt(partial(sock.send_many, [Datagram(b"many", peer.address)]))
+        await peer.send(question.reply(b"to many"))
+        assert [each.data for each in await attempt(sock.receive_many)] == [b"to many"]
+        assert [(await peer.receive()).data for _ in range(2)] == [b"connected", b"many"]
+        assert (sock.statistics().sent, sock.statistics().received) == (3, 2)
+        sock.close()
+
+        bound = await attempt(partial(at_once, create))
+        await attempt(partial(bound.bind, 0, udp.loopback))
+        for change in (bound.add_membership, bound.drop_membership):
+            (interface,) = await attempt(partial(at_once, partial(change, udp.group, "lo")))
+            assert interface.name == "lo"
+        await attempt(partial(bound.connect, peer.address))
+        bound.close()
+
+        unbound = await attempt(partial(at_once, create))
+        await attempt(partial(unbound.connect, peer.address))
+        unbound.close()

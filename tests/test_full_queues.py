@@ -7,10 +7,9 @@ for a few datagrams only, it refuses the others.
 from __future__ import annotations
 
 import errno
-import itertools
 import socket
 from collections.abc import AsyncGenerator
-from typing import Final
+from typing import Final, NoReturn
 
 import attrs
 import pytest
@@ -74,18 +73,20 @@ class Road:
     def fill(self) -> int:
         """Send until the socket's queue is full, and return how many datagrams went."""
         with pytest.raises(trio.WouldBlock):
-            for number in itertools.count():
-                self.sender.send_nowait(payload(number), self.to)
+            self._send_on()
         return self.sender.statistics().sent
 
     def refuse(self) -> int:
         """Send until the device's queue is full, and return how many datagrams went."""
         self.sender.setsockopt(*RECVERR[self.sender.type], 1)
         with pytest.raises(OSError, match="send") as caught:
-            for number in itertools.count():
-                self.sender.send_nowait(payload(number), self.to)
+            self._send_on()
         assert caught.value.errno == errno.ENOBUFS
         return self.sender.statistics().sent
+
+    def _send_on(self) -> NoReturn:
+        while True:
+            self.sender.send_nowait(payload(self.sender.statistics().sent), self.to)
 
     async def arrived(self, count: int) -> list[int]:
         """Return the numbers of the datagrams that come in, until they are ``count``."""

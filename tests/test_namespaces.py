@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
-import trio
 
 import trio_dgram
 from trio_dgram import Address
@@ -22,7 +22,7 @@ from .support.namespaces import Link, Machine, another_machine, ip, network_name
 
 def here() -> str:
     """Return which network namespace this thread is in."""
-    return os.readlink("/proc/thread-self/ns/net")
+    return str(Path("/proc/thread-self/ns/net").readlink())
 
 
 def test_a_namespace_is_left_even_by_an_error_and_nothing_stays() -> None:
@@ -41,8 +41,8 @@ def test_a_namespace_that_cannot_be_set_up_is_left(monkeypatch: pytest.MonkeyPat
 
     home = here()
     monkeypatch.setattr(namespaces, "ip", fail)
-    with same_descriptors(), pytest.raises(ZeroDivisionError), network_namespace():
-        pass
+    with same_descriptors(), pytest.raises(ZeroDivisionError):
+        namespaces.make_namespace()
     assert here() == home
 
 
@@ -50,15 +50,13 @@ def test_a_namespace_that_cannot_be_set_up_is_left(monkeypatch: pytest.MonkeyPat
     ("number", "reason"),
     [(errno.EPERM, "permission: .*unshare"), (errno.EINVAL, "kernel: "), (errno.ENOSYS, "kernel: ")],
 )
-def test_where_there_can_be_none_the_test_is_skipped(
-    monkeypatch: pytest.MonkeyPatch, number: int, reason: str
-) -> None:
+def test_where_there_can_be_none_the_test_is_skipped(monkeypatch: pytest.MonkeyPatch, number: int, reason: str) -> None:
     def refuse(name: str, *_: int) -> NoReturn:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
     monkeypatch.setattr(namespaces, "change_namespace", refuse)
-    with same_descriptors(), pytest.raises(pytest.skip.Exception, match=reason), network_namespace():
-        pass
+    with same_descriptors(), pytest.raises(pytest.skip.Exception, match=reason):
+        namespaces.make_namespace()
 
 
 def test_what_the_kernel_refuses_is_told() -> None:
@@ -92,6 +90,11 @@ def test_a_program_that_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert not silent.running
 
 
+def test_a_program_that_ends_too_early_is_told() -> None:
+    with program("printf", "two words") as brief, pytest.raises(AssertionError, match="ended after b'two words'"):
+        brief.read_line()
+
+
 async def test_a_socket_stays_in_the_namespace_that_it_was_made_in(udp: Family, machine: Machine, veth: Link) -> None:
     async with trio_dgram.open_nursery() as nursery:
         with machine.entered():
@@ -104,7 +107,7 @@ async def test_a_socket_stays_in_the_namespace_that_it_was_made_in(udp: Family, 
         assert caught.value.errno == errno.EADDRNOTAVAIL
         await ours.send(b"from here", there.address)
         question = await there.receive()
-        assert question == (b"from here", Address(veth.here[udp.type], ours.address.port), None)
+        assert (question.data, question.address) == (b"from here", (veth.here[udp.type], ours.address.port))
         await there.send(question.reply(b"from there"))
         assert await ours.receive() == (b"from there", there.address, None)
 
@@ -130,9 +133,7 @@ async def test_a_link_local_address_that_was_received_is_answered_as_it_is(machi
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 1453, 9000, 65507])
-async def test_a_forged_datagram_comes_in_like_a_real_one(
-    udp: Family, machine: Machine, veth: Link, size: int
-) -> None:
+async def test_a_forged_datagram_comes_in_like_a_real_one(udp: Family, machine: Machine, veth: Link, size: int) -> None:
     async with trio_dgram.open_socket(udp.type, port=0) as sock:
         with machine.entered():
             forger = open_forger(veth.peer_name, veth.mac)

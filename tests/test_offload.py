@@ -150,7 +150,8 @@ class TestRefusals:
                 await sock.send_many([Datagram(b"x", sock.address)] * 5)
                 assert sock.statistics().segmented_sends == 1
 
-    async def test_segments_wait_for_room_as_one(self, udp: Family, autojump_clock: trio.testing.MockClock) -> None:
+    @pytest.mark.usefixtures("autojump_clock")
+    async def test_segments_wait_for_room_as_one(self, udp: Family) -> None:
         with faulty_kernel() as faults:
             async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
                 faults.set("sendmsg", errno.EAGAIN, errno.ENOBUFS, errno.EINTR, errno.EAGAIN)

@@ -20,10 +20,10 @@ CLIENTS: Final = {
 
 
 @pytest.fixture
-def echo(namespace: int) -> Generator[Program]:  # noqa: ARG001 -- where it runs
+def echo(namespace: int) -> Generator[Program]:
     """The example, on a machine of its own since its port is fixed."""
     with program(sys.executable, str(ECHO)) as running:
-        assert running.read() == b"listening on Address(host='0.0.0.0', port=41234)\n"
+        assert running.read_line() == b"listening on Address(host='0.0.0.0', port=41234)\n"
         yield running
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 import attrs
 import trio
@@ -18,6 +18,16 @@ from ._statistics import ChannelStatistics
 
 Overflow: TypeAlias = Literal["block", "drop-newest", "drop-oldest"]
 """What becomes of a datagram that a channel has no room for."""
+
+
+class ChannelOptions(TypedDict, total=False):
+    """The keyword options of an event channel."""
+
+    max_buffer_size: float
+    """How many datagrams, and failures, may wait in it: an integer from 1, or ``math.inf``. Default: 1024."""
+    overflow: Overflow
+    """What becomes of a datagram that there is no room for. Default: ``"block"``."""
+
 
 EVENT_TYPES: Final[tuple[type, ...]] = (Listening, Connected, Datagram, Failure, Closed)
 _POLICIES: Final = ("block", "drop-newest", "drop-oldest")

@@ -171,8 +171,9 @@ class Inbox:
         self._budget.restart()
 
     def raise_error(self) -> None:
-        """Raise the error that is due, once."""
+        """Raise the error that is due, the latest there is, once."""
         if self.error is not None:
+            self.pull()
             error, self.error = self.error, None
             raise error
 

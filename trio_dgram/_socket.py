@@ -6,7 +6,7 @@ from builtins import type as Kind  # noqa: N812 -- the socket's own ``type`` hid
 from collections.abc import Callable, Iterable
 from functools import partial
 from time import perf_counter
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
@@ -16,7 +16,7 @@ from ._arguments import check_bool, check_integer
 from ._association import Association
 from ._block_list import blocker
 from ._budget import current_budget
-from ._channels import EventChannel, Overflow, check_buffer_size, check_event_types, check_overflow
+from ._channels import ChannelOptions, EventChannel, Overflow, check_buffer_size, check_event_types, check_overflow
 from ._creation import Creation
 from ._datagrams import Datagram
 from ._errors import annotated
@@ -34,6 +34,7 @@ _NONE = 0  # the default offset, recognised as the same object
 A = TypeVar("A", bound=Event)
 B = TypeVar("B", bound=Event)
 C = TypeVar("C", bound=Event)
+D = TypeVar("D", bound=Event)
 
 
 class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
@@ -337,23 +338,21 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
     # What happens to it
 
     @overload
-    def events(self, *, max_buffer_size: float = 1024, overflow: Overflow = "block") -> EventChannel[Event]: ...
+    def events(self, /, **options: Unpack[ChannelOptions]) -> EventChannel[Event]: ...
+    @overload
+    def events(self, a: Kind[A], /, **options: Unpack[ChannelOptions]) -> EventChannel[A]: ...
+    @overload
+    def events(self, a: Kind[A], b: Kind[B], /, **options: Unpack[ChannelOptions]) -> EventChannel[A | B]: ...
     @overload
     def events(
-        self, a: Kind[A], /, *, max_buffer_size: float = 1024, overflow: Overflow = "block"
-    ) -> EventChannel[A]: ...
-    @overload
-    def events(
-        self, a: Kind[A], b: Kind[B], /, *, max_buffer_size: float = 1024, overflow: Overflow = "block"
-    ) -> EventChannel[A | B]: ...
-    @overload
-    def events(
-        self, a: Kind[A], b: Kind[B], c: Kind[C], /, *, max_buffer_size: float = 1024, overflow: Overflow = "block"
+        self, a: Kind[A], b: Kind[B], c: Kind[C], /, **options: Unpack[ChannelOptions]
     ) -> EventChannel[A | B | C]: ...
     @overload
     def events(
-        self, *types: Kind[Event], max_buffer_size: float = 1024, overflow: Overflow = "block"
-    ) -> EventChannel[Event]: ...
+        self, a: Kind[A], b: Kind[B], c: Kind[C], d: Kind[D], /, **options: Unpack[ChannelOptions]
+    ) -> EventChannel[A | B | C | D]: ...
+    @overload
+    def events(self, *types: Kind[Event], **options: Unpack[ChannelOptions]) -> EventChannel[Event]: ...
     def events(
         self, *types: Kind[Any], max_buffer_size: float = 1024, overflow: Overflow = "block"
     ) -> EventChannel[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -24,8 +24,9 @@ class Faults:
 
     plan: defaultdict[str, deque[int | None]] = attrs.field(factory=lambda: defaultdict(deque))
     calls: Counter[str] = attrs.field(factory=Counter)
-    hook: Callable[[str], None] = lambda _: None
-    """Called with the name of each call that a fault is put in the place of."""
+    nth: tuple[int, int] | None = None
+    """The number of one call, counting from 1, and what it answers. It may be any but ``disconnect``, which Linux
+    never refuses."""
 
     def set(self, operation: str, *answers: int | None) -> None:
         """Plan the answers to the next calls of ``operation``."""
@@ -36,14 +37,28 @@ class Faults:
         self.calls[operation] += 1
         planned = self.plan[operation]
         number = planned.popleft() if planned else None
+        if operation != "disconnect" and self.nth is not None and self.nth[0] == self.refusable:
+            number = self.nth[1]
         if number is not None:
-            self.hook(operation)
             raise OSError(number, os.strerror(number))
+
+    @property
+    def refusable(self) -> int:
+        """How many calls there were that ``nth`` could have meant."""
+        return self.calls.total() - self.calls["disconnect"]
 
     @property
     def pending(self) -> int:
         """How many planned answers have not been asked for."""
         return sum(map(len, self.plan.values()))
+
+
+def _faulty(operation: str) -> Any:
+    def call(self: FaultySocket, *arguments: Any) -> Any:
+        self.faults.answer(operation)
+        return getattr(SystemSocket, operation)(self, *arguments)
+
+    return call
 
 
 class FaultySocket(SystemSocket):
@@ -54,13 +69,6 @@ class FaultySocket(SystemSocket):
     def kernel_socket(self) -> SystemSocket:
         return self
 
-    def _faulty(operation: str) -> Any:  # type: ignore[misc] # noqa: N805 -- a maker of methods, gone below
-        def call(self: FaultySocket, *arguments: Any) -> Any:
-            self.faults.answer(operation)
-            return getattr(SystemSocket, operation)(self, *arguments)
-
-        return call
-
     sendto = _faulty("sendto")
     send = _faulty("send")
     sendmsg = _faulty("sendmsg")
@@ -70,7 +78,6 @@ class FaultySocket(SystemSocket):
     connect = _faulty("connect")
     setsockopt = _faulty("setsockopt")
     disconnect = _faulty("disconnect")
-    del _faulty
 
 
 class _Factory(trio.abc.SocketFactory):

@@ -50,7 +50,7 @@ def udp_packets(
 
 def internet_checksum(data: bytes) -> int:
     """Return the ones' complement of the ones' complement sum of 16-bit words (RFC 1071)."""
-    total = sum(struct.unpack(f"!{-(-len(data) // 2)}H", data + bytes(len(data) % 2)))
+    total: int = sum(struct.unpack(f"!{-(-len(data) // 2)}H", data + bytes(len(data) % 2)))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total ^ 0xFFFF

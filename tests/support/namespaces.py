@@ -243,6 +243,15 @@ class Program:
         assert readable, "the program says nothing"
         return os.read(self.process.stdout.fileno(), 65536)
 
+    def read_line(self) -> bytes:
+        """Return the rest of the line that it prints next, however many pieces that comes in."""
+        line = b""
+        while not line.endswith(b"\n"):
+            piece = self.read()
+            assert piece, f"the program has ended after {line!r}"
+            line += piece
+        return line
+
     @property
     def running(self) -> bool:
         """Whether it has not ended."""

@@ -1,0 +1,207 @@
+"""See it run: an echo service and its clients, a multicast group, an event channel, a flood, and what became of
+every datagram.
+
+All of it on the loopback interface, in about a second.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from time import perf_counter
+
+import trio
+import trio.testing
+
+import trio_dgram
+from trio_dgram import Closed, Connected, Datagram, DatagramSocket, Failure, Listening, SocketStatistics
+
+GROUP = "239.41.23.4"
+ROUND_TRIPS = 2_000
+FLOOD = 20_000
+
+COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def coloured(code: int, text: str) -> str:
+    return f"\033[{code}m{text}\033[0m" if COLOURED else text
+
+
+def tell(what: str, text: str) -> None:
+    print(f"  {coloured(36, f'{what:>10}')}  {text}")
+
+
+async def echo(server: DatagramSocket) -> None:
+    """The whole service: answer every datagram with itself."""
+    async for datagram in server:
+        await server.send(datagram.data, datagram.address)
+
+
+async def client(name: str, type_: str, to: tuple[str, int], report: Report) -> None:
+    """Wait for one answer after the other, and note how long each took."""
+    times = []
+    async with trio_dgram.open_socket(type_) as socket:
+        for number in range(ROUND_TRIPS):
+            start = perf_counter()
+            await socket.send(str(number), to)
+            with trio.fail_after(5):
+                answer = await socket.receive()
+            times.append(perf_counter() - start)
+            if answer.data != str(number).encode():
+                raise RuntimeError(f"{name} sent {number} and was answered {answer}")
+    report.add(name, socket.statistics(), times)
+
+
+async def multicast(report: Report) -> None:
+    """Two members of one group on one port each hear what is sent to it."""
+    async with trio_dgram.open_nursery() as nursery:
+        members = [nursery.create_socket("udp4", reuse_address=True) for _ in range(2)]
+        port = 0
+        for member in members:
+            port = (await member.bind(port)).port
+            member.add_membership(GROUP, "127.0.0.1")
+        speaker = nursery.create_socket("udp4", multicast_interface="127.0.0.1")
+        await speaker.send("to whom it may concern", (GROUP, port))
+        for number, member in enumerate(members, 1):
+            heard = await member.receive()
+            tell("multicast", f"member {number} of {GROUP} heard {heard.data.decode()!r}")
+            report.add(f"group member {number}", member.statistics())
+        nursery.cancel_scope.cancel()
+
+
+async def watch(socket: DatagramSocket) -> None:
+    """Tell what happens to a socket."""
+    async with socket.events(Listening, Connected, Failure, Closed) as events:
+        async for event in events:
+            match event:
+                case Listening(address):
+                    tell("event", f"listening on {address.host}, port {address.port}")
+                case Connected(address):
+                    tell("event", f"connected to {address.host}, port {address.port}")
+                case Failure(error, operation):
+                    tell("event", f"{operation} failed: {error.strerror}")
+                case Closed():
+                    tell("event", "closed")
+
+
+async def watched(report: Report) -> None:
+    """Talk to a port that nobody listens on, and hear of it by a channel."""
+    async with trio.open_nursery() as nursery, trio_dgram.open_socket("udp4") as nobody:
+        address = await nobody.bind(0, "127.0.0.1")
+        await nobody.aclose()
+        async with trio_dgram.open_socket("udp4") as socket:
+            nursery.start_soon(watch, socket)
+            await trio.testing.wait_all_tasks_blocked()
+            await socket.connect(address)
+            await socket.send("anybody there?")
+            await socket.send("hello?")
+            await trio.testing.wait_all_tasks_blocked()
+        report.add("watched", socket.statistics())
+
+
+async def flood(report: Report) -> None:
+    """Send more than a tiny receive buffer holds: what is lost is counted, to the last datagram."""
+    async with (
+        trio_dgram.open_socket("udp4", port=0, host="127.0.0.1", receive_buffer_size=8192, offload=False) as drain,
+        trio_dgram.open_socket("udp4") as source,
+    ):
+        wave = [Datagram(b"x" * 100, drain.address)] * 100
+        for _ in range(FLOOD // len(wave)):
+            await source.send_many(wave)
+            await drain.receive_many()
+        sent, counted = source.statistics().sent, drain.statistics()
+        dropped = counted.dropped_by_kernel
+        if dropped is not None:
+            tell("flood", f"{sent:,} sent = {counted.received:,} received + {dropped:,} dropped by the kernel")
+        report.add("flood, sender", source.statistics())
+        report.add("flood, receiver", counted)
+
+
+class Report:
+    """The table of what happened."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, ...]] = []
+
+    def add(self, name: str, counts: SocketStatistics, times: list[float] | None = None) -> None:
+        """Add a socket's row."""
+
+        def number(value: int | None) -> str:
+            return "?" if value is None else f"{value:,}" if value else "."
+
+        median, slowest = (statistics.median(times), max(times)) if times else (None, None)
+
+        def microseconds(value: float | None) -> str:
+            return "" if value is None else f"{value * 1e6:,.0f} us"
+
+        self.rows.append(
+            (
+                name,
+                number(counts.sent),
+                number(counts.received),
+                number(counts.dropped_by_kernel),
+                number(counts.filtered + counts.discarded_at_close),
+                number(counts.send_errors + counts.receive_errors),
+                microseconds(median),
+                microseconds(slowest),
+            )
+        )
+
+    def show(self) -> None:
+        """Print it."""
+        head = ("", "sent", "received", "dropped by", "dropped by", "errors", "median", "slowest")
+        unit = ("socket", "", "", "the kernel", "us", "", "round trip", "")
+        widths = [max(map(len, column)) for column in zip(head, unit, *self.rows, strict=True)]
+
+        def line(cells: tuple[str, ...]) -> str:
+            first, *others = (
+                f"{cell:<{width}}" if number == 0 else f"{cell:>{width}}"
+                for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            )
+            return "  ".join([first, *others])
+
+        rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+        print(f"\n{coloured(1, line(head))}\n{coloured(1, line(unit))}\n{rule}")
+        for row in self.rows:
+            print(line(row))
+        print(rule)
+
+
+async def main() -> None:
+    report = Report()
+    start = perf_counter()
+    print(coloured(1, "trio_dgram, on the loopback interface:\n"))
+    async with trio_dgram.open_nursery() as nursery:
+        servers = {}
+        services = []
+        for type_, host in (("udp4", "127.0.0.1"), ("udp6", "::1")):
+            server = nursery.create_socket(type_)
+            try:
+                servers[type_] = await server.bind(0, host)
+            except OSError as error:
+                tell("echo", f"{host} is left out: {error.strerror}")
+                continue
+            tell("echo", f"serves on {host}, port {server.address.port}")
+            services.append(server.unref())
+            nursery.start_soon(echo, server)
+        port = servers["udp4"].port
+        resolved = await trio_dgram.resolve("localhost", port, "udp4")
+        tell("name", f"localhost is {resolved.host}")
+        async with trio.open_nursery() as clients:
+            clients.start_soon(client, "client by name", "udp4", ("localhost", port), report)
+            clients.start_soon(client, "client by address", "udp4", resolved, report)
+            if "udp6" in servers:
+                clients.start_soon(client, "client on IPv6", "udp6", servers["udp6"], report)
+        for server in services:
+            report.add(f"echo on {server.address.host}", server.statistics())
+        await multicast(report)
+        await watched(report)
+        await flood(report)
+        nursery.cancel_scope.cancel()
+    report.show()
+    print(f"in {perf_counter() - start:.1f} s; no descriptor, task or socket is left.")
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,182 @@
+"""Connecting, as other implementations' suites insist on it."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import trio_dgram
+from trio_dgram import Connected, Datagram, Failure
+
+from ..support.families import Family
+
+
+@pytest.mark.parametrize("host", ["", None])
+async def test_the_default_host_is_loopback(udp: Family, host: str | None) -> None:
+    async with (
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as peer,
+        trio_dgram.open_socket(udp.type) as sock,
+    ):
+        await sock.connect((host, peer.address.port))
+        assert sock.remote_address == (udp.loopback, peer.address.port)
+        await sock.send(b"x")
+        assert (await peer.receive()).address == sock.address
+
+
+async def test_it_disconnects_and_connects_elsewhere_on_the_same_port(udp: Family) -> None:
+    async with trio_dgram.open_nursery() as nursery:
+        peers = [nursery.create_socket(udp.type) for _ in range(2)]
+        sock = nursery.create_socket(udp.type)
+        events = sock.events(Connected)
+        ports = set()
+        for peer in peers:
+            await peer.bind(0, udp.loopback)
+            await sock.connect(peer.address)
+            assert sock.remote_address == peer.address
+            assert sock.address.host == udp.loopback
+            await sock.send(b"hello")
+            datagram = await peer.receive()
+            ports |= {datagram.address.port, sock.address.port}
+            await peer.send(datagram.reply(b"answer"))
+            assert (await sock.receive()) == (b"answer", peer.address, None)
+            assert await events.receive() == Connected(peer.address)
+            sock.disconnect()
+            assert sock.address.host == udp.wildcard
+            ports.add(sock.address.port)
+        assert len(ports) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_bad_ports_are_refused_before_the_state_is_looked_at(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, connect=("", 9)) as sock:
+        for wrong in (0, 65536, -1):
+            with pytest.raises(ValueError, match="the port of to"):
+                await sock.connect(("", wrong))
+            with pytest.raises(ValueError, match="the port of to"):
+                await sock.send(b"x", ("", wrong))
+        with pytest.raises(TypeError, match="the port of to"):
+            await sock.connect(("", "9"))  # type: ignore[arg-type]
+
+
+async def test_a_connected_socket_takes_no_destination_but_its_peers_in_a_datagram(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+        await sock.connect(sock.address)
+        for send in (sock.send, sock.send_nowait):
+            with pytest.raises(trio_dgram.AlreadyConnectedError):
+                result = send(b"x", sock.address)
+                if result is not None:
+                    await result
+        with pytest.raises(trio_dgram.AlreadyConnectedError):
+            await sock.send(Datagram(b"x", trio_dgram.Address(udp.loopback, 9)))
+        with pytest.raises(trio_dgram.AlreadyConnectedError):
+            await sock.send_many([Datagram(b"x", sock.address), Datagram(b"x", trio_dgram.Address(udp.loopback, 9))])
+        assert sock.statistics().sent == 0
+        await sock.send(Datagram(b"1", sock.address))
+        sock.send_nowait(Datagram(b"2", sock.address))
+        await sock.send_many([Datagram(b"3", sock.address)] * 2)
+        assert [(await sock.receive()).data for _ in range(4)] == [b"1", b"2", b"3", b"3"]
+
+
+async def test_connecting_twice_or_while_another_task_connects_is_refused(udp: Family) -> None:
+    async def lookup(*_: object) -> tuple[str, int]:
+        await wait_all_tasks_blocked()
+        return udp.loopback, 9
+
+    async with trio_dgram.open_socket(udp.type, lookup=lookup) as sock, trio.open_nursery() as nursery:
+        nursery.start_soon(sock.connect, ("a.name", 9))
+        await wait_all_tasks_blocked(cushion=0)
+        with pytest.raises(trio_dgram.AlreadyConnectedError):
+            await sock.connect(("", 9))
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio_dgram.AlreadyConnectedError):
+            await sock.connect(("", 9))
+        assert sock.remote_address == (udp.loopback, 9)
+
+
+async def test_without_a_connection_there_is_nothing_to_undo_ask_or_send_to(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0) as sock:
+        with pytest.raises(trio_dgram.NotConnectedError, match="disconnect"):
+            sock.disconnect()
+        with pytest.raises(trio_dgram.NotConnectedError, match="remote_address"):
+            _ = sock.remote_address
+        with pytest.raises(trio_dgram.NotConnectedError, match="send"):
+            await sock.send(b"x")
+        with pytest.raises(trio_dgram.NotConnectedError, match="send"):
+            sock.send_nowait(b"x")
+
+
+async def test_a_socket_connected_to_itself_receives_its_own(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+        await sock.connect(sock.address)
+        await sock.send(b"mine")
+        assert await sock.receive() == (b"mine", sock.address, None)
+
+
+async def test_four_sends_to_a_live_peer_arrive(udp: Family) -> None:
+    async with (
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as peer,
+        trio_dgram.open_socket(udp.type, connect=("", peer.address.port)) as sock,
+    ):
+        for number in range(4):
+            await sock.send(str(number))
+        assert [(await peer.receive()).data for _ in range(4)] == [b"0", b"1", b"2", b"3"]
+
+
+async def test_only_the_peers_datagrams_are_received_also_of_those_queued_before(udp: Family) -> None:
+    async with trio_dgram.open_nursery() as nursery:
+        peer, stranger, sock = (nursery.create_socket(udp.type) for _ in range(3))
+        for each in (peer, stranger, sock):
+            await each.bind(0, udp.loopback)
+        for number in range(8):
+            await stranger.send(b"before", sock.address)
+            await peer.send(bytes([number]), sock.address)
+        assert (await sock.receive()).data == b"before"
+        assert (await sock.receive()).data == b"\0"
+        await sock.connect(peer.address)
+        await stranger.send(b"after", sock.address)
+        await peer.send(b"\x08", sock.address)
+        assert [(await sock.receive()).data[0] for _ in range(8)] == list(range(1, 9))
+        assert sock.statistics().filtered == 7
+        sock.disconnect()
+        await stranger.send(b"again", sock.address)
+        assert (await sock.receive()).data == b"again"
+        nursery.cancel_scope.cancel()
+
+
+async def test_nobody_there_is_told_once_by_the_next_receive_and_never_by_send(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as gone:
+        nobody = gone.address
+    async with trio_dgram.open_socket(udp.type, connect=nobody) as sock:
+        for _ in range(5):
+            await sock.send(b"x")
+        assert sock.statistics().sent == 5
+        with pytest.raises(ConnectionRefusedError, match="receive"):
+            await sock.receive()
+        with pytest.raises(trio.WouldBlock):
+            sock.receive_nowait()
+
+
+async def test_nobody_there_is_told_to_open_failure_channels_instead(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as gone:
+        nobody = gone.address
+    async with trio_dgram.open_socket(udp.type, connect=nobody) as sock:
+        failures = sock.events(Failure)
+        await sock.send(b"x")
+        await sock.send(b"x")
+        failure = await failures.receive()
+        assert (failure.error.errno, failure.operation) == (errno.ECONNREFUSED, "receive")
+        assert failure.address == nobody
+
+
+async def test_nobody_there_is_nothing_to_an_unconnected_socket(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as gone:
+        nobody = gone.address
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+        for _ in range(3):
+            await sock.send(b"x", nobody)
+        await sock.send(b"to myself", sock.address)
+        assert (await sock.receive()).data == b"to myself"
+        assert sock.statistics().receive_errors == 0

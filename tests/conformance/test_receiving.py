@@ -1,0 +1,196 @@
+"""Receiving, as other implementations' suites insist on it."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import trio_dgram
+from trio_dgram import Address, Datagram
+
+from ..support.families import Family
+
+
+async def test_an_echo_tells_address_and_port_in_both_directions(udp: Family) -> None:
+    async with (
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as server,
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as client,
+    ):
+        await client.send(b"ping", server.address)
+        datagram = await server.receive()
+        assert datagram == Datagram(b"ping", client.address)
+        assert (datagram.address.host, datagram.address.port) == client.address
+        assert datagram.address.family == udp.family
+        await server.send(datagram.data, datagram.address)
+        assert await client.receive() == Datagram(b"ping", server.address)
+
+
+def link_local() -> str | None:
+    """Return a link-local address of this machine, with its zone."""
+    for interface in trio_dgram.interfaces():
+        for host in interface.addresses:
+            if interface.up and host.startswith("fe80:"):
+                return host if "%" in host else f"{host}%{interface.name}"
+    return None
+
+
+async def test_a_link_local_address_has_its_zone_and_can_be_answered() -> None:
+    host = link_local()
+    if host is None:
+        pytest.skip("kernel: no interface has a link-local address")
+    async with trio_dgram.open_socket("udp6", port=0, host=host) as server:
+        assert server.address.host == host
+        assert server.address.family == socket.AF_INET6
+        async with trio_dgram.open_socket("udp6", port=0, host=host) as client:
+            await client.send(b"1", server.address)
+            datagram = await server.receive()
+            assert datagram.address == client.address == (host, client.address.port)
+            await server.send(b"2", datagram.address)
+            await server.send(datagram.reply(b"3"))
+            await server.send_many([datagram.reply(b"4")] * 2)
+            assert [(await client.receive()).data for _ in range(4)] == [b"2", b"3", b"4", b"4"]
+            await client.connect(server.address)
+            assert client.remote_address == server.address
+            index = socket.if_nametoindex(host.partition("%")[2])
+            await server.send(b"by number", (f"{host.partition('%')[0]}%{index}", client.address.port))
+            assert (await client.receive()).address == server.address
+
+
+async def test_a_zone_that_is_no_interface_is_a_gaierror() -> None:
+    async with trio_dgram.open_socket("udp6") as sock:
+        with pytest.raises(socket.gaierror, match="no interface 'nowhere'"):
+            await sock.send(b"x", ("fe80::1%nowhere", 9))
+
+
+async def test_a_source_whose_interface_has_gone_keeps_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(index: int) -> str:
+        raise OSError(index)
+
+    monkeypatch.setattr(socket, "if_indextoname", gone)
+    family = trio_dgram._families.UDP6
+    assert family.received_address(("fe80::1", 9, 0, 77)) == ("fe80::1%77", 9)
+
+
+async def test_after_close_it_is_a_closed_resource(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+        address = sock.address
+        await sock.send(b"x", address)
+        await sock.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await sock.receive()
+        with pytest.raises(trio.ClosedResourceError):
+            await sock.send(b"x", address)
+
+
+async def test_iterating_gives_each_datagram_with_its_sender(udp: Family) -> None:
+    async with (
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sender,
+    ):
+        sent = [b"1", b"", b"3"]
+        for data in sent:
+            await sender.send(data, receiver.address)
+        got = []
+        async for datagram in receiver:
+            got.append(datagram)
+            if len(got) == len(sent):
+                break
+        assert got == [Datagram(data, sender.address) for data in sent]
+
+
+async def test_an_empty_datagram_is_data_also_amid_a_burst(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+        sent = [b"a", b"", b"b", b"", b""]
+        await sock.send_many([Datagram(data, sock.address) for data in sent])
+        assert [datagram.data for datagram in await sock.receive_many()] == sent
+
+
+async def test_an_unbound_socket_says_so_instead_of_hanging(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type) as sock:
+        with pytest.raises(trio_dgram.NotBoundError):
+            await sock.receive()
+        with pytest.raises(trio_dgram.NotBoundError):
+            await sock.receive_many()
+        with pytest.raises(trio_dgram.NotBoundError):
+            sock.receive_nowait()
+
+
+async def test_a_second_task_is_told_that_it_is_one_too_many(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock, trio.open_nursery() as nursery:
+        nursery.start_soon(sock.receive)
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await sock.receive()
+        # Also when it would not have to wait.
+        await sock.send(b"x", sock.address)
+        with pytest.raises(trio.BusyResourceError):
+            sock.receive_nowait()
+        with pytest.raises(trio.BusyResourceError):
+            await sock.receive_many()
+
+
+async def test_receive_many_takes_what_is_there_and_leaves_the_rest(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+        sent = [bytes([number]) for number in range(10)]
+        await sock.send_many([Datagram(data, sock.address) for data in sent])
+        assert [datagram.data for datagram in await sock.receive_many(3)] == sent[:3]
+        assert (await sock.receive()).data == sent[3]
+        assert [datagram.data for datagram in await sock.receive_many(max_count=100)] == sent[4:]
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                assert [datagram.data for datagram in await sock.receive_many()] == [b"later"]
+
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            await sock.send(b"later", sock.address)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "1", 1.0, None, True])
+async def test_receive_many_wants_a_count(udp: Family, wrong: object) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0) as sock:
+        with pytest.raises((TypeError, ValueError), match="max_count"):
+            await sock.receive_many(wrong)  # type: ignore[arg-type]
+
+
+async def test_receive_nowait_does_not_wait(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+        with pytest.raises(trio.WouldBlock):
+            sock.receive_nowait()
+        await sock.send(b"x", sock.address)
+        assert sock.receive_nowait().data == b"x"
+
+
+async def test_resolve_gives_an_address_to_send_to_many_times(udp: Family) -> None:
+    assert await trio_dgram.resolve(udp.loopback, 9, udp.type) == Address(udp.loopback, 9)
+    for nowhere in ("", None):
+        assert await trio_dgram.resolve(nowhere, 9, udp.type) == (udp.loopback, 9)
+    assert await trio_dgram.resolve("localhost", 9, "udp4") == ("127.0.0.1", 9)
+    with pytest.raises(ValueError, match="port"):
+        await trio_dgram.resolve("localhost", 0, udp.type)
+    with pytest.raises(ValueError, match="type"):
+        await trio_dgram.resolve("localhost", 9, "tcp")
+
+
+def test_an_address_knows_its_family_and_a_name_has_none() -> None:
+    assert Address("127.0.0.1", 1).family == socket.AF_INET
+    assert Address("fe80::1%eth0", 1).family == socket.AF_INET6
+    with pytest.raises(ValueError, match="resolve it"):
+        _ = Address("localhost", 1).family
+    assert Address("::1", 5) == ("::1", 5)
+    assert {Address("::1", 5): 1}["::1", 5] == 1  # type: ignore[index]
+    assert repr(Address("::1", 5)) == "Address(host='::1', port=5)"
+
+
+async def test_the_address_of_a_datagram_is_an_address_like_any_other(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+        await sock.send(b"x", sock.address)
+        datagram = await sock.receive()
+        assert isinstance(datagram.address, Address)
+        assert repr(datagram.address) == repr(sock.address)
+        assert datagram.address == sock.address
+        assert hash(datagram.address) == hash(sock.address)
+        assert Datagram(b"x", sock.address).reply(b"y") == datagram.reply(b"y")
