@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import socket
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
-from trio_dgram import Connected, Datagram, Failure
+from trio_dgram import Address, Closed, Connected, Datagram, DatagramNursery, Failure, Listening
 
 from ..support.families import Family
+from .conftest import HeldLookup
 
 
 @pytest.mark.parametrize("host", ["", None])
@@ -57,8 +59,10 @@ async def test_bad_ports_are_refused_before_the_state_is_looked_at(udp: Family) 
                 await sock.connect(("", wrong))
             with pytest.raises(ValueError, match="the port of to"):
                 await sock.send(b"x", ("", wrong))
-        with pytest.raises(TypeError, match="the port of to"):
-            await sock.connect(("", "9"))  # type: ignore[arg-type]
+        for no_port in (None, "9", False):
+            with pytest.raises(TypeError, match="the port of to"):
+                await sock.connect(("", no_port))  # type: ignore[arg-type]
+        assert sock.remote_address == (udp.loopback, 9)
 
 
 async def test_a_connected_socket_takes_no_destination_but_its_peers_in_a_datagram(udp: Family) -> None:
@@ -70,14 +74,118 @@ async def test_a_connected_socket_takes_no_destination_but_its_peers_in_a_datagr
                 if result is not None:
                     await result
         with pytest.raises(trio_dgram.AlreadyConnectedError):
-            await sock.send(Datagram(b"x", trio_dgram.Address(udp.loopback, 9)))
+            await sock.send(Datagram(b"x", Address(udp.loopback, 9)))
         with pytest.raises(trio_dgram.AlreadyConnectedError):
-            await sock.send_many([Datagram(b"x", sock.address), Datagram(b"x", trio_dgram.Address(udp.loopback, 9))])
+            await sock.send_many([Datagram(b"x", sock.address), Datagram(b"x", Address(udp.loopback, 9))])
         assert sock.statistics().sent == 0
         await sock.send(Datagram(b"1", sock.address))
         sock.send_nowait(Datagram(b"2", sock.address))
         await sock.send_many([Datagram(b"3", sock.address)] * 2)
         assert [(await sock.receive()).data for _ in range(4)] == [b"1", b"2", b"3", b"3"]
+
+
+async def test_a_port_that_was_bound_to_stays_through_connecting_and_disconnecting(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0) as sock:
+        port = sock.address.port
+        for _ in range(2):
+            await sock.connect(("", 9))
+            assert sock.address == (udp.loopback, port)
+            sock.disconnect()
+            assert sock.address == (udp.wildcard, port)
+
+
+async def test_connecting_binds_the_socket_and_tells_of_both(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type) as sock:
+        events = sock.events(Listening, Connected, Closed)
+        await sock.connect(("", 9))
+        assert sock.address.port > 0
+        sock.disconnect()
+        await sock.connect(("", 10))
+        sock.close()
+        listening, *others = [event async for event in events]
+        assert isinstance(listening, Listening)
+        assert others == [Connected(Address(udp.loopback, 9)), Connected(Address(udp.loopback, 10)), Closed()]
+
+
+@pytest.mark.usefixtures("namespace")
+async def test_connecting_to_the_wildcard_is_connecting_to_this_machine(udp: Family) -> None:
+    async with (
+        trio_dgram.open_socket(udp.type, port=4242) as peer,
+        trio_dgram.open_socket(udp.type, connect=(udp.wildcard, 4242)) as sock,
+    ):
+        assert sock.remote_address == (udp.loopback, 4242)
+        await sock.send(b"hello")
+        assert (await peer.receive()).address == sock.address
+
+
+async def test_a_name_that_does_not_resolve_leaves_the_socket_unconnected(udp: Family, lookup: HeldLookup) -> None:
+    lookup.error = error = socket.gaierror(socket.EAI_NONAME, "the resolver's own")
+    lookup.allowed.set()
+    async with trio_dgram.open_socket(udp.type, lookup=lookup) as sock:
+        for _ in range(2):
+            with pytest.raises(socket.gaierror) as caught:
+                await sock.connect(("a.name", 9))
+            assert caught.value is error
+            with pytest.raises(trio_dgram.NotConnectedError):
+                _ = sock.remote_address
+        await sock.connect(("", 9))
+        assert sock.remote_address == (udp.loopback, 9)
+
+
+async def test_after_a_blocked_address_another_one_can_be_connected_to(udp: Family) -> None:
+    other = {"udp4": "127.0.0.2", "udp6": "::ffff:127.0.0.1"}[udp.type]
+    async with trio_dgram.open_socket(udp.type, send_block_list=[udp.loopback]) as sock:
+        with pytest.raises(trio_dgram.AddressBlockedError, match="connect"):
+            await sock.connect(("", 9))
+        with pytest.raises(trio_dgram.NotConnectedError):
+            _ = sock.remote_address
+        await sock.connect((other, 9))
+        assert sock.remote_address == (other, 9)
+
+
+async def test_connect_waits_for_a_bind_that_is_under_way(udp: Family, lookup: HeldLookup) -> None:
+    async with trio_dgram.open_socket(udp.type, lookup=lookup) as sock, trio.open_nursery() as nursery:
+        nursery.start_soon(sock.bind, 0, "a.name")
+        await lookup.asked.wait()
+        nursery.start_soon(sock.connect, ("", 9))
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio_dgram.NotConnectedError):
+            _ = sock.remote_address
+        lookup.allowed.set()
+        await wait_all_tasks_blocked()
+        assert sock.remote_address == (udp.loopback, 9)
+
+
+async def test_two_sockets_on_one_port_connect_to_two_peers(udp: Family, nursery: DatagramNursery) -> None:
+    peers = [nursery.create_socket(udp.type) for _ in range(2)]
+    socks = [nursery.create_socket(udp.type, reuse_port=True) for _ in range(2)]
+    port = 0
+    for peer, sock in zip(peers, socks, strict=True):
+        await peer.bind(0, udp.loopback)
+        port = (await sock.bind(port, udp.loopback)).port
+        await sock.connect(peer.address)
+    for sock in socks:
+        await sock.send(b"hello")
+    for peer, sock in zip(peers, socks, strict=True):
+        datagram = await peer.receive()
+        assert datagram.address == (udp.loopback, port)
+        await peer.send(datagram.reply(str(peer.address.port)))
+        assert (await sock.receive()).data == str(peer.address.port).encode()
+
+
+async def test_iterating_goes_on_on_a_connected_socket(udp: Family, nursery: DatagramNursery) -> None:
+    peer, sock = nursery.create_socket(udp.type), nursery.create_socket(udp.type)
+    await peer.bind(0, udp.loopback)
+    await sock.connect(peer.address)
+
+    async def answer_backwards() -> None:
+        async for datagram in sock:
+            await sock.send(datagram.data[::-1])
+
+    nursery.start_soon(answer_backwards)
+    for data in (b"FOOBAR", b"123456"):
+        await peer.send(data, sock.address)
+        assert await peer.receive() == (data[::-1], sock.address, None)
 
 
 async def test_connecting_twice_or_while_another_task_connects_is_refused(udp: Family) -> None:
@@ -111,8 +219,15 @@ async def test_without_a_connection_there_is_nothing_to_undo_ask_or_send_to(udp:
 async def test_a_socket_connected_to_itself_receives_its_own(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         await sock.connect(sock.address)
-        await sock.send(b"mine")
-        assert await sock.receive() == (b"mine", sock.address, None)
+        for value, data in (
+            (b"mine", b"mine"),
+            ([b"mi", b"ne"], b"mine"),
+            (["mi", "ne"], b"mine"),
+            ([], b""),
+            (b"", b""),
+        ):
+            await sock.send(value)
+            assert await sock.receive() == (data, sock.address, None)
 
 
 async def test_four_sends_to_a_live_peer_arrive(udp: Family) -> None:
@@ -157,6 +272,34 @@ async def test_nobody_there_is_told_once_by_the_next_receive_and_never_by_send(u
             await sock.receive()
         with pytest.raises(trio.WouldBlock):
             sock.receive_nowait()
+
+
+@pytest.mark.usefixtures("namespace")
+async def test_a_peer_that_comes_up_late_is_heard_after_the_error(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, connect=("", 4242)) as sock:
+        for _ in range(6):
+            await sock.send(b"is anybody there?")
+        with pytest.raises(ConnectionRefusedError):
+            await sock.receive()
+        async with trio_dgram.open_socket(udp.type, port=4242, host=udp.loopback) as peer:
+            await peer.send(b"I am", sock.address)
+            assert (await sock.receive()).data == b"I am"
+
+
+@pytest.mark.usefixtures("namespace")
+async def test_closing_on_the_error_and_closing_with_one_pending_are_fine(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, connect=("", 4242)) as sock:
+        await sock.send(b"PING")
+        try:
+            await sock.receive()
+        except ConnectionRefusedError:
+            sock.close()
+        assert sock.closed
+    async with trio_dgram.open_socket(udp.type, connect=("", 4242)) as sock:
+        await sock.send(b"PING")
+        await sock.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await sock.receive()
 
 
 async def test_nobody_there_is_told_to_open_failure_channels_instead(udp: Family) -> None:
