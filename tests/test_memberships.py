@@ -167,6 +167,8 @@ async def test_a_group_is_joined_on_every_interface_that_can(udp: Family, net: N
             assert (await sock.receive()).data.decode() == link.name
         assert names(sock.drop_membership(group, source=source)) == net.able
         assert joined(group) == []
+        with pytest.raises(OSError, match="on every interface"):
+            sock.drop_membership(group, source=source)
         assert names(sock.add_membership(group, source=source)) == net.able
     assert joined(group) == []
 

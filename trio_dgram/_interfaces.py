@@ -6,11 +6,16 @@ import errno
 import ipaddress
 import os
 import socket
+import sys
+from collections import defaultdict
+from typing import Final
 
 import attrs
 import psutil
 
 from ._arguments import describe_value
+
+_INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 @attrs.frozen(kw_only=True)
@@ -39,20 +44,20 @@ def interfaces() -> list[Interface]:
     It asks the kernel each time, since interfaces come and go. Which flags there are besides ``up`` depends
     on the platform: on Windows ``multicast`` is true and ``loopback`` is read off the addresses.
     """
-    addresses = psutil.net_if_addrs()
-    found = []
+    addresses: defaultdict[str, list[str]] = defaultdict(list)
+    for label, found in psutil.net_if_addrs().items():
+        # Linux labels IPv4 addresses, with the interface's name or with one that goes on after a colon.
+        name = label.partition(":")[0] if sys.platform == "linux" else label
+        addresses[name] += [each.address for each in found if each.family in _INTERNET]
+    listed = []
     for name, statistics in psutil.net_if_stats().items():
         try:
             index = socket.if_nametoindex(name)
         except OSError:  # pragma: no cover -- it went away between the two calls
             continue
         flags = set(statistics.flags.split(",")) - {""}
-        hosts = tuple(
-            address.address
-            for address in addresses.get(name, ())
-            if address.family in (socket.AF_INET, socket.AF_INET6)
-        )
-        found.append(
+        hosts = tuple(addresses[name])
+        listed.append(
             Interface(
                 name=name,
                 index=index,
@@ -63,7 +68,7 @@ def interfaces() -> list[Interface]:
                 mtu=statistics.mtu,
             )
         )
-    return sorted(found, key=lambda interface: interface.index)
+    return sorted(listed, key=lambda interface: interface.index)
 
 
 def find_interface(which: object, name: str = "interface") -> Interface:

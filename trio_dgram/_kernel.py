@@ -93,7 +93,11 @@ class Kernel:
         for tries_left in reversed(range(_BIND_TRIES)):
             self._socket.bind(sockaddr)
             port = self._socket.getsockname()[1]
-            self.disconnect()
+            try:
+                self.disconnect()
+            except OSError:
+                # Where that is refused, it will not free the port later either.
+                return
             try:
                 self._socket.bind((sockaddr[0], port, *sockaddr[2:]))
             except OSError as error:

@@ -238,6 +238,8 @@ class Outbox:
         give_up: float | None = None
         delay = _FIRST_DELAY
         while True:
+            # Closed while it waited, or just after the wait was over.
+            self._lifetime.check()
             try:
                 self._hand_over(payload, sockaddr, segment)
             except BlockingIOError:

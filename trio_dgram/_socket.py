@@ -49,6 +49,7 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
     """
 
     __slots__ = (
+        "__weakref__",
         "_association",
         "_budget",
         "_creation",

@@ -169,7 +169,7 @@ async def test_two_sockets_on_one_port_connect_to_two_peers(udp: Family, nursery
     for peer, sock in zip(peers, socks, strict=True):
         datagram = await peer.receive()
         assert datagram.address == (udp.loopback, port)
-        await peer.send(datagram.reply(str(peer.address.port)))
+        await peer.send(datagram.reply(str(peer.address.port).encode()))
         assert (await sock.receive()).data == str(peer.address.port).encode()
 
 
@@ -188,19 +188,16 @@ async def test_iterating_goes_on_on_a_connected_socket(udp: Family, nursery: Dat
         assert await peer.receive() == (data[::-1], sock.address, None)
 
 
-async def test_connecting_twice_or_while_another_task_connects_is_refused(udp: Family) -> None:
-    async def lookup(*_: object) -> tuple[str, int]:
-        await wait_all_tasks_blocked()
-        return udp.loopback, 9
-
-    async with trio_dgram.open_socket(udp.type, lookup=lookup) as sock, trio.open_nursery() as nursery:
-        nursery.start_soon(sock.connect, ("a.name", 9))
-        await wait_all_tasks_blocked(cushion=0)
+async def test_connecting_twice_or_while_another_task_connects_is_refused(udp: Family, lookup: HeldLookup) -> None:
+    async with trio_dgram.open_socket(udp.type, lookup=lookup) as sock:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sock.connect, ("a.name", 9))
+            await lookup.asked.wait()
+            with pytest.raises(trio_dgram.AlreadyConnectedError):
+                await sock.connect(("", 10))
+            lookup.allowed.set()
         with pytest.raises(trio_dgram.AlreadyConnectedError):
-            await sock.connect(("", 9))
-        await wait_all_tasks_blocked()
-        with pytest.raises(trio_dgram.AlreadyConnectedError):
-            await sock.connect(("", 9))
+            await sock.connect(("", 10))
         assert sock.remote_address == (udp.loopback, 9)
 
 

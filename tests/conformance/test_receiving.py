@@ -9,9 +9,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
-from trio_dgram import Address, Datagram
+from trio_dgram import Address, Datagram, DatagramNursery
 
 from ..support.families import Family
+from ..support.namespaces import Link, Machine
 
 
 async def test_an_echo_tells_address_and_port_in_both_directions(udp: Family) -> None:
@@ -28,19 +29,10 @@ async def test_an_echo_tells_address_and_port_in_both_directions(udp: Family) ->
         assert await client.receive() == Datagram(b"ping", server.address)
 
 
-def link_local() -> str | None:
-    """Return a link-local address of this machine, with its zone."""
-    for interface in trio_dgram.interfaces():
-        for host in interface.addresses:
-            if interface.up and host.startswith("fe80:"):
-                return host if "%" in host else f"{host}%{interface.name}"
-    return None
-
-
-async def test_a_link_local_address_has_its_zone_and_can_be_answered() -> None:
-    host = link_local()
-    if host is None:
-        pytest.skip("kernel: no interface has a link-local address")
+async def test_a_link_local_address_has_its_zone_and_can_be_answered(veth: Link) -> None:
+    (here,) = (interface for interface in trio_dgram.interfaces() if interface.name == veth.name)
+    (host,) = (address for address in here.addresses if address.startswith("fe80:"))
+    assert host.endswith(f"%{veth.name}")
     async with trio_dgram.open_socket("udp6", port=0, host=host) as server:
         assert server.address.host == host
         assert server.address.family == socket.AF_INET6
@@ -54,9 +46,26 @@ async def test_a_link_local_address_has_its_zone_and_can_be_answered() -> None:
             assert [(await client.receive()).data for _ in range(4)] == [b"2", b"3", b"4", b"4"]
             await client.connect(server.address)
             assert client.remote_address == server.address
-            index = socket.if_nametoindex(host.partition("%")[2])
-            await server.send(b"by number", (f"{host.partition('%')[0]}%{index}", client.address.port))
-            assert (await client.receive()).address == server.address
+            by_number = f"{host.partition('%')[0]}%{here.index}"
+            await server.send(b"by number", (by_number, client.address.port))
+            assert await client.receive() == (b"by number", server.address, None)
+
+
+async def test_the_zone_is_the_interface_that_it_came_in_by(
+    machine: Machine, veth: Link, nursery: DatagramNursery
+) -> None:
+    server = nursery.create_socket("udp6")
+    port = (await server.bind()).port
+    with machine.entered():
+        client = nursery.create_socket("udp6")
+        # Its own zone is that of the other machine.
+        host = next(host for host in trio_dgram.interfaces()[1].addresses if host.startswith("fe80:"))
+        await client.bind(0, host)
+    await client.send(b"ping", (veth.here["udp6"], port))
+    datagram = await server.receive()
+    assert datagram.address == (host.replace(veth.peer_name, veth.name), client.address.port)
+    await server.send(datagram.reply(b"pong"))
+    assert (await client.receive()).data == b"pong"
 
 
 async def test_a_zone_that_is_no_interface_is_a_gaierror() -> None:
@@ -74,15 +83,77 @@ async def test_a_source_whose_interface_has_gone_keeps_its_index(monkeypatch: py
     assert family.received_address(("fe80::1", 9, 0, 77)) == ("fe80::1%77", 9)
 
 
-async def test_after_close_it_is_a_closed_resource(udp: Family) -> None:
+@pytest.mark.parametrize("connected", [False, True])
+async def test_after_close_it_is_a_closed_resource(udp: Family, connected: bool) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
-        address = sock.address
-        await sock.send(b"x", address)
+        to: Address | None = sock.address
+        if connected:
+            await sock.connect(sock.address)
+            to = None
+        await sock.send(b"not received", to)
         await sock.aclose()
         with pytest.raises(trio.ClosedResourceError):
             await sock.receive()
         with pytest.raises(trio.ClosedResourceError):
-            await sock.send(b"x", address)
+            await sock.send(b"x", to)
+        with pytest.raises(trio.ClosedResourceError):
+            async for _ in sock:
+                raise AssertionError  # pragma: no cover -- nothing is delivered after close
+
+
+@pytest.mark.parametrize("connected", [False, True])
+async def test_closing_ends_a_receive_that_waits(udp: Family, connected: bool) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock, trio.open_nursery() as nursery:
+        if connected:
+            await sock.connect(sock.address)
+
+        async def close_when_it_waits() -> None:
+            await wait_all_tasks_blocked()
+            await sock.aclose()
+
+        nursery.start_soon(close_when_it_waits)
+        with pytest.raises(trio.ClosedResourceError):
+            await sock.receive()
+
+
+async def test_five_hundred_rounds_of_ping_pong_lose_nothing(udp: Family, nursery: DatagramNursery) -> None:
+    server, client = nursery.create_socket(udp.type), nursery.create_socket(udp.type)
+    await server.bind()
+
+    async def echo() -> None:
+        async for datagram in server:
+            await server.send(datagram.data, datagram.address)
+
+    nursery.start_soon(echo)
+    for number in range(500):
+        ping = str(number).encode()
+        await client.send(ping, ("", server.address.port))
+        assert await client.receive() == (ping, (udp.loopback, server.address.port), None)
+    assert client.statistics().received == client.statistics().sent == 500
+
+
+async def test_a_channel_gives_what_comes_in_with_its_sender(udp: Family, nursery: DatagramNursery) -> None:
+    receiver, sender = nursery.create_socket(udp.type), nursery.create_socket(udp.type)
+    messages = receiver.events(Datagram)
+    await receiver.bind(0, udp.loopback)
+    sent = [b"%d" % number for number in range(40)] + [b""]
+    for data in sent:
+        await sender.send(data, receiver.address)
+    received = [await messages.receive() for _ in sent]
+    assert received == [Datagram(data, Address(udp.loopback, sender.address.port)) for data in sent]
+
+
+async def test_nothing_from_a_blocked_address_is_received(udp: Family, nursery: DatagramNursery) -> None:
+    # On a dual-stack socket a list of IPv4 addresses counts for IPv4 senders.
+    other = {"udp4": "127.0.0.2", "udp6": "127.0.0.1"}[udp.type]
+    receiver = nursery.create_socket(udp.type, receive_block_list=[other])
+    port = (await receiver.bind()).port
+    blocked, free = nursery.create_socket("udp4"), nursery.create_socket(udp.type)
+    await blocked.bind(0, other)
+    await blocked.send(b"blocked", ("127.0.0.1", port))
+    await free.send(b"free", (udp.loopback, port))
+    assert (await receiver.receive()).data == b"free"
+    assert receiver.statistics().filtered == 1
 
 
 async def test_iterating_gives_each_datagram_with_its_sender(udp: Family) -> None:
@@ -118,14 +189,19 @@ async def test_an_unbound_socket_says_so_instead_of_hanging(udp: Family) -> None
             sock.receive_nowait()
 
 
-async def test_a_second_task_is_told_that_it_is_one_too_many(udp: Family) -> None:
+@pytest.mark.parametrize("connected", [False, True])
+async def test_a_second_task_is_told_that_it_is_one_too_many(udp: Family, connected: bool) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock, trio.open_nursery() as nursery:
+        to: Address | None = sock.address
+        if connected:
+            await sock.connect(sock.address)
+            to = None
         nursery.start_soon(sock.receive)
         await wait_all_tasks_blocked()
         with pytest.raises(trio.BusyResourceError):
             await sock.receive()
         # Also when it would not have to wait.
-        await sock.send(b"x", sock.address)
+        await sock.send(b"x", to)
         with pytest.raises(trio.BusyResourceError):
             sock.receive_nowait()
         with pytest.raises(trio.BusyResourceError):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import array
 import errno
 import socket
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
-from trio_dgram import Address, Datagram, DatagramSocket
+from trio_dgram import Address, Datagram, DatagramSocket, Failure, Listening
 
 from ..support.families import Family
+from ..support.faults import faulty_kernel
+from .conftest import HeldLookup
 
 PAYLOADS = {
     "bytes": (b"0123456789", b"0123456789"),
@@ -71,14 +73,18 @@ async def test_an_empty_host_is_loopback(udp: Family, host: str | None) -> None:
         assert [(await receiver.receive()).data for _ in range(3)] == [b"1", b"2", b"3"]
 
 
-async def test_changing_what_was_sent_after_the_call_has_no_effect(udp: Family) -> None:
-    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock, trio.open_nursery() as nursery:
+async def test_changing_what_was_sent_after_the_call_has_no_effect(udp: Family, lookup: HeldLookup) -> None:
+    async with (
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, lookup=lookup) as sock,
+        trio.open_nursery() as nursery,
+    ):
         first = bytearray(b"before")
         parts: list[bytearray | bytes] = [first, b"!"]
-        nursery.start_soon(partial(sock.send, parts, sock.address))
-        await wait_all_tasks_blocked()
+        nursery.start_soon(partial(sock.send, parts, ("a.name", sock.address.port)))
+        await lookup.asked.wait()
         first[:] = b"later!"
         parts.clear()
+        lookup.allowed.set()
         assert (await sock.receive()).data == b"before!"
 
 
@@ -87,7 +93,11 @@ async def test_what_is_no_payload_is_refused(udp: Family, wrong: object) -> None
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         with pytest.raises(TypeError, match="payload must be bytes-like"):
             await sock.send(wrong, sock.address)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="payload must be bytes-like"):
+            sock.send_nowait(wrong, sock.address)  # type: ignore[arg-type]
         assert sock.statistics().sent == 0
+        await sock.send(b"only this", sock.address)
+        assert [datagram.data for datagram in await sock.receive_many()] == [b"only this"]
 
 
 @pytest.mark.parametrize(
@@ -111,10 +121,20 @@ async def test_a_part_beyond_the_payload_is_refused_by_name(
             await sock.send(b"0123456789", sock.address, **part)
         with pytest.raises(error, match=name):
             await sock.send(Datagram(b"0123456789", sock.address), **part)
+        await sock.connect(sock.address)
+        for value in (
+            "0123456789",
+            bytearray(10),
+            memoryview(b"x" * 20)[::2],
+            array.array("B", b"0123456789"),
+            ["", b"x" * 10],
+        ):
+            with pytest.raises(error, match=name):
+                await sock.send(value, **part)  # type: ignore[arg-type]
         assert sock.statistics().sent == 0
 
 
-@pytest.mark.parametrize("wrong", [0, False, [], {}, 1.5, b"localhost"])
+@pytest.mark.parametrize("wrong", [0, False, [], {}, 1, True, 1.5, b"localhost"])
 async def test_a_host_that_is_no_string_is_refused_although_falsy(udp: Family, wrong: object) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         with pytest.raises(TypeError, match="the host of to"):
@@ -123,7 +143,7 @@ async def test_a_host_that_is_no_string_is_refused_although_falsy(udp: Family, w
             await sock.connect((wrong, 9))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 65536, 10**9])
+@pytest.mark.parametrize("wrong", [0, -1, 65536, 78960, 10**9])
 async def test_a_port_outside_its_range_is_refused(udp: Family, wrong: int) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         with pytest.raises(ValueError, match="the port of to must be from 1 to 65535"):
@@ -186,12 +206,121 @@ async def test_the_largest_datagram_arrives_and_one_byte_more_does_not(udp: Fami
         assert (await sock.receive()).data == b"usable"
 
 
+async def test_a_fault_of_the_kernels_carries_them_too(udp: Family) -> None:
+    with faulty_kernel() as faults:
+        async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+            faults.set("sendto", errno.EPERM, errno.EPERM)
+            for _ in range(2):
+                with pytest.raises(PermissionError, match=f"send .*{sock.address.port}: ") as caught:
+                    await sock.send(b"refused", sock.address)
+                assert caught.value.operation == "send"  # type: ignore[attr-defined]
+                assert caught.value.address == sock.address  # type: ignore[attr-defined]
+            await sock.send(b"usable", sock.address)
+            assert [datagram.data for datagram in await sock.receive_many()] == [b"usable"]
+
+
+async def test_send_nowait_that_is_refused_leaves_the_socket_usable(udp: Family) -> None:
+    async with (
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
+        trio_dgram.open_socket(udp.type) as sender,
+    ):
+        with pytest.raises(OSError, match=r"send .*Message too long"):
+            sender.send_nowait(bytes(65_536), receiver.address)
+        for data in (b"HELO", b"HELO", b"EXIT"):
+            sender.send_nowait(data, receiver.address)
+        assert [datagram.data for datagram in await receiver.receive_many()] == [b"HELO", b"HELO", b"EXIT"]
+
+
+@pytest.mark.usefixtures("namespace")
+async def test_a_thousand_sends_to_nobody_end_and_disturb_nobody(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+        data = b"0123"
+        for offset, length in [(0, 0), (0, 4), (1, 3), (3, 1), (4, 0)] * 200:
+            await sock.send(data, (udp.loopback, 4242), offset=offset, length=length)
+        assert sock.statistics().sent == 1_000
+        await sock.send(b"to itself", sock.address)
+        assert await sock.receive() == (b"to itself", sock.address, None)
+
+
+async def test_more_datagrams_than_fit_a_batch_arrive_once_each(udp: Family) -> None:
+    async with (
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
+        trio_dgram.open_socket(udp.type) as sender,
+    ):
+        sent = [b"%02d" % number for number in range(45)] + [b"longer than these"] + [b"%02d" % n for n in range(70)]
+        await sender.send_many([Datagram(data, receiver.address) for data in sent])
+        received: list[bytes] = []
+        while len(received) < len(sent):
+            received += [datagram.data for datagram in await receiver.receive_many()]
+        assert received == sent
+        assert sender.statistics().sent == len(sent)
+
+
+async def test_a_batch_reaches_any_other_socket_as_single_datagrams(udp: Family) -> None:
+    with socket.socket(udp.family, socket.SOCK_DGRAM) as receiver:
+        receiver.bind((udp.loopback, 0))
+        receiver.settimeout(0)
+        to = Address(*receiver.getsockname()[:2])
+        async with trio_dgram.open_socket(udp.type) as sender:
+            await sender.send_many([Datagram(bytes(size), to) for size in (1000, 1000, 500)])
+        assert [len(receiver.recv(4096)) for _ in range(3)] == [1000, 1000, 500]
+
+
+async def test_hop_limit_and_traffic_class_go_out_with_each_datagram(udp: Family) -> None:
+    level, wanted = {
+        # IP_RECVTTL has no name in every supported Python.
+        "udp4": (socket.IPPROTO_IP, (12, socket.IP_RECVTOS)),
+        "udp6": (socket.IPPROTO_IPV6, (socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVTCLASS)),
+    }[udp.type]
+    with socket.socket(udp.family, socket.SOCK_DGRAM) as receiver:
+        receiver.bind((udp.loopback, 0))
+        receiver.settimeout(0)
+        for option in wanted:
+            receiver.setsockopt(level, option, 1)
+        async with trio_dgram.open_socket(udp.type, ttl=16, dscp=24, ecn=2) as sender:
+            await sender.send(b"1", receiver.getsockname()[:2])
+            sender.ttl, sender.dscp, sender.ecn = 255, 0, 0
+            await sender.send(b"2", receiver.getsockname()[:2])
+        for expected in ({16, 0x62}, {255, 0}):
+            _, ancillary, _, _ = receiver.recvmsg(10, 100)
+            assert {int.from_bytes(data, sys.byteorder) for _, _, data in ancillary} == expected
+
+
 async def test_two_sends_without_waiting_in_between_are_both_delivered(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver:
-        async with trio_dgram.open_socket(udp.type) as sender, trio.open_nursery() as nursery:
-            nursery.start_soon(sender.send, b"x", receiver.address)
-            nursery.start_soon(sender.send, b"x", receiver.address)
-        assert len(await receiver.receive_many()) == 2
+        async with trio_dgram.open_socket(udp.type) as sender:
+            listening = sender.events(Listening)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sender.send, b"abc", receiver.address)
+                nursery.start_soon(sender.send, b"def", receiver.address)
+            received = await receiver.receive_many()
+            assert {datagram.data for datagram in received} == {b"abc", b"def"}
+            assert {datagram.address.port for datagram in received} == {sender.address.port}
+        assert len([event async for event in listening]) == 1
+
+
+async def test_names_that_do_not_resolve_fail_each_send_and_leave_the_socket_usable(
+    udp: Family, lookup: HeldLookup
+) -> None:
+    lookup.error = error = socket.gaierror(socket.EAI_NONAME, "the resolver's own")
+    async with trio_dgram.open_socket(udp.type, lookup=lookup) as sock:
+        failures = sock.events(Failure)
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                with pytest.raises(socket.gaierror) as caught:
+                    await sock.send(b"x", ("a.name", 9))
+                assert caught.value is error
+
+            for _ in range(3):
+                nursery.start_soon(send)
+            await lookup.asked.wait()
+            lookup.allowed.set()
+        assert sock.statistics().sent == 0
+        await sock.bind(0, udp.loopback)
+        await sock.send(b"usable", sock.address)
+        assert (await sock.receive()).data == b"usable"
+    assert [event async for event in failures] == []
 
 
 async def test_ten_sends_each_after_the_one_before_all_arrive(udp: Family) -> None:
@@ -283,7 +412,6 @@ async def blocked(sock: DatagramSocket, to: Address) -> None:
 
 
 async def test_nothing_is_sent_to_a_blocked_address_and_what_is_not_blocked_arrives(udp: Family) -> None:
-    other = {"udp4": "127.0.0.0/30", "udp6": "::2/127"}[udp.type]
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, send_block_list=[udp.loopback]) as sock:
         await blocked(sock, sock.address)
         with pytest.raises(trio_dgram.AddressBlockedError):
@@ -291,9 +419,8 @@ async def test_nothing_is_sent_to_a_blocked_address_and_what_is_not_blocked_arri
         with pytest.raises(trio_dgram.AddressBlockedError, match="connect"):
             await sock.connect(sock.address)
         assert sock.statistics().sent == 0
+    other = {"udp4": "127.0.0.4/30", "udp6": "::2/127"}[udp.type]
     async with trio_dgram.open_socket(udp.type, port=0, send_block_list=[other]) as sock:
-        if udp.type == "udp6":
-            await sock.send(b"x", (udp.loopback, sock.address.port))
-            assert (await sock.receive()).data == b"x"
-        else:
-            await blocked(sock, Address(udp.loopback, 9))
+        await blocked(sock, Address(other.partition("/")[0], 9))
+        await sock.send(b"x", ("", sock.address.port))
+        assert (await sock.receive()).data == b"x"
