@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -104,7 +103,7 @@ async def test_ipv6_only_is_for_udp6() -> None:
             nursery.create_socket("udp4", ipv6_only=True)
 
 
-Call = Callable[[DatagramSocket], object]
+Call = Callable[[DatagramSocket], Awaitable[object]]
 
 
 def calls(method: str, *wrong: tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]) -> list[Any]:
@@ -182,9 +181,7 @@ async def test_a_wrong_argument_is_named_before_anything_happened(
             await events.receive()
         before = sock.statistics()
         with pytest.raises(error, match=names):
-            result = call(sock)
-            if inspect.isawaitable(result):
-                await result
+            await call(sock)
         assert sock.statistics() == before
         with pytest.raises(trio.WouldBlock):
             events.receive_nowait()
@@ -285,3 +282,16 @@ async def test_long_values_are_shown_short() -> None:
     with pytest.raises(TypeError) as caught:
         await trio_dgram.resolve(b"x" * 10_000, 1, "udp4")  # type: ignore[arg-type]
     assert len(str(caught.value)) < 200
+
+
+async def test_the_short_way_of_an_answer_checks_as_well(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+        await works(sock, udp)
+        await sock.send(b"x", sock.address)
+        datagram = await sock.receive()
+        for wrong in (False, "", None):
+            with pytest.raises(TypeError, match="offset"):
+                await sock.send(b"y", datagram.address, offset=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="payload"):
+            await sock.send(None, datagram.address)  # type: ignore[arg-type]
+        await works(sock, udp)

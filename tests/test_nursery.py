@@ -128,10 +128,8 @@ async def test_a_shielded_child_still_hears_its_channel_when_the_nursery_is_canc
             with trio.CancelScope(shield=True):
                 await wait_all_tasks_blocked()
                 await sock.send(b"last words", sock.address)
-                async for event in channel:
-                    heard.append(event)
-                    if isinstance(event, trio_dgram.Datagram):
-                        return
+                while not any(isinstance(event, trio_dgram.Datagram) for event in heard):
+                    heard.append(await channel.receive())
 
         nursery.start_soon(child, sock.events())
         nursery.cancel_scope.cancel()
@@ -220,6 +218,7 @@ async def test_a_socket_bound_when_its_nursery_has_just_ended_is_closed_with_it(
     trio.lowlevel.add_instrument(instrument)
     async with trio_dgram.open_nursery() as nursery:
         sock = nursery.create_socket(udp.type)
+        nursery.start_soon(trio.lowlevel.checkpoint, name="first")
         nursery.start_soon(wait_all_tasks_blocked, name="last")
     trio.lowlevel.remove_instrument(instrument)
     assert sock.closed

@@ -100,11 +100,9 @@ class _Queue:
         return datagram
 
     def drop_oldest_failure(self) -> None:
-        for position, (_, event) in enumerate(self.others):
-            if isinstance(event, Failure):
-                del self.others[position]
-                self.failures -= 1
-                return
+        position = next(number for number, (_, event) in enumerate(self.others) if isinstance(event, Failure))
+        del self.others[position]
+        self.failures -= 1
 
 
 class EventChannel(trio.abc.ReceiveChannel[EventT_co], Generic[EventT_co]):

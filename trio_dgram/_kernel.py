@@ -90,7 +90,8 @@ class Kernel:
             return
         # Disconnecting frees a port that the kernel chose and keeps one that was named. So let it choose, let
         # the port go and name it; should somebody have taken it in between, start again.
-        for tries_left in reversed(range(_BIND_TRIES)):
+        tries = 0
+        while True:
             self._socket.bind(sockaddr)
             port = self._socket.getsockname()[1]
             try:
@@ -101,7 +102,8 @@ class Kernel:
             try:
                 self._socket.bind((sockaddr[0], port, *sockaddr[2:]))
             except OSError as error:
-                if error.errno != errno.EADDRINUSE or not tries_left:
+                tries += 1
+                if error.errno != errno.EADDRINUSE or tries == _BIND_TRIES:
                     raise
             else:
                 return

@@ -69,13 +69,13 @@ class Memberships:
 
     def __init__(self, socket: SystemSocket) -> None:
         self._socket = socket
-        self._joined: dict[Group, list[int]] = {}
+        self._joined: dict[Group, set[int]] = {}
 
     def add(self, group: Group, interface: Interface | None) -> tuple[Interface, ...]:
         """Join ``group`` on one interface, or on every one that can; return where it was joined."""
         if interface is not None:
             self._change(group, interface, _join, "add_membership")
-            self._joined.setdefault(group, []).append(interface.index)
+            self._joined.setdefault(group, set()).add(interface.index)
             return (interface,)
         joined: list[Interface] = []
         failures: list[OSError] = []
@@ -123,9 +123,8 @@ class Memberships:
             raise annotated(error, operation, f"{group} on {interface.name}") from None
 
     def _forget(self, group: Group, index: int) -> None:
-        indices = self._joined.get(group, [])
-        if index in indices:
-            indices.remove(index)
+        indices = self._joined.get(group, set())
+        indices.discard(index)
         if not indices:
             self._joined.pop(group, None)
 

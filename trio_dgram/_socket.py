@@ -31,6 +31,8 @@ from ._subscriptions import SocketOwner, Subscriptions
 
 _NONE = 0  # the default offset, recognised as the same object
 
+_START = 0  # the default offset, known again by its identity
+
 A = TypeVar("A", bound=Event)
 B = TypeVar("B", bound=Event)
 C = TypeVar("C", bound=Event)
@@ -205,13 +207,7 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         most 50 ms. A cancelled call has sent nothing.
         """
         sendto = self._direct
-        if (
-            sendto is not None
-            and type(to) is ReceivedAddress
-            and type(value) is bytes
-            and length is None
-            and not offset
-        ):
+        if sendto and type(to) is ReceivedAddress and type(value) is bytes and length is None and offset is _START:
             budget = self._budget
             budget.left = left = budget.left - 1
             if left > 0 and perf_counter() < budget.deadline:

@@ -2,27 +2,141 @@
 
 from __future__ import annotations
 
-import subprocess
+import gc
 import sys
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
-from trio_dgram import Closed, Listening
+from trio_dgram import Closed, DatagramNursery, DatagramSocket, Listening
 
 from ..support.descriptors import same_descriptors
-from ..support.families import Family
+from ..support.families import FAMILIES, Family
+from .conftest import HeldLookup
 
 
 async def test_a_thousand_sockets_in_a_loop_leave_nothing(udp: Family) -> None:
-    task = trio.lowlevel.current_task()
+    tasks = trio.lowlevel.current_statistics().tasks_living
     with same_descriptors():
         for _ in range(1_000):
             async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback):
                 pass
-    assert not task.child_nurseries[1:]
+    assert trio.lowlevel.current_statistics().tasks_living == tasks
+
+
+async def test_sockets_that_nobody_closes_leave_nothing_when_their_nursery_ends(udp: Family) -> None:
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    with same_descriptors():
+        for _ in range(50):
+            async with trio_dgram.open_nursery() as nursery:
+                nursery.create_socket(udp.type).events()
+                await nursery.create_socket(udp.type).unref().bind(0, udp.loopback)
+        # What had not been closed would warn now.
+        gc.collect()
+    assert trio.lowlevel.current_statistics().tasks_living == tasks
+
+
+@pytest.mark.usefixtures("namespace")
+async def test_the_port_can_be_bound_to_again_at_once(udp: Family) -> None:
+    for _ in range(20):
+        async with trio_dgram.open_socket(udp.type, port=4242, host=udp.loopback) as sock:
+            events = sock.events()
+            await sock.aclose()
+        async with trio_dgram.open_socket(udp.type, port=4242, host=udp.loopback) as again:
+            assert again.address == (udp.loopback, 4242)
+        assert [type(event) async for event in events] == [Listening, Closed]
+
+
+async def test_closing_twice_is_fine_and_takes_the_address_and_the_descriptor(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+        for _ in range(2):
+            await sock.aclose()
+            sock.close()
+            assert sock.fileno() == -1
+            with pytest.raises(trio.ClosedResourceError):
+                _ = sock.address
+            assert sock.unref() is sock.ref() is sock
+
+
+async def test_closing_ends_a_send_that_waits_for_a_name(udp: Family, lookup: HeldLookup) -> None:
+    with same_descriptors():
+        async with trio_dgram.open_socket(udp.type, lookup=lookup) as sock, trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await sock.send(bytes(1024), ("a.name", 9))
+
+            events = sock.events()
+            nursery.start_soon(send)
+            await lookup.asked.wait()
+            sock.close()
+            lookup.allowed.set()
+        assert sock.statistics().sent == 0
+        assert [event async for event in events] == [Closed()]
+
+
+async def test_sockets_may_close_each_other_while_all_of_them_receive(udp: Family, nursery: DatagramNursery) -> None:
+    socks = [nursery.create_socket(udp.type, reuse_address=True) for _ in range(200)]
+    ended = []
+
+    async def receive(sock: DatagramSocket) -> None:
+        try:
+            await sock.receive()
+        except trio.ClosedResourceError:
+            ended.append("closed")
+        else:
+            ended.append("received")
+            for each in socks:
+                each.close()
+
+    port = 0
+    async with trio.open_nursery() as tasks:
+        for sock in socks:
+            port = (await sock.bind(port, udp.loopback)).port
+            tasks.start_soon(receive, sock)
+        await wait_all_tasks_blocked()
+        async with trio_dgram.open_socket(udp.type) as sender:
+            await sender.send(b"to the last one that bound", (udp.loopback, port))
+    assert sorted(ended) == ["closed"] * 199 + ["received"]
+
+
+async def test_context_variables_of_the_caller_are_seen_by_its_lookup_and_its_tasks(
+    udp: Family, nursery: DatagramNursery
+) -> None:
+    variable = ContextVar("variable", default="nobody's")
+    seen = []
+
+    async def lookup(host: str, port: int, _: object) -> tuple[str, int]:
+        seen.append((host, variable.get()))
+        await trio.lowlevel.checkpoint()
+        return udp.loopback, port
+
+    sock = nursery.create_socket(udp.type, lookup=lookup)
+
+    async def call() -> None:
+        variable.set("the task's")
+        await sock.bind(0, "bind")
+        await sock.send(b"x", ("send", sock.address.port))
+        await sock.connect(("connect", sock.address.port))
+
+    variable.set("the starter's")
+    await nursery.start(child_that_tells, seen, variable)
+    async with trio.open_nursery() as tasks:
+        tasks.start_soon(call)
+    assert seen == [("child", "the starter's"), *((name, "the task's") for name in ("bind", "send", "connect"))]
+    assert variable.get() == "the starter's"
+
+
+async def child_that_tells(
+    seen: list[tuple[str, str]], variable: ContextVar[str], *, task_status: trio.TaskStatus[None]
+) -> None:
+    seen.append(("child", variable.get()))
+    task_status.started()
 
 
 async def test_closing_in_answer_to_listening_is_fine(udp: Family) -> None:
@@ -42,12 +156,28 @@ async def test_closing_in_answer_to_listening_is_fine(udp: Family) -> None:
 
 
 async def test_cancelling_after_close_is_silent(udp: Family) -> None:
-    with trio.CancelScope() as scope:
-        async with trio_dgram.open_socket(udp.type, port=0) as sock:
-            sock.events()
-            sock.close()
+    async with trio_dgram.open_nursery() as nursery:
+        sock = nursery.create_socket(udp.type)
+        await sock.bind()
+        events = sock.events()
+        sock.close()
+        nursery.cancel_scope.cancel()
+    assert [type(event) async for event in events] == [Listening, Closed]
+
+
+@pytest.mark.parametrize("already", [False, True])
+async def test_cancelling_closes_also_what_is_made_after_it(udp: Family, already: bool) -> None:
+    with same_descriptors(), trio.CancelScope() as scope:
+        if already:
             scope.cancel()
-    assert not scope.cancelled_caught or sock.closed
+        async with trio_dgram.open_nursery() as nursery:
+            sock = nursery.create_socket(udp.type)
+            events = sock.events(Closed)
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert sock.closed
+    assert [event async for event in events] == [Closed()]
 
 
 async def test_a_channel_tells_of_the_close_once(udp: Family) -> None:
@@ -62,29 +192,24 @@ async def test_a_channel_tells_of_the_close_once(udp: Family) -> None:
 BIND = """
 import sys, trio, trio_dgram
 async def main():
-    type, host, port = sys.argv[1:]
-    async with trio_dgram.open_socket(type, port=int(port), host=host, reuse_port=True) as sock:
-        assert sock.address.port == int(port)
+    for type, host, port in zip(*[iter(sys.argv[1:])] * 3):
+        async with trio_dgram.open_socket(type, port=int(port), host=host, reuse_port=True) as sock:
+            assert sock.address == (host, int(port))
 trio.run(main)
 """
 
 
-def run_python(*arguments: str) -> int:
-    return subprocess.run([sys.executable, "-c", *arguments], check=False).returncode
-
-
-async def test_two_processes_bind_to_the_parents_port_with_reuse_port(udp: Family) -> None:
-    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, reuse_port=True) as sock:
-        port = str(sock.address.port)
-        codes = []
-
-        async def child() -> None:
-            codes.append(await trio.to_thread.run_sync(run_python, BIND, udp.type, udp.loopback, port))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(child)
-            nursery.start_soon(child)
-        assert codes == [0, 0]
+async def test_two_processes_bind_to_the_parents_port_with_reuse_port() -> None:
+    async with AsyncExitStack() as stack:
+        arguments: list[str] = []
+        for family in FAMILIES:
+            opened = trio_dgram.open_socket(family.type, port=0, host=family.loopback, reuse_port=True)
+            sock = await stack.enter_async_context(opened)
+            arguments += [family.type, family.loopback, str(sock.address.port)]
+        async with trio.open_nursery() as children:
+            for _ in range(2):
+                # It raises for an exit status other than 0.
+                children.start_soon(trio.run_process, [sys.executable, "-W", "error", "-c", BIND, *arguments])
 
 
 async def test_an_unbound_socket_keeps_nothing_open(udp: Family) -> None:
@@ -103,8 +228,9 @@ async def test_an_unrefd_socket_lets_its_nursery_end(udp: Family) -> None:
 
 
 async def test_a_callback_is_no_argument_of_anything(udp: Family) -> None:
+    callback: tuple[Any, ...] = (print,)
     async with trio_dgram.open_socket(udp.type) as sock:
         with pytest.raises(TypeError):
-            sock.close(print)  # type: ignore[call-arg]
+            sock.close(*callback)
         with pytest.raises(TypeError):
-            await sock.bind(0, udp.loopback, print)  # type: ignore[misc,arg-type]
+            await sock.bind(0, udp.loopback, *callback)

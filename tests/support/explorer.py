@@ -1,8 +1,14 @@
-"""Cancelling a scenario everywhere: once at each of its schedule points, one after the other."""
+"""Cancelling a scenario everywhere: once at each of its schedule points, one after the other.
+
+Each step of each of its tasks makes two of them. At its end the task waits, and a cancellation ends the wait. At
+the beginning of the next one the wait is over, what was waited for has come, and a cancellation that arrives now
+is noticed only when the task waits again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import attrs
@@ -13,57 +19,135 @@ from trio_dgram._budget import current_budget
 from .descriptors import open_descriptors
 
 T = TypeVar("T")
-LIMIT = 500
-"""More schedule points than any scenario has."""
+LIMIT = 2000
+"""More schedule points than a scenario is to have."""
 
 
 @attrs.define(eq=False)
-class _CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope when its task is about to run for the given time, counting from 0."""
+class _Canceller(trio.abc.Instrument):
+    """Cancels a scope when the tasks in it have come to so many schedule points, counting from 0."""
 
     task: trio.lowlevel.Task
     scope: trio.CancelScope
-    step: int
-    seen: int = 0
+    point: int
+    outside: frozenset[trio.Nursery] = attrs.field(init=False)
+    """The nurseries that ``task`` was in before: what runs in those is not in the scope."""
+
+    def __attrs_post_init__(self) -> None:
+        self.outside = frozenset(self.task.child_nurseries)
+        # Before anything has begun: the scenario starts in a scope that is cancelled already.
+        self._pass()
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self.task:
-            if self.seen == self.step:
-                self.scope.cancel()
-            self.seen += 1
+        if self._is_inside(task):
+            self._pass()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self._is_inside(task):
+            self._pass()
+
+    def _pass(self) -> None:
+        if not self.point:
+            self.scope.cancel()
+        self.point -= 1
+
+    def _is_inside(self, task: trio.lowlevel.Task) -> bool:
+        while task is not self.task:
+            nursery = task.parent_nursery
+            if nursery is None or nursery in self.outside:
+                return False
+            task = nursery.parent_task
+        return True
 
 
-async def cancel_everywhere(
-    scenario: Callable[[], Awaitable[T]], check: Callable[[T | None], Awaitable[None]] | None = None
-) -> int:
-    """Run ``scenario`` again and again, each time cancelled at the next schedule point, until it completes.
+@attrs.frozen
+class _Surroundings:
+    """What a scenario may not add to. A socket that was left open is among the descriptors."""
 
-    Every operation of a socket yields meanwhile, so that none of them is left out. After each run no
-    descriptor and no task of the scenario may be left, and ``check`` is called with what the scenario returned,
-    None where it was cancelled. Returns how often it was cancelled.
-    """
-    task = trio.lowlevel.current_task()
+    descriptors: dict[int, str] = attrs.field(factory=open_descriptors)
+    tasks: frozenset[trio.lowlevel.Task] = attrs.field(factory=lambda: frozenset(_all_tasks()))
+    nurseries: tuple[trio.Nursery, ...] = attrs.field(
+        factory=lambda: tuple(trio.lowlevel.current_task().child_nurseries)
+    )
+
+
+def _all_tasks() -> Generator[trio.lowlevel.Task]:
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    to_visit = [root]
+    while to_visit:
+        task = to_visit.pop()
+        yield task
+        for nursery in task.child_nurseries:
+            to_visit.extend(nursery.child_tasks)
+
+
+@contextmanager
+def every_operation_yields() -> Generator[None]:
+    """Let no operation of a socket in this Trio run spare the yield to the scheduler."""
     budget = current_budget()
     operations = budget.operations
     budget.operations = budget.left = 0
     try:
-        for step in range(LIMIT):
-            before = open_descriptors()
-            children = len(task.child_nurseries)
-            result: T | None = None
-            with trio.CancelScope() as scope:
-                instrument = _CancelAtStep(task, scope, step)
-                trio.lowlevel.add_instrument(instrument)
-                try:
-                    result = await scenario()
-                finally:
-                    trio.lowlevel.remove_instrument(instrument)
-            assert open_descriptors() == before, f"descriptors left when cancelled at step {step}"
-            assert len(task.child_nurseries) == children
-            if check is not None:
-                await check(result)
-            if not scope.cancel_called:
-                return step
+        yield
     finally:
         budget.operations = operations
-    raise AssertionError(f"the scenario has not come to its end in {LIMIT} schedule points")
+
+
+async def cancel_everywhere(
+    scenario: Callable[[], Awaitable[T]],
+    check: Callable[[T | None], Awaitable[None]] | None = None,
+    *,
+    limit: int = LIMIT,
+) -> int:
+    """Run ``scenario`` again and again, each time cancelled at the next schedule point, until it completes.
+
+    The first time it is cancelled before it begins. The points are counted, not timed, and those of the tasks
+    that it starts count as well; every operation of a socket yields meanwhile, so that none is left out. Where
+    several tasks are to run, Trio draws lots for who goes first, so that a point may be another one next time.
+
+    Args:
+      scenario: what to cancel. It may swallow the cancellation if what it did took effect.
+      check: called after each run, when the scenario has ended and is cancelled no more, with what it returned:
+        None where it was cancelled.
+      limit: how many schedule points it may have.
+
+    Returns:
+      At how many points it was cancelled.
+
+    Raises:
+      AssertionError: if a run left a descriptor, a socket or a task, or there are more than ``limit`` points.
+
+    What the scenario or ``check`` raises leaves it, with a note that names the point.
+    """
+    with every_operation_yields():
+        for point in range(limit):
+            try:
+                was_cancelled = await _run_cancelled(scenario, check, point)
+            except Exception as error:
+                error.add_note(f"The scenario was cancelled at schedule point {point}.")
+                raise
+            if not was_cancelled:
+                return point
+    raise AssertionError(f"the scenario has not come to its end in {limit} schedule points")
+
+
+async def _run_cancelled(
+    scenario: Callable[[], Awaitable[T]], check: Callable[[T | None], Awaitable[None]] | None, point: int
+) -> bool:
+    before = _Surroundings()
+    result: T | None = None
+    with trio.CancelScope() as scope:
+        canceller = _Canceller(trio.lowlevel.current_task(), scope, point)
+        trio.lowlevel.add_instrument(canceller)
+        try:
+            result = await scenario()
+        finally:
+            trio.lowlevel.remove_instrument(canceller)
+    after = _Surroundings()
+    assert after.descriptors == before.descriptors, "descriptors were left"
+    assert after.tasks == before.tasks, "tasks were left"
+    assert after.nurseries == before.nurseries, "a nursery was left open"
+    if check is not None:
+        await check(result)
+    return scope.cancel_called

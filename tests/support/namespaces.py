@@ -18,7 +18,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import pytest
@@ -205,14 +205,18 @@ def _set_up(namespace: int, name: str, link: Link, number: int, neighbour: str, 
 
 
 def wait_until_up(namespace: int, name: str) -> None:
-    """Wait until an interface is in order: the kernel sees to that in the background, and drops what is sent before."""
+    """Wait until an interface is in order and has a link-local address.
 
-    def state() -> str:
-        told: list[dict[str, str]] = json.loads(run("ip", "-j", "link", "show", name))
-        return told[0]["operstate"]
+    The kernel sees to both in the background, and drops what is sent before.
+    """
+
+    def is_up() -> bool:
+        told: list[dict[str, Any]] = json.loads(run("ip", "-j", "address", "show", name))
+        return told[0]["operstate"] == "UP" and "link" in [address["scope"] for address in told[0]["addr_info"]]
 
     with entered(namespace):
-        assert len(list(islice(iter(state, "UP"), _MANY))) < _MANY, f"{name} does not come up"
+        looked = len(list(islice(iter(is_up, True), _MANY)))  # noqa: FBT003 -- what it waits for
+    assert looked < _MANY, f"{name} does not come up"
 
 
 @contextmanager
