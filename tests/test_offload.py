@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import trio_dgram
 from trio_dgram import Address, Datagram, SendManyError, _kernel, _system
+from trio_dgram._system import SystemSocket
 
 from .support.families import Family
-from .support.faults import faulty_kernel
+from .support.faults import FaultySocket, faulty_kernel
 
 pytestmark = pytest.mark.skipif(not _system.detect().offload, reason="kernel: it has no UDP_GRO and UDP_SEGMENT")
 
@@ -188,6 +189,24 @@ class TestRefusals:
             await sock.send(b"single", sock.address)
             assert [datagram.data for datagram in await sock.receive_many()] == [b"single"]
             assert (sock.statistics().truncated, sock.statistics().received) == (1, 2)
+
+
+class _Shortening(FaultySocket):
+    """Says of every datagram that there was more of it."""
+
+    def recvmsg(self, *arguments: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, tuple[str, int]]:
+        data, ancillary, flags, source = SystemSocket.recvmsg(self, *arguments)
+        return data, ancillary, flags | socket.MSG_TRUNC, source
+
+
+@pytest.mark.skipif("config.getoption('--portable')", reason="kernel: the portable path has no recvmsg")
+async def test_a_datagram_that_comes_shortened_is_counted(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.faults.FaultySocket", _Shortening)
+    with faulty_kernel():
+        async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+            await sock.send(b"x", sock.address)
+            assert [datagram.data for datagram in await sock.receive_many()] == [b"x"]
+            assert (sock.statistics().truncated, sock.statistics().received) == (1, 1)
 
 
 async def test_a_datagram_that_is_too_big_is_named_and_those_before_it_are_told(udp: Family) -> None:

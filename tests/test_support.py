@@ -6,9 +6,11 @@ import os
 import sys
 
 import pytest
+import trio
 
 from .conftest import refuse_skip
 from .support.descriptors import same_descriptors
+from .support.explorer import cancel_everywhere
 from .support.programs import find_program
 
 
@@ -60,3 +62,12 @@ def test_a_descriptor_left_open_is_noticed() -> None:
         os.close(left_open.pop())
     for descriptor in left_open:
         os.close(descriptor)
+
+
+async def test_a_scenario_that_does_not_end_is_told_so() -> None:
+    async def scenario() -> None:
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+
+    with pytest.raises(AssertionError, match="in 2 schedule points"):
+        await cancel_everywhere(scenario, limit=2)

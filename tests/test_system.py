@@ -14,6 +14,7 @@ import trio_dgram
 from trio_dgram import _system
 
 from .support.families import Family
+from .support.faults import faulty_kernel
 
 
 def test_a_platform_that_is_not_known_can_do_no_more_than_the_portable_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +36,15 @@ async def test_where_a_socket_cannot_be_dissolved_it_binds_and_connects_and_says
                 sock.disconnect()
             assert caught.value.errno == errno.ENOTSUP
             assert sock.remote_address == peer.address
+
+
+async def test_where_dissolving_is_refused_the_port_is_the_one_that_the_kernel_chose(udp: Family) -> None:
+    with faulty_kernel() as faults:
+        async with trio_dgram.open_socket(udp.type) as sock:
+            assert repr(sock) == f"<trio_dgram.DatagramSocket {udp.type}, unbound>"
+            faults.set("disconnect", errno.EPERM)
+            assert (await sock.bind(0, udp.loopback)).port
+            assert faults.calls["bind"] == 1
 
 
 def test_dissolving_a_closed_socket_is_the_kernels_error() -> None:
@@ -61,7 +71,7 @@ def test_an_answer_that_means_it_was_dissolved_all_the_same_is_none(
             return -1
 
     monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(ctypes, "CDLL", Library)
+    monkeypatch.setattr(_system, "_c_library", Library)
     with _system.SystemSocket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.disconnect()
     # BSDs begin with the length.

@@ -64,9 +64,7 @@ class Family:
         return Address(_host(sockaddr), sockaddr[1])
 
     def received_address(self, sockaddr: SocketAddress) -> ReceivedAddress:
-        """Return the source of a datagram as a value."""
-        if len(sockaddr) == 2:
-            return cast("ReceivedAddress", new_tuple(ReceivedAddress, sockaddr))
+        """Return the source of a datagram over IPv6 as a value."""
         if not sockaddr[3]:
             return cast("ReceivedAddress", new_tuple(ReceivedAddress, sockaddr[:2]))
         return ScopedReceivedAddress(_host(sockaddr), sockaddr[1])

@@ -187,6 +187,7 @@ class Kernel:
                     self.truncated += 1
                     self.received += 1
                     continue
+                self.truncated += bool(flags & socket.MSG_TRUNC)
                 segments = [data[start : start + size] for start in range(0, len(data), size)] if size else [data]
                 target -= len(segments) - 1
                 if unanswerable:

@@ -152,7 +152,8 @@ class Outbox:
             except OSError as error:
                 raise SendManyError(error, position, self.sent - sent_before) from error
             budget.left = left = budget.left - 1
-            if left <= 0 or perf_counter() >= budget.deadline:
+            # After the last one there is nothing to be cancelled.
+            if (left <= 0 or perf_counter() >= budget.deadline) and position <= ends:
                 await budget.renew()
                 self._lifetime.check()
 

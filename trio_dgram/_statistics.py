@@ -24,7 +24,8 @@ class SocketStatistics:
     """Datagrams of ``received`` that were not handed out: from a blocked address, from a source that
     nobody can answer (port 0, or ``::``), or, on a connected socket, from someone else than the peer."""
     truncated: int
-    """Messages of ``received`` that could not be read whole, and were discarded."""
+    """Messages of ``received`` that could not be read whole: datagrams that came shortened, and batches whose
+    datagrams could not be told apart any more and were discarded."""
     discarded_at_close: int
     """Datagrams of ``received`` that nobody had asked for when the socket was closed."""
     receive_errors: int

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import sys
+from functools import cache
 from typing import Final
 
 import attrs
@@ -54,6 +55,11 @@ def detect() -> Capabilities:
 capabilities: Capabilities = detect()
 
 
+@cache
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 class SystemSocket(socket.socket):
     """A non-blocking datagram socket of the operating system.
 
@@ -69,7 +75,7 @@ class SystemSocket(socket.socket):
         """
         if not capabilities.dissolve:
             raise OSError(errno.ENOTSUP, "this platform cannot disconnect a datagram socket")
-        c_library = ctypes.CDLL(None, use_errno=True)
+        c_library = _c_library()
         # BSDs have a length in the first byte; AF_UNSPEC is 0 in either form.
         unspecified = struct.pack("16x") if sys.platform == "linux" else struct.pack("B15x", 16)
         if c_library.connect(self.fileno(), unspecified, len(unspecified)) == -1:

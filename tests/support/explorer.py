@@ -21,6 +21,8 @@ from .descriptors import open_descriptors
 T = TypeVar("T")
 LIMIT = 2000
 """More schedule points than a scenario is to have."""
+_LAST_STEPS = 10
+"""How often others may run until the last task of a scenario is gone, which was told to end when it did."""
 
 
 @attrs.define(eq=False)
@@ -30,11 +32,10 @@ class _Canceller(trio.abc.Instrument):
     task: trio.lowlevel.Task
     scope: trio.CancelScope
     point: int
-    outside: frozenset[trio.Nursery] = attrs.field(init=False)
+    outside: tuple[trio.Nursery, ...]
     """The nurseries that ``task`` was in before: what runs in those is not in the scope."""
 
     def __attrs_post_init__(self) -> None:
-        self.outside = frozenset(self.task.child_nurseries)
         # Before anything has begun: the scenario starts in a scope that is cancelled already.
         self._pass()
 
@@ -64,11 +65,12 @@ class _Canceller(trio.abc.Instrument):
 class _Surroundings:
     """What a scenario may not add to. A socket that was left open is among the descriptors."""
 
+    nurseries: tuple[trio.Nursery, ...]
     descriptors: dict[int, str] = attrs.field(factory=open_descriptors)
     tasks: frozenset[trio.lowlevel.Task] = attrs.field(factory=lambda: frozenset(_all_tasks()))
-    nurseries: tuple[trio.Nursery, ...] = attrs.field(
-        factory=lambda: tuple(trio.lowlevel.current_task().child_nurseries)
-    )
+
+    def new_tasks(self) -> frozenset[trio.lowlevel.Task]:
+        return frozenset(_all_tasks()) - self.tasks
 
 
 def _all_tasks() -> Generator[trio.lowlevel.Task]:
@@ -135,19 +137,24 @@ async def cancel_everywhere(
 async def _run_cancelled(
     scenario: Callable[[], Awaitable[T]], check: Callable[[T | None], Awaitable[None]] | None, point: int
 ) -> bool:
-    before = _Surroundings()
+    task = trio.lowlevel.current_task()
+    before = _Surroundings(tuple(task.child_nurseries))
     result: T | None = None
     with trio.CancelScope() as scope:
-        canceller = _Canceller(trio.lowlevel.current_task(), scope, point)
+        canceller = _Canceller(task, scope, point, before.nurseries)
         trio.lowlevel.add_instrument(canceller)
         try:
             result = await scenario()
         finally:
             trio.lowlevel.remove_instrument(canceller)
-    after = _Surroundings()
-    assert after.descriptors == before.descriptors, "descriptors were left"
-    assert after.tasks == before.tasks, "tasks were left"
-    assert after.nurseries == before.nurseries, "a nursery was left open"
+    left = open_descriptors()
+    assert left == before.descriptors, f"descriptors were left or taken: {left.items() ^ before.descriptors.items()}"
+    assert tuple(task.child_nurseries) == before.nurseries, "a nursery was left open"
+    for _ in range(_LAST_STEPS):
+        if not before.new_tasks():
+            break
+        await trio.lowlevel.checkpoint()
+    assert not before.new_tasks(), f"tasks were left: {before.new_tasks()}"
     if check is not None:
         await check(result)
     return scope.cancel_called
