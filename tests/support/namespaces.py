@@ -212,7 +212,8 @@ def wait_until_up(namespace: int, name: str) -> None:
 
     def is_up() -> bool:
         told: list[dict[str, Any]] = json.loads(run("ip", "-j", "address", "show", name))
-        return told[0]["operstate"] == "UP" and "link" in [address["scope"] for address in told[0]["addr_info"]]
+        usable = [address["scope"] for address in told[0]["addr_info"] if not address.get("tentative")]
+        return told[0]["operstate"] == "UP" and "link" in usable
 
     with entered(namespace):
         looked = len(list(islice(iter(is_up, True), _MANY)))  # noqa: FBT003 -- what it waits for
