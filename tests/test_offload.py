@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import Any
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from trio_dgram._system import SystemSocket
 
 from .support.families import Family
 from .support.faults import FaultySocket, faulty_kernel
+from .support.namespaces import Machine, entered
 
 pytestmark = pytest.mark.skipif(not _system.detect().offload, reason="kernel: it has no UDP_GRO and UDP_SEGMENT")
 
@@ -31,20 +33,46 @@ RUNS = st.lists(
 """Which of three receivers, how many bytes, how often."""
 
 
-@given(runs=RUNS, sending=st.booleans(), receiving=st.booleans(), connected=st.booleans())
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "broadcast": st.booleans(),
+        "device": st.just("lo"),
+        "dscp": st.integers(0, 63),
+        "ecn": st.integers(0, 2),
+        "multicast_interface": st.just("lo"),
+        "multicast_loopback": st.booleans(),
+        "multicast_ttl": st.integers(0, 255),
+        "receive_block_list": st.just(["192.0.2.0/24", "2001:db8::/32"]),
+        "reuse_address": st.booleans(),
+        "reuse_port": st.booleans(),
+        "send_block_list": st.just(["192.0.2.0/24", "2001:db8::/32"]),
+        "send_buffer_size": st.sampled_from([200_000, 400_000]),
+        "ttl": st.integers(1, 255),
+    },
+)
+
+
+@given(runs=RUNS, sending=st.booleans(), receiving=st.booleans(), connected=st.booleans(), options=OPTIONS)
 def test_the_same_datagrams_arrive_in_order_whatever_is_offloaded(
-    udp: Family, runs: list[tuple[int, int, int]], sending: bool, receiving: bool, connected: bool
+    udp: Family,
+    runs: list[tuple[int, int, int]],
+    sending: bool,
+    receiving: bool,
+    connected: bool,
+    options: dict[str, Any],
 ) -> None:
     async def main() -> None:
         async with trio_dgram.open_nursery() as nursery:
             receivers = [
-                nursery.create_socket(udp.type, offload=receiving, receive_buffer_size=8_000_000) for _ in range(3)
+                nursery.create_socket(udp.type, offload=receiving, receive_buffer_size=8_000_000, **options)
+                for _ in range(3)
             ]
             addresses = [await receiver.bind(0, udp.loopback) for receiver in receivers]
             for receiver in receivers:
                 with pytest.raises(trio.WouldBlock):
                     receiver.receive_nowait()
-            sender = nursery.create_socket(udp.type, offload=sending)
+            sender = nursery.create_socket(udp.type, offload=sending, **options)
             await sender.bind(0, udp.loopback)
             if connected:
                 await sender.connect(addresses[0])
@@ -217,6 +245,27 @@ async def test_a_datagram_that_is_too_big_is_named_and_those_before_it_are_told(
             await sock.send_many(datagrams)
         assert (caught.value.index, caught.value.sent, caught.value.errno) == (3, 3, errno.EMSGSIZE)
         assert len(await sock.receive_many()) == 3
+
+
+async def test_a_path_with_a_smaller_mtu_gets_its_datagrams_singly_and_whole(udp: Family, machine: Machine) -> None:
+    link = machine.link(mtu=1300)
+    with machine.entered():
+        async with trio_dgram.open_nursery() as nursery:
+            receiver = nursery.create_socket(udp.type)
+            to = await receiver.bind(0, link.there[udp.type])
+            with entered(machine.home):
+                sender = nursery.create_socket(udp.type)
+            # Segments must fit the path; a datagram that does not is fragmented (RFC 791, RFC 8200).
+            sent = [Datagram(bytes([number]) * 1400, to) for number in range(5)]
+            for _ in range(2):
+                await sender.send_many(sent)
+                got = [(await receiver.receive()).data for _ in sent]
+                assert got == [datagram.data for datagram in sent]
+            assert (sender.statistics().sent, sender.statistics().segmented_sends) == (10, 0)
+            await sender.send_many([Datagram(b"x" * 1000, to)] * 5)
+            assert [len((await receiver.receive()).data) for _ in range(5)] == [1000] * 5
+            assert sender.statistics().segmented_sends == int(_system.capabilities.offload)
+            nursery.cancel_scope.cancel()
 
 
 async def test_interleaved_destinations_each_get_theirs_in_order(udp: Family) -> None:

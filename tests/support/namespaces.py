@@ -161,7 +161,8 @@ class Machine:
     """Another machine, which the test's own is linked to."""
 
     namespace: int
-    _home: int
+    home: int
+    """The namespace that it is linked to."""
 
     @contextmanager
     def entered(self) -> Generator[None]:
@@ -179,15 +180,15 @@ class Machine:
         """
         link = Link(number)
         name, peer = link.name, link.peer_name
-        with entered(self._home):
+        with entered(self.home):
             ip(
                 f"link add {name} mtu {mtu} address {link.mac} type veth"
                 f" peer name {peer} mtu {mtu} address {link.peer_mac} netns /proc/{os.getpid()}/fd/{self.namespace}"
             )
         _set_up(self.namespace, peer, link, 2, link.mac, up=True)
-        _set_up(self._home, name, link, 1, link.peer_mac, up=up)
+        _set_up(self.home, name, link, 1, link.peer_mac, up=up)
         if up:
-            wait_until_up(self._home, name)
+            wait_until_up(self.home, name)
             wait_until_up(self.namespace, peer)
         return link
 
