@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterable
 from typing import Any, TypedDict
@@ -135,5 +136,8 @@ def _make_socket(family: Family) -> SystemSocket:
         sock.settimeout(0)
         return sock
     made: Any = factory.socket(family.family, socket.SOCK_DGRAM, 0)
+    if not hasattr(made, "kernel_socket"):
+        made.close()
+        raise OSError(errno.ENOTSUP, "the sockets of the custom socket factory have no kernel_socket method to run on")
     kernel_socket: SystemSocket = made.kernel_socket()
     return kernel_socket
