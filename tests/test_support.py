@@ -66,8 +66,29 @@ def test_a_descriptor_left_open_is_noticed() -> None:
 
 async def test_a_scenario_that_does_not_end_is_told_so() -> None:
     async def scenario() -> None:
-        for _ in range(3):
+        while True:
             await trio.lowlevel.checkpoint()
 
     with pytest.raises(AssertionError, match="in 2 schedule points"):
         await cancel_everywhere(scenario, limit=2)
+
+
+async def test_what_a_scenario_raises_names_the_schedule_point() -> None:
+    async def scenario() -> None:
+        await trio.lowlevel.checkpoint()
+        raise ValueError("its own")
+
+    with pytest.raises(ValueError, match="its own") as caught:
+        await cancel_everywhere(scenario)
+    assert "schedule point" in caught.value.__notes__[0]
+
+
+async def test_a_task_that_a_scenario_leaves_is_found() -> None:
+    async with trio.open_nursery() as outside:
+
+        async def scenario() -> None:
+            outside.start_soon(trio.sleep_forever)
+
+        with pytest.raises(AssertionError, match="tasks were left"):
+            await cancel_everywhere(scenario)
+        outside.cancel_scope.cancel()
