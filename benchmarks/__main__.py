@@ -1,148 +1,188 @@
-"""Run the benchmarks: ``python -m benchmarks --help``."""
+"""Measure trio_dgram beside what else a user would take, on this machine, in one run of interleaved rounds."""
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
+import importlib.metadata
 import json
 import platform
-import statistics
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import attrs
 
-from benchmarks.cases import CASES, IDLE_LIMIT, OURS, PEERS, Case
-from benchmarks.comparing import ratio
+from benchmarks.cases import CASES, OURS, PEERS, Case, Row
 from benchmarks.measuring import Figure, Measuring
-from benchmarks.programs import HERE, compile_c, cores, missing
+from benchmarks.programs import (
+    HERE,
+    CompilerError,
+    ProgramError,
+    allow_many_sockets,
+    compile_c,
+    cores,
+    missing,
+)
+from benchmarks.report import Line, sum_up, table
 
-SCALES = {"peers": (1, 100, 10_000), "sockets": (1, 100, 1_000)}
-
-Rounds = dict[str, dict[str, list[Figure]]]
+QUICK: Final = Measuring(None, warm_up=0.05, seconds=0.1)
+WARM_UP: Final = 0.3
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round of everything, to see that it runs")
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round of everything, only to see that it runs")
     parser.add_argument("--case", action="append", choices=list(CASES), help="only this case; may be repeated")
     parser.add_argument("--peer", action="append", choices=list(PEERS), help="only this peer; may be repeated")
     parser.add_argument("--rounds", type=int, default=9, help="how many interleaved rounds (default: 9)")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long one measurement takes (default: 1)")
-    parser.add_argument("--output", type=Path, help="where to write the JSON and SVG (default: benchmarks/results)")
-    parsed = parser.parse_args(arguments)
-    if parsed.quick:
-        parsed.rounds, parsed.seconds = 1, 0.1
-    return parsed
-
-
-def choose_peers(case: Case, wanted: Sequence[str] | None, c_missing: str, left_out: dict[str, str]) -> list[str]:
-    """Return the peers of ``case`` that are wanted and here; note the others in ``left_out``."""
-    chosen = [OURS]
-    for name in case.peers:
-        if name in PEERS and (wanted is None or name in wanted):
-            needs = PEERS[name].needs
-            reason = c_missing if "cc" in needs else missing(needs)
-            if reason:
-                left_out[name] = reason
-            else:
-                chosen.append(name)
-    return chosen
-
-
-def run_case(case: Case, peers: Sequence[str], measuring: Measuring, rounds: Rounds) -> None:
-    """Add one round of ``case`` to ``rounds``."""
-    figures = rounds.setdefault(case.name, {})
-    if case.name == "scaling":
-        for kind, counts in SCALES.items():
-            for count in counts:
-                figures.setdefault(f"{count:,} {kind}", []).append(measuring.scale(kind, count))
-    elif case.name == "idle sockets":
-        figures.setdefault(OURS, []).append(measuring.idle())
-    else:
-        for name in peers:
-            figures.setdefault(name, []).append(measuring.measure(case, PEERS[name]))
-        if "our echo" in case.peers:
-            figures.setdefault("our echo", []).append(measuring.measure(CASES["echo"], PEERS[OURS]))
-
-
-def show(case: Case, figures: dict[str, list[Figure]]) -> list[dict[str, object]]:
-    """Print the table of one case and return its rows."""
-    print(f"\n{case.name} ({case.unit})")
-    print(f"  {'':22}{'median':>12}{'spread':>23}{'lost':>8}  {'ours / theirs':24}{'bar':>6}")
-    rows: list[dict[str, object]] = []
-    for name, measured in figures.items():
-        values = sorted(figure.value for figure in measured)
-        median, lost = statistics.median(values), statistics.median(figure.lost for figure in measured)
-        row: dict[str, object] = {"peer": name, "median": median, "rounds": [attrs.asdict(f) for f in measured]}
-        line = f"  {name:22}{median:12,.1f}{f'{values[0]:,.1f} .. {values[-1]:,.1f}':>23}{lost:8.2%}"
-        bar = case.peers.get(name)
-        if name in case.peers and OURS in figures:
-            compared = ratio([f.value for f in figures[OURS]], [f.value for f in measured])
-            row["ratio"] = attrs.asdict(compared)
-            line += f"  {f'{compared.median:.2f} ({compared.low:.2f} .. {compared.high:.2f})':24}"
-            if bar is not None:
-                met = compared.reaches(bar, higher_is_better=case.higher_is_better)
-                row |= {"bar": bar, "met": met}
-                line += f"{bar:6} {'met' if met else 'MISSED'}"
-        elif case.name == "idle sockets":
-            row |= {"bar": IDLE_LIMIT, "met": median <= IDLE_LIMIT}
-            line += f"  {'at most':24}{IDLE_LIMIT:6} {'met' if median <= IDLE_LIMIT else 'MISSED'}"
-        print(line)
-        rows.append(row)
-    return rows
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Measure, print, write."""
-    options = parse(arguments)
-    c, c_missing = compile_c()
-    if c is None:
-        print(f"left out: every case but idle sockets: the load is written in C, and {c_missing}")
-        options.case = ["idle sockets"]
-    names = options.case or list(CASES)
-    measuring = Measuring(c or HERE, options.seconds)
-    left_out: dict[str, str] = {}
-    peers = {name: choose_peers(CASES[name], options.peer, c_missing, left_out) for name in names}
-    for name, reason in left_out.items():
-        print(f"left out: {name}: {reason}")
-    server, load = cores()
-    if server == load:
-        print("the server and the load share a core here: the ratios are not comparable")
-    rounds: Rounds = {}
-    for number in range(options.rounds):
-        for name in names:
-            print(f"\rround {number + 1} of {options.rounds}: {name:45}", end="", file=sys.stderr, flush=True)
-            run_case(CASES[name], peers[name], measuring, rounds)
-    print(file=sys.stderr)
-    rows = {name: show(CASES[name], rounds[name]) for name in names}
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="the folder for <date>.json and <date>.svg (default: benchmarks/results for a whole run, else none)",
+    )
+    parser.add_argument("--chart", type=Path, help="draw the chart into this SVG file too")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or not 0 < options.seconds <= 60:
+        parser.error("--rounds is at least 1, --seconds more than 0 and at most 60")
     if options.quick:
-        return
-    folder: Path = options.output or HERE / "results"
-    folder.mkdir(parents=True, exist_ok=True)
+        options.rounds = 1
+    elif options.output is None and options.case is None and options.peer is None:
+        options.output = HERE / "results"
+    return options
+
+
+@attrs.frozen
+class Run:
+    """What is to be measured, what has been, and what is left out."""
+
+    rows: dict[str, list[Row]]
+    """By case."""
+    left_out: dict[str, str]
+    """Peers, cases or a peer at a case, with the reason."""
+    measured: dict[str, dict[str, list[Figure]]] = attrs.field(factory=dict)
+    """The figures of all rounds, by case and row."""
+
+    def round(self, measuring: Measuring, announce: Callable[[str], None]) -> None:
+        """Measure every row once."""
+        for case, rows in self.rows.items():
+            for row in tuple(rows):
+                announce(f"{case}: {row.name}")
+                try:
+                    figure = measuring.measure(row)
+                except ProgramError as error:
+                    # Only rows with all rounds can be compared, so what it gave before does not count.
+                    rows.remove(row)
+                    self.measured.get(case, {}).pop(row.name, None)
+                    self.left_out[f"{row.name} at {case}"] = str(error)
+                else:
+                    self.measured.setdefault(case, {}).setdefault(row.name, []).append(figure)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of ours failed."""
+        return not any(f"{case.rows[0].name} at {case.name}" in self.left_out for case in CASES.values())
+
+
+def plan(cases: Sequence[Case], wanted: Sequence[str] | None, without_c: str) -> Run:
+    """Choose the rows that are wanted and can be measured here; ``without_c`` tells why there are no C programs."""
+    run = Run({}, {})
+    for case in cases:
+        if without_c and case.rows[0].needs_c:
+            run.left_out[case.name] = f"its load is written in C, and {without_c}"
+            continue
+        run.rows[case.name] = []
+        for row in case.rows:
+            name = row.peer.name
+            if name != OURS and wanted is not None and name not in wanted:
+                continue
+            reason = without_c if row.needs_c and without_c else missing(row.peer.needs)
+            if reason:
+                run.left_out[name] = reason
+            else:
+                run.rows[case.name].append(row)
+    return run
+
+
+def progress(number: int, rounds: int, text: str) -> None:
+    """Show where we are, to someone who looks on."""
+    if sys.stderr.isatty():
+        print(f"\r{f'round {number} of {rounds}: {text}':78.78}", end="", file=sys.stderr, flush=True)
+
+
+def version(distribution: str) -> str | None:
+    """Return which version of a distribution is installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def write(folder: Path, about: Mapping[str, object], summary: Mapping[str, Sequence[Line]], chart: Path | None) -> None:
+    """Write the figures as JSON, and the chart."""
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
-    about = {
-        "date": today,
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-        "left out": left_out,
+    folder.mkdir(parents=True, exist_ok=True)
+    cases = {
+        name: {"unit": CASES[name].unit, "rows": [attrs.asdict(line) for line in lines]}
+        for name, lines in summary.items()
     }
-    (folder / f"{today}.json").write_text(json.dumps({"about": about, "cases": rows}, indent=1) + "\n")
+    document = {"about": {"date": today, **about}, "cases": cases}
+    (folder / f"{today}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {folder / today}.json")
     try:
         from benchmarks.chart import draw  # noqa: PLC0415 -- the one place that needs matplotlib
     except ImportError as error:
         print(f"no chart: {error}")
         return
-    draw(
-        {name: {peer: [f.value for f in figures] for peer, figures in case.items()} for name, case in rounds.items()},
-        folder / f"{today}.svg",
-    )
-    print(f"\nwritten: {folder / today}.json and .svg")
+    for path in filter(None, (folder / f"{today}.svg", chart)):
+        draw(summary, path)
+        print(f"drawn: {path}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print, write; return the exit status."""
+    options = parse(arguments)
+    allow_many_sockets()
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as temporary:
+        folder = Path(temporary)
+        without_c = ""
+        try:
+            compile_c(folder)
+        except CompilerError as error:
+            without_c = str(error)
+        c = None if without_c else folder
+        measuring = attrs.evolve(QUICK, c=c) if options.quick else Measuring(c, WARM_UP, options.seconds)
+        run = plan([CASES[name] for name in options.case or CASES], options.peer, without_c)
+        server, load = cores()
+        if server == load:
+            print("The programs and their load share a core here, so the ratios do not say much.")
+        for number in range(1, options.rounds + 1):
+            run.round(measuring, partial(progress, number, options.rounds))
+        summary = {
+            name: sum_up(CASES[name], figures, judge=not options.quick) for name, figures in run.measured.items()
+        }
+        for name, lines in summary.items():
+            print(*table(CASES[name], lines), sep="\n", end="\n\n")
+        for name, reason in run.left_out.items():
+            print(f"left out: {name}: {reason}")
+        about = {
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+            "versions": {name: version(name) for name in ("trio_dgram", "trio", "anyio", "uvloop")},
+            "rounds": options.rounds,
+            "seconds": measuring.seconds,
+            "one core": server == load,
+            "left out": run.left_out,
+        }
+        if options.output or options.chart or options.quick:
+            write(options.output or folder, about, summary, options.chart)
+    return 0 if run.complete else 1
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

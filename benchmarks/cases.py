@@ -1,10 +1,10 @@
-"""The cases and the peers, as data; what is measured is in ``measuring``."""
+"""The cases and the peers, as data; how they are measured is in ``measuring``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 
@@ -15,11 +15,14 @@ OURS: Final = "trio_dgram"
 
 @attrs.frozen
 class Peer:
-    """A program that does the same work in another way."""
+    """A program that does the same work in its own way."""
 
     name: str
     command: tuple[str, ...]
+    """``{c}`` stands for the folder of the C programs."""
     needs: tuple[str, ...] = ()
+    """What has to be installed, as ``missing`` takes it."""
+    in_c: bool = False
 
 
 def _python(name: str, *arguments: str) -> tuple[str, ...]:
@@ -36,10 +39,60 @@ PEERS: Final = {
         Peer("uvloop", _python("asyncio_protocol", "uvloop"), ("python:uvloop",)),
         Peer("Node", ("node", str(HERE / "peers" / "node.js")), ("node",)),
         Peer("blocking Python", _python("blocking")),
-        Peer("blocking C", ("{c}/echo", "blocking"), ("cc",)),
-        Peer("C with offloads", ("{c}/echo", "offload"), ("cc",)),
+        Peer("blocking C", ("{c}/peer", "blocking"), in_c=True),
+        Peer("C with offloads", ("{c}/peer", "offload"), in_c=True),
     )
 }
+
+
+@attrs.frozen
+class Echo:
+    """A server sends back what ``sockets`` clients send, each with ``outstanding`` datagrams under way."""
+
+    sockets: int = 16
+    outstanding: int = 4
+    size: int = 64
+    sources: int = 1
+    """From how many addresses the datagrams come, in turn."""
+    figure: Literal["answers a second", "us of a round trip", "us for each"] = "answers a second"
+
+
+@attrs.frozen
+class Flood:
+    """A server counts what it can take of 1200 byte datagrams sent without a pause."""
+
+    sender: str = "offload"
+    """How the C program sends them."""
+
+
+@attrs.frozen
+class Bulk:
+    """A client sends 1200 byte datagrams to one address as fast as it can."""
+
+
+@attrs.frozen
+class Idle:
+    """Sockets are open and bound, and nothing comes; their Python heap is what counts."""
+
+
+Work = Echo | Flood | Bulk | Idle
+
+
+@attrs.frozen
+class Row:
+    """One line of a case's table: a peer, what it is told to do, and what is done to it."""
+
+    name: str
+    peer: Peer
+    arguments: tuple[str, ...]
+    work: Work
+    bar: float | None = None
+    """What the first row's figure divided by this one's is to reach, if we want that."""
+
+    @property
+    def needs_c(self) -> bool:
+        """Whether there is nothing to measure without the C programs."""
+        return self.peer.in_c or not isinstance(self.work, Bulk | Idle)
 
 
 @attrs.frozen(kw_only=True)
@@ -48,28 +101,31 @@ class Case:
 
     name: str
     unit: str
-    peers: Mapping[str, float | None]
-    """The peers by name, each with the ratio ours/theirs that we want to reach, if there is one."""
-    arguments: tuple[str, ...]
-    """What the programs are called with."""
-    ours: tuple[str, ...] | None = None
-    """What ours is called with, if that is something else."""
+    rows: tuple[Row, ...]
+    """The first is what the others are compared with."""
     higher_is_better: bool = True
-    seconds: float = 1.0
-    """How long one measurement takes."""
+    growth: bool = False
+    """The rows are steps of something that grows: show what each is to the first, and not the first to each."""
+    at_most: float | None = None
+    """What the first row's figure may be."""
 
 
-LOAD: Final = {"echo": (16, 4, 64, 1), "ping-pong": (1, 1, 64, 1), "many peers": (16, 4, 64, 10_000)}
-"""Sockets, datagrams under way on each, bytes, source addresses."""
+def _beside(work: Work, told: str, bars: Mapping[str, float | None], *, ours: str = "") -> tuple[Row, ...]:
+    """Return the row that is ours and those of the peers in ``bars``, all told the same unless ``ours`` says else."""
+    first = Row(OURS, PEERS[OURS], (ours or told,), work)
+    return (first, *(Row(name, PEERS[name], (told,), work, bar) for name, bar in bars.items()))
 
-CASES: Final = {
-    case.name: case
-    for case in (
-        Case(
-            name="echo",
-            unit="echoes/s",
-            arguments=("echo",),
-            peers={
+
+COST: Final = "us for each"
+
+_CASES: Final = (
+    Case(
+        name="echo",
+        unit="echoes/s",
+        rows=_beside(
+            Echo(),
+            "echo",
+            {
                 "trio.socket": 2.8,
                 "anyio on Trio": None,
                 "asyncio": 4.0,
@@ -80,43 +136,113 @@ CASES: Final = {
                 "C with offloads": None,
             },
         ),
-        Case(
-            name="batched echo",
-            unit="echoes/s",
-            arguments=("echo",),
-            ours=("batched",),
-            peers={"uvloop": 1.0, "blocking Python": 1.0},
+    ),
+    Case(
+        name="batched echo",
+        unit="echoes/s",
+        rows=_beside(
+            Echo(),
+            "echo",
+            {"uvloop": 1.0, "blocking Python": 1.0, "C with offloads": None},
+            ours="batched",
         ),
-        Case(
-            name="ping-pong",
-            unit="us",
-            arguments=("echo",),
-            peers={"trio.socket": 1.05, "asyncio": None, "uvloop": None, "Node": None},
-            higher_is_better=False,
+    ),
+    Case(
+        name="ping-pong",
+        unit="us, median",
+        rows=_beside(
+            Echo(sockets=1, outstanding=1, figure="us of a round trip"),
+            "echo",
+            {
+                "trio.socket": 1.05,
+                "anyio on Trio": None,
+                "asyncio": None,
+                "uvloop": None,
+                "Node": None,
+                "blocking Python": None,
+                "blocking C": None,
+            },
         ),
-        Case(
-            name="receive flood",
-            unit="datagrams/s",
-            arguments=("flood", "{seconds}"),
-            peers={"asyncio": 15.0, "uvloop": 1.5, "Node": 2.5, "trio.socket": None},
+        higher_is_better=False,
+    ),
+    Case(
+        name="receive flood",
+        unit="datagrams/s",
+        rows=_beside(
+            Flood(),
+            "flood",
+            {
+                "trio.socket": None,
+                "anyio on Trio": None,
+                "asyncio": 15.0,
+                "uvloop": 1.5,
+                "Node": 2.5,
+                "blocking Python": None,
+                "C with offloads": None,
+            },
         ),
-        Case(
-            name="receive flood, sender without offload",
-            unit="datagrams/s",
-            arguments=("flood", "{seconds}"),
-            peers={"asyncio": 5.0, "uvloop": 0.9, "Node": None, "trio.socket": None},
+    ),
+    Case(
+        name="receive flood, sender without offload",
+        unit="datagrams/s",
+        rows=_beside(
+            Flood(sender="blocking"),
+            "flood",
+            {
+                "trio.socket": None,
+                "anyio on Trio": None,
+                "asyncio": 5.0,
+                "uvloop": 0.9,
+                "Node": None,
+                "blocking Python": None,
+                "blocking C": None,
+            },
         ),
-        Case(
-            name="bulk send",
-            unit="datagrams/s",
-            arguments=("bulk", "{port}", "{seconds}"),
-            peers={"blocking Python": 8.0, "Node": 4.0},
+    ),
+    Case(
+        name="bulk send",
+        unit="datagrams/s",
+        rows=_beside(
+            Bulk(),
+            "bulk",
+            {"blocking Python": 8.0, "Node": 4.0, "blocking C": None, "C with offloads": None},
         ),
-        Case(name="many peers", unit="echoes/s", arguments=("echo",), peers={"our echo": 0.9}),
-        Case(name="idle sockets", unit="bytes each", arguments=("idle", "1000"), peers={}, higher_is_better=False),
-        Case(name="scaling", unit="us per datagram", arguments=(), peers={}, higher_is_better=False),
-    )
-}
-
-IDLE_LIMIT: Final = 4096
-"""Bytes of Python heap that an idle socket may cost."""
+    ),
+    Case(
+        name="many peers",
+        unit="echoes/s",
+        rows=(
+            Row("from 10,000 addresses", PEERS[OURS], ("echo",), Echo(sources=10_000)),
+            Row("our own echo", PEERS[OURS], ("echo",), Echo(), bar=0.9),
+        ),
+    ),
+    Case(
+        name="idle sockets",
+        unit="bytes of Python heap each",
+        rows=(Row("1,000 in one nursery", PEERS[OURS], ("idle", "1000"), Idle()),),
+        higher_is_better=False,
+        at_most=4096,
+    ),
+    Case(
+        name="peers, growing",
+        unit="us per datagram",
+        rows=(
+            Row("1 peer", PEERS[OURS], ("echo",), Echo(sockets=1, outstanding=64, figure=COST)),
+            Row("100 peers", PEERS[OURS], ("echo",), Echo(sources=100, figure=COST)),
+            Row("10,000 peers", PEERS[OURS], ("echo",), Echo(sources=10_000, figure=COST)),
+        ),
+        higher_is_better=False,
+        growth=True,
+    ),
+    Case(
+        name="sockets, growing",
+        unit="us per datagram",
+        rows=tuple(
+            Row(f"{count:,} socket{'s'[: count - 1]}", PEERS[OURS], ("sockets", str(count)), Echo(figure=COST))
+            for count in (1, 100, 1_000)
+        ),
+        higher_is_better=False,
+        growth=True,
+    ),
+)
+CASES: Final = {case.name: case for case in _CASES}

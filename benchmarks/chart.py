@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.cases import CASES, OURS
+from benchmarks.cases import CASES, PEERS, Case
+from benchmarks.report import Line
 
-Rounds = Mapping[str, Mapping[str, Sequence[float]]]
-"""The figures of all rounds, by case and peer."""
+OURS: Final = "#0b7285"
+OTHERS: Final = "#adb5bd"
 
 
-def draw(rounds: Rounds, path: Path) -> None:
-    """Draw every case that has peers, ours marked, and write it to ``path`` as SVG."""
-    shown = [name for name in CASES if len(rounds.get(name, ())) > 1]
-    figure = Figure(figsize=(9, 0.6 + sum(0.55 + 0.28 * len(rounds[name]) for name in shown)), layout="constrained")
-    heights = [len(rounds[name]) + 1.5 for name in shown]
+def _label(case: Case, line: Line) -> str:
+    digits = 0 if line.median >= 1000 else 1
+    label = f"{line.median:,.{digits}f}"
+    if line.ratio is None:
+        return label
+    # How this one compares with the first, whichever way the table has it.
+    times = line.ratio.median if case.growth else 1 / line.ratio.median
+    return f"{label} ({times:.2f} x)"
+
+
+def draw(summary: Mapping[str, Sequence[Line]], path: Path) -> None:
+    """Draw every case with more than one row, with the spread of its rounds, and write it to ``path`` as SVG."""
+    shown = {name: lines for name, lines in summary.items() if len(lines) > 1}
+    if not shown:
+        return
+    rows = sum(map(len, shown.values()))
+    figure = Figure(figsize=(9, 0.3 * rows + 0.75 * len(shown)), layout="constrained")
+    heights = [len(lines) + 1 for lines in shown.values()]
     axes = figure.subplots(len(shown), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
-    for name, axis in zip(shown, axes[:, 0], strict=True):
-        better = CASES[name].higher_is_better
-        bars = sorted(
-            ((statistics.median(figures), peer) for peer, figures in rounds[name].items()), reverse=not better
+    for (name, lines), axis in zip(shown.items(), axes[:, 0], strict=True):
+        case = CASES[name]
+        ordered = lines if case.growth else sorted(lines, key=lambda line: line.median, reverse=case.higher_is_better)
+        medians = [line.median for line in ordered]
+        spread = [
+            [line.median - line.low for line in ordered],
+            [line.high - line.median for line in ordered],
+        ]
+        drawn = axis.barh(
+            [line.name for line in ordered],
+            medians,
+            xerr=spread,
+            color=[OURS if line.name == case.rows[0].name or line.name not in PEERS else OTHERS for line in ordered],
+            error_kw={"ecolor": "#495057", "linewidth": 0.8},
         )
-        values = [value for value, _ in bars]
-        colours = ["#0b7285" if peer == OURS else "#adb5bd" for _, peer in bars]
-        drawn = axis.barh([peer for _, peer in bars], values, color=colours)
-        axis.bar_label(
-            drawn, labels=[f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in values], padding=3
-        )
-        axis.set_title(
-            f"{name} ({CASES[name].unit}, {'more' if better else 'less'} is better)", loc="left", fontsize=10
-        )
+        axis.bar_label(drawn, labels=[_label(case, line) for line in ordered], padding=4, fontsize=8)
+        better = "more" if case.higher_is_better else "less"
+        axis.set_title(f"{name} ({case.unit}; {better} is better)", loc="left", fontsize=10)
+        axis.tick_params(axis="y", labelsize=9, length=0)
         axis.invert_yaxis()
-        axis.margins(x=0.15)
+        axis.set_xlim(0, max(line.high for line in ordered) * 1.25)
         axis.xaxis.set_visible(False)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
-    # Without the date, so that the same figures draw the same file.
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Neither a date nor random names, so that the same figures draw the same file.
+    with mpl.rc_context({"svg.hashsalt": "benchmarks", "font.family": "DejaVu Sans"}):
+        figure.savefig(path, format="svg", metadata={"Date": None})

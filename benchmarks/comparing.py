@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Sequence
+from typing import Final
 
 import attrs
 
-RESAMPLES = 2000
+RESAMPLES: Final = 10_000
+SURE: Final = 0.95
 
 
 @attrs.frozen
@@ -30,4 +32,5 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     # The same figures give the same interval.
     chance = random.Random(0)
     medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
-    return Ratio(statistics.median(ratios), medians[int(RESAMPLES * 0.025)], medians[int(RESAMPLES * 0.975)])
+    outside = round(RESAMPLES * (1 - SURE) / 2)
+    return Ratio(statistics.median(ratios), medians[outside], medians[-1 - outside])

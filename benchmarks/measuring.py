@@ -1,17 +1,18 @@
-"""Measuring one program at one case: the server alone on its core, the load on the other."""
+"""Measuring one program at one kind of work: the program alone on its core, the load on the other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import attrs
 
-from benchmarks.cases import CASES, LOAD, OURS, PEERS, Case, Peer
-from benchmarks.programs import cores, first_line, running
+from benchmarks.cases import PEERS, Bulk, Echo, Flood, Row
+from benchmarks.programs import ProgramError, cores, running
 
-WARM_UP = 0.1
-SEGMENTS = 54
+STARTING: Final = 10.0
+"""How many seconds a program may take to start before what serves it ends by itself."""
 
 
 @attrs.frozen
@@ -27,64 +28,64 @@ class Figure:
 class Measuring:
     """How long, and with which C programs."""
 
-    c: Path
+    c: Path | None
+    warm_up: float
     seconds: float
 
-    def measure(self, case: Case, peer: Peer) -> Figure:
-        """Measure ``peer`` at ``case`` once."""
-        arguments = case.ours if case.ours is not None and peer.name == OURS else case.arguments
-        match case.name:
-            case "bulk send":
-                return self._bulk_send(peer, arguments)
-            case "receive flood":
-                return self._flood(peer, arguments, SEGMENTS)
-            case "receive flood, sender without offload":
-                return self._flood(peer, arguments, 1)
-            case "ping-pong":
-                return self._load(peer, arguments, LOAD["ping-pong"], latency=True)
-            case name:
-                return self._load(peer, arguments, LOAD.get(name, LOAD["echo"]))
+    def measure(self, row: Row) -> Figure:
+        """Measure one row of a case once."""
+        match row.work:
+            case Echo() as work:
+                return self._echo(row, work)
+            case Flood(sender):
+                return self._flood(row, sender)
+            case Bulk():
+                return self._bulk(row)
+            case _:
+                with running(self._command(row.peer.command, *row.arguments), cores()[0], self.seconds) as program:
+                    return Figure(*program.numbers())
 
-    def scale(self, kind: str, count: int) -> Figure:
-        """Measure what a datagram costs us, in microseconds, with ``count`` peers or sockets."""
-        arguments = ("sockets", str(count)) if kind == "sockets" else ("echo",)
-        figure = self._load(PEERS[OURS], arguments, (16, 4, 64, count))
-        return Figure(1e6 / figure.value, figure.lost)
+    def _command(self, command: Sequence[str], *arguments: object) -> list[str]:
+        return [*(part.format(c=self.c) for part in command), *map(str, arguments)]
 
-    def idle(self) -> Figure:
-        """Measure what an idle socket costs, in bytes of Python heap."""
-        with running(self._command(PEERS[OURS], CASES["idle sockets"].arguments), cores()[0]) as server:
-            return Figure(float(first_line(server)))
-
-    def _command(self, peer: Peer, arguments: Sequence[str], **values: object) -> list[str]:
-        filled = [argument.format(seconds=self.seconds, **values) for argument in arguments]
-        parts = [part.format(c=self.c) for part in peer.command]
-        # The C server's echo has its own names for how it is done.
-        return parts if arguments == ("echo",) and "cc" in peer.needs else [*parts, *filled]
-
-    def _load(
-        self, peer: Peer, arguments: Sequence[str], load: tuple[int, int, int, int], *, latency: bool = False
-    ) -> Figure:
+    def _echo(self, row: Row, work: Echo) -> Figure:
         server_core, load_core = cores()
-        with running(self._command(peer, arguments), server_core) as server:
-            command = [str(self.c / "load"), first_line(server), str(WARM_UP), str(self.seconds), *map(str, load)]
-            with running(command, load_core) as generator:
-                answers, seconds, lost, median, _ = map(float, first_line(generator).split())
-        return Figure(median if latency else answers / seconds, lost / max(1.0, answers + lost))
+        lasts = self.warm_up + self.seconds
+        with running(self._command(row.peer.command, *row.arguments), server_core, lasts) as server:
+            load = (work.sockets, work.outstanding, work.size, work.sources)
+            command = self._command(("{c}/load", server.line()), self.warm_up, self.seconds, *load)
+            with running(command, load_core, lasts) as generator:
+                answers, seconds, lost, median, _ = generator.numbers()
+        if not answers:
+            raise ProgramError("it answered nothing")
+        figures = {
+            "answers a second": answers / seconds,
+            "us of a round trip": median,
+            "us for each": 1e6 * seconds / answers,
+        }
+        return Figure(figures[work.figure], lost / (answers + lost))
 
-    def _flood(self, peer: Peer, arguments: Sequence[str], segments: int) -> Figure:
+    def _flood(self, row: Row, sender: str) -> Figure:
         server_core, load_core = cores()
-        with running(self._command(peer, arguments), server_core) as server:
-            # Long enough for the server to begin, and to end its own count under load.
-            command = [str(self.c / "flood"), first_line(server), str(self.seconds + 10), "1200", str(segments)]
-            with running(command, load_core):
-                count, seconds = map(float, first_line(server).split())
-        return Figure(count / seconds)
+        lasts = self.warm_up + self.seconds
+        command = self._command(row.peer.command, *row.arguments, self.warm_up, self.seconds)
+        with running(command, server_core, lasts) as server:
+            port = server.line()
+            # It ends as soon as the server is gone.
+            command = self._command(("{c}/peer", sender, "bulk", port), 0, lasts + STARTING)
+            with running(command, load_core, lasts + STARTING) as flood:
+                count, seconds = server.numbers()
+                sent, sending = flood.numbers()
+        received, offered = count / seconds, sent / sending
+        return Figure(received, max(0.0, 1 - received / offered))
 
-    def _bulk_send(self, peer: Peer, arguments: Sequence[str]) -> Figure:
+    def _bulk(self, row: Row) -> Figure:
         server_core, load_core = cores()
-        with running([str(self.c / "echo"), "flood", str(self.seconds + 10)], load_core) as sink:
-            command = self._command(peer, arguments, port=first_line(sink))
-            with running(command, server_core) as sender:
-                count, seconds = map(float, first_line(sender).split())
+        lasts = self.warm_up + self.seconds
+        sink = ("{c}/peer", "offload") if self.c else PEERS["blocking Python"].command
+        command = self._command(sink, "flood", 0, lasts + STARTING)
+        with running(command, load_core, lasts + STARTING) as receiver:
+            command = self._command(row.peer.command, *row.arguments, receiver.line(), self.warm_up, self.seconds)
+            with running(command, server_core, lasts) as sender:
+                count, seconds = sender.numbers()
         return Figure(count / seconds)

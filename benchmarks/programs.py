@@ -4,32 +4,49 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Final
 
-HERE = Path(__file__).parent
-C_PROGRAMS = ("load", "flood", "echo")
+import attrs
+
+HERE: Final = Path(__file__).parent
+C_PROGRAMS: Final = ("load", "peer")
+LIMIT: Final = 30
+"""How many seconds longer than it measures a program may live, before it counts as hanging."""
 
 
-def compile_c() -> tuple[Path | None, str]:
-    """Compile the C programs; return where they are, or why they are not."""
+class CompilerError(Exception):
+    """The C programs cannot be made here; says why."""
+
+
+class ProgramError(Exception):
+    """A program did not do what it was started for; says why."""
+
+
+def compile_c(folder: Path) -> None:
+    """Compile the C programs into ``folder``."""
+    if sys.platform != "linux":
+        raise CompilerError("the C programs are written for Linux")
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        return None, "no C compiler (cc, gcc, clang) is installed"
-    if sys.platform != "linux":
-        return None, "the C programs are written for Linux"
-    folder = Path(tempfile.mkdtemp(prefix="trio_dgram-benchmarks-"))
+        raise CompilerError("no C compiler (cc, gcc, clang) is installed")
     for name in C_PROGRAMS:
-        command = [compiler, "-O2", "-o", str(folder / name), str(HERE / "c" / f"{name}.c")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        source, program = HERE / "c" / f"{name}.c", folder / name
+        command = [*shlex.split(compiler), "-std=gnu11", "-O2", "-o", str(program), str(source)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise CompilerError(f"{compiler}: {error.strerror}") from None
         if done.returncode:
-            return None, f"{name}.c does not compile: {done.stderr.strip()}"
-    return folder, ""
+            raise CompilerError(f"{name}.c does not compile: {done.stderr.strip()}")
 
 
 def missing(needs: Sequence[str]) -> str:
@@ -42,34 +59,67 @@ def missing(needs: Sequence[str]) -> str:
     return ""
 
 
-def cores() -> tuple[set[int], set[int]]:
-    """Return the core for the server and the one for the load; the same where there is only one."""
-    if not hasattr(os, "sched_getaffinity"):
-        return set(), set()
+def cores() -> tuple[str, str]:
+    """Return the core for the server and the one for the load: the same if there is one, none if they are not ours
+    to choose."""
+    if sys.platform == "win32" or not hasattr(os, "sched_getaffinity"):
+        return "", ""
     available = sorted(os.sched_getaffinity(0))
-    return {available[0]}, {available[-1]}
+    return str(available[0]), str(available[-1])
+
+
+def allow_many_sockets() -> None:
+    """Raise the limit of open files, which the programs inherit, as far as it may be."""
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 -- Windows has none
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@attrs.frozen
+class Program:
+    """A program that runs and tells its results in lines."""
+
+    name: str
+    _process: subprocess.Popen[str]
+    _errors: IO[str]
+
+    def line(self) -> str:
+        """Return the next line that the program prints."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line:
+            raise ProgramError(f"{self.name}: {self._last_words()}")
+        return line
+
+    def numbers(self) -> list[float]:
+        """Return the numbers in the next line that the program prints."""
+        return [float(word) for word in self.line().split()]
+
+    def _last_words(self) -> str:
+        status = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().strip().splitlines()
+        if sys.platform != "win32" and status == -signal.SIGALRM:
+            return "it did not end in time"
+        return said[-1] if said else f"it ended with status {status} instead of answering"
 
 
 @contextmanager
-def running(command: Sequence[str], core: set[int]) -> Generator[subprocess.Popen[str]]:
-    """Run a program on ``core`` and end it with the block."""
-
-    def pin() -> None:
-        if core:
-            os.sched_setaffinity(0, core)
-
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=pin)  # noqa: PLW1509 -- no threads here
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    """Return the next line that the program prints; an error if it ends instead."""
-    assert process.stdout is not None
-    line = process.stdout.readline().strip()
-    if not line:
-        raise RuntimeError(f"{process.args!r} ended with {process.wait()} instead of answering")
-    return line
+def running(command: Sequence[str], core: str, seconds: float) -> Generator[Program]:
+    """Run a program that measures for ``seconds`` on ``core``, and end it with the block."""
+    name = " ".join(Path(part).name for part in command)
+    if sys.platform != "win32":
+        start = [sys.executable, "-I", "-S", str(HERE / "start.py"), core, str(round(seconds) + LIMIT)]
+        command = [*start, *command]
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        try:
+            yield Program(name, process, errors)
+        finally:
+            process.kill()

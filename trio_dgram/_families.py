@@ -13,6 +13,9 @@ from ._arguments import describe_value
 SocketAddress: TypeAlias = tuple[Any, ...]
 """An address as the socket module has it: two items on IPv4, two or four on IPv6."""
 
+Destination: TypeAlias = tuple[Address, SocketAddress | None]
+"""Where a datagram goes: as a value, and as the kernel takes it; None for the peer of a connected socket."""
+
 
 def is_literal(host: str, family: socket.AddressFamily) -> bool:
     """Whether ``host`` is a numeric address of ``family``, without a zone."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from time import perf_counter
-from typing import Final, TypeAlias
+from typing import Final
 
 import trio
 
 from ._addresses import Address, ReceivedAddress
 from ._budget import Budget
 from ._errors import AddressBlockedError, SendManyError, annotated
-from ._families import SocketAddress
+from ._families import Destination, SocketAddress
 from ._inbox import NEWS_OF_EARLIER
 from ._kernel import Kernel
 from ._lifetime import Lifetime
@@ -43,10 +43,6 @@ _CAUSED_BY_DESTINATION: Final = frozenset(
     }
 )
 """Errors that a destination can cause by being what it is: not the program's doing where the network chose it."""
-
-
-Destination: TypeAlias = tuple[Address, SocketAddress | None]
-"""Where a datagram goes: as a value, and as the kernel takes it; None for the peer of a connected socket."""
 
 
 class Outbox:

@@ -42,13 +42,17 @@ def check_datagrams(datagrams: object) -> tuple[list[bytes], list[Address]]:
         raise TypeError(f"datagrams must be an iterable of Datagram, not {describe_value(datagrams)}")
     payloads: list[bytes] = []
     addresses: list[Address] = []
-    last: object = None
+    given: object = None
+    checked: Address | None = None
     for index, datagram in enumerate(datagrams):
         if not isinstance(datagram, Datagram):
             raise TypeError(f"item {index} of datagrams must be a Datagram, not {describe_value(datagram)}")
         data, address, _ = datagram
-        if type(address) is not ReceivedAddress and address is not last:
-            address = last = check_address(f"the address of item {index} of datagrams", address)
+        if type(address) is not ReceivedAddress:
+            # Most often it is the same object as the one before.
+            if checked is None or address is not given:
+                given, checked = address, check_address(f"the address of item {index} of datagrams", address)
+            address = checked
         payloads.append(data if type(data) is bytes else encode(data))
         addresses.append(address)
     return payloads, addresses

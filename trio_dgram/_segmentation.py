@@ -8,10 +8,9 @@ Rule 3: only EIO is about the socket: its device cannot do it.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
 from typing import Final
 
-from ._addresses import Address
+from ._families import Destination
 
 _MOST_SEGMENTS: Final = 64
 """What every kernel with UDP_SEGMENT takes (UDP_MAX_SEGMENTS); newer ones take more."""
@@ -30,7 +29,7 @@ class Segmentation:
         self._off = off
         self._refused: dict[str, int] = {}
 
-    def count(self, payloads: list[bytes], destinations: Sequence[tuple[Address, object]], position: int) -> int:
+    def count(self, payloads: list[bytes], destinations: list[Destination], position: int) -> int:
         """Return how many datagrams from ``position`` on can go in one system call."""
         destination = destinations[position]
         end = position + 1
@@ -38,6 +37,11 @@ class Segmentation:
         if self._off or not 0 < size < self._refused.get(destination[0].host, _MOST_BYTES):
             return 1
         limit = min(len(payloads), position + _MOST_SEGMENTS, position + _MOST_BYTES // size)
+        # A long run of datagrams that are all alike is seen without a step for each.
+        if destinations[limit - 1] is destination:
+            sizes = list(map(len, payloads[position:limit]))
+            if sizes.count(size) == len(sizes) == destinations[position:limit].count(destination):
+                return max(1, len(sizes))
         while end < limit and destinations[end] is destination:
             following = len(payloads[end])
             if following != size:

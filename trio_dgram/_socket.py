@@ -21,9 +21,10 @@ from ._creation import Creation
 from ._datagrams import Datagram
 from ._errors import annotated
 from ._events import Connected, Event, Listening
+from ._families import Destination
 from ._inbox import Inbox
 from ._lifetime import Lifetime
-from ._outbox import Destination, Outbox
+from ._outbox import Outbox
 from ._payload import Payload, check_datagrams, check_outgoing
 from ._socket_options import SocketWithOptions
 from ._statistics import SocketStatistics
@@ -263,12 +264,16 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         await self._budget.checkpoint()
         destinations: list[Destination] = []
         known: dict[Address, Destination] = {}
+        last: Address | None = None
         for wanted in addresses:
-            destination = known.get(wanted)
-            # Equal addresses differ all the same if the program chose one and the network the other.
-            if destination is None or type(destination[0]) is not type(wanted):
-                destination = await self._destination(wanted, brought=True)
-                known[wanted] = destination
+            if wanted is not last or not destinations:
+                destination = known.get(wanted)
+                # Equal addresses differ all the same if the program chose one and the network the other.
+                if destination is None or type(destination[0]) is not type(wanted):
+                    destination = known[wanted] = await self._destination(wanted, brought=True)
+                last = wanted
+            else:
+                destination = destinations[-1]
             destinations.append(destination)
         await self._outbox.send_many(payloads, destinations)
 

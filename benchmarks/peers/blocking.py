@@ -1,5 +1,7 @@
 """A blocking loop on Python's own socket: what the interpreter can do at best, one datagram at a time."""
 
+from __future__ import annotations
+
 import socket
 import sys
 from time import perf_counter
@@ -19,33 +21,44 @@ def echo() -> None:
         server.sendto(data, address)
 
 
-def flood(seconds: float) -> None:
-    server = bound()
+def receive(server: socket.socket, seconds: float) -> tuple[int, float]:
     server.recvfrom(65536)
     count, start = 0, perf_counter()
-    while perf_counter() - start < seconds:
-        server.recvfrom(65536)
-        count += 1
-    print(count, perf_counter() - start, flush=True)
+    while (elapsed := perf_counter() - start) < seconds:
+        for _ in range(64):
+            server.recvfrom(65536)
+        count += 64
+    return count, elapsed
 
 
-def bulk_send(port: int, seconds: float) -> None:
-    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    payload, address = b"x" * 1200, ("127.0.0.1", port)
+def flood(warm_up: float, seconds: float) -> None:
+    server = bound()
+    receive(server, warm_up)
+    print(*receive(server, seconds), flush=True)
+
+
+def send(client: socket.socket, to: tuple[str, int], seconds: float) -> tuple[int, float]:
+    payload = bytes(1200)
     count, start = 0, perf_counter()
-    while perf_counter() - start < seconds:
-        for _ in range(1000):
-            client.sendto(payload, address)
-        count += 1000
-    print(count, perf_counter() - start, flush=True)
+    while (elapsed := perf_counter() - start) < seconds:
+        for _ in range(64):
+            client.sendto(payload, to)
+        count += 64
+    return count, elapsed
+
+
+def bulk_send(port: int, warm_up: float, seconds: float) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        send(client, ("127.0.0.1", port), warm_up)
+        print(*send(client, ("127.0.0.1", port), seconds), flush=True)
 
 
 match sys.argv[1:]:
     case ["echo"]:
         echo()
-    case ["flood", seconds]:
-        flood(float(seconds))
-    case ["bulk", port, seconds]:
-        bulk_send(int(port), float(seconds))
+    case ["flood", warm_up, seconds]:
+        flood(float(warm_up), float(seconds))
+    case ["bulk", port, warm_up, seconds]:
+        bulk_send(int(port), float(warm_up), float(seconds))
     case _:
         sys.exit("which case?")

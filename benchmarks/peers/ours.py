@@ -1,5 +1,7 @@
 """trio_dgram, in the ordinary idiom."""
 
+from __future__ import annotations
+
 import sys
 import tracemalloc
 from time import perf_counter
@@ -23,25 +25,38 @@ async def batched_echo() -> None:
             await server.send_many([datagram.reply(datagram.data) for datagram in await server.receive_many()])
 
 
-async def flood(seconds: float) -> None:
+async def receive(server: trio_dgram.DatagramSocket, seconds: float) -> tuple[int, float]:
+    await server.receive_many()
+    count, start = 0, perf_counter()
+    while (elapsed := perf_counter() - start) < seconds:
+        count += len(await server.receive_many())
+    return count, elapsed
+
+
+async def flood(warm_up: float, seconds: float) -> None:
     async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as server:
         print(server.address.port, flush=True)
-        await server.receive_many()
-        count, start = 0, perf_counter()
-        while perf_counter() - start < seconds:
-            count += len(await server.receive_many())
-        print(count, perf_counter() - start, flush=True)
+        await receive(server, warm_up)
+        print(*await receive(server, seconds), flush=True)
 
 
-async def bulk_send(port: int, seconds: float) -> None:
+async def send(
+    client: trio_dgram.DatagramSocket, datagrams: list[trio_dgram.Datagram], seconds: float
+) -> tuple[int, float]:
+    count, start = 0, perf_counter()
+    while (elapsed := perf_counter() - start) < seconds:
+        await client.send_many(datagrams)
+        count += len(datagrams)
+    return count, elapsed
+
+
+async def bulk_send(port: int, warm_up: float, seconds: float) -> None:
     async with trio_dgram.open_socket("udp4") as client:
         address = await trio_dgram.resolve("127.0.0.1", port, "udp4")
-        datagrams = [trio_dgram.Datagram(b"x" * 1200, address)] * 1000
-        count, start = 0, perf_counter()
-        while perf_counter() - start < seconds:
-            await client.send_many(datagrams)
-            count += len(datagrams)
-        print(count, perf_counter() - start, flush=True)
+        payload = bytes(1200)
+        datagrams = [trio_dgram.Datagram(payload, address) for _ in range(1000)]
+        await send(client, datagrams, warm_up)
+        print(*await send(client, datagrams, seconds), flush=True)
 
 
 async def echo_on(sockets: int) -> None:
@@ -72,10 +87,10 @@ match sys.argv[1:]:
         trio.run(echo)
     case ["batched"]:
         trio.run(batched_echo)
-    case ["flood", seconds]:
-        trio.run(flood, float(seconds))
-    case ["bulk", port, seconds]:
-        trio.run(bulk_send, int(port), float(seconds))
+    case ["flood", warm_up, seconds]:
+        trio.run(flood, float(warm_up), float(seconds))
+    case ["bulk", port, warm_up, seconds]:
+        trio.run(bulk_send, int(port), float(warm_up), float(seconds))
     case ["sockets", sockets]:
         trio.run(echo_on, int(sockets))
     case ["idle", sockets]:

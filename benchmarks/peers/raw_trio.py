@@ -1,5 +1,7 @@
 """The loop that everybody writes on trio.socket."""
 
+from __future__ import annotations
+
 import sys
 from time import perf_counter
 
@@ -20,20 +22,26 @@ async def echo() -> None:
             await server.sendto(data, address)
 
 
-async def flood(seconds: float) -> None:
-    with await bound() as server:
-        await server.recvfrom(65536)
-        count, start = 0, perf_counter()
-        while perf_counter() - start < seconds:
+async def receive(server: trio.socket.SocketType, seconds: float) -> tuple[int, float]:
+    await server.recvfrom(65536)
+    count, start = 0, perf_counter()
+    while (elapsed := perf_counter() - start) < seconds:
+        for _ in range(64):
             await server.recvfrom(65536)
-            count += 1
-        print(count, perf_counter() - start, flush=True)
+        count += 64
+    return count, elapsed
+
+
+async def flood(warm_up: float, seconds: float) -> None:
+    with await bound() as server:
+        await receive(server, warm_up)
+        print(*await receive(server, seconds), flush=True)
 
 
 match sys.argv[1:]:
     case ["echo"]:
         trio.run(echo)
-    case ["flood", seconds]:
-        trio.run(flood, float(seconds))
+    case ["flood", warm_up, seconds]:
+        trio.run(flood, float(warm_up), float(seconds))
     case _:
         sys.exit("which case?")
