@@ -10,7 +10,7 @@ from typing import Final
 import hypothesis
 import pytest
 
-from trio_dgram import _system
+from trio_dgram import _inbox, _system
 
 from .support.families import FAMILIES, Family
 
@@ -60,6 +60,12 @@ def refuse_skip(report: pytest.TestReport | pytest.CollectReport, allowed: str) 
         if not reason.startswith(allowed):
             report.outcome = "failed"
             report.longrepr = f"skipped where nothing may be missing: {reason}"
+
+
+@pytest.fixture
+def coalescing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have sockets switch receive offload on when they are first read, not only in a flood."""
+    monkeypatch.setattr(_inbox, "FLOOD", 0)
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.type, scope="module")

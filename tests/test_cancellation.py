@@ -204,6 +204,7 @@ TAKES: dict[str, Take] = {
 }
 
 
+@pytest.mark.usefixtures("coalescing")
 @pytest.mark.parametrize("offload", [True, False])
 @pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
 async def test_cancelled_receives_have_consumed_nothing(udp: Family, take: Take, offload: bool) -> None:

@@ -190,9 +190,14 @@ def test_a_server_outlives_any_faults_and_accounts_for_each_answer(
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-@given(plan=st.lists(st.sampled_from(RECEIVE_FAULTS), max_size=6), many=st.booleans(), listening=st.booleans())
+@given(
+    plan=st.lists(st.sampled_from(RECEIVE_FAULTS), max_size=6),
+    many=st.booleans(),
+    listening=st.booleans(),
+    coalescing=st.booleans(),
+)
 def test_a_receive_loop_on_an_unconnected_socket_outlives_any_faults(
-    udp: Family, plan: list[int | None], many: bool, listening: bool
+    udp: Family, plan: list[int | None], many: bool, listening: bool, coalescing: bool
 ) -> None:
     async def main() -> None:
         with faulty_kernel() as faults, same_descriptors():
@@ -201,7 +206,11 @@ def test_a_receive_loop_on_an_unconnected_socket_outlives_any_faults(
                 trio_dgram.open_socket(udp.type) as sender,
             ):
                 failures = receiver.events(Failure)
-                faults.set("recvmsg" if many and _system.capabilities.offload else "recvfrom", *plan)
+                if coalescing and receiver._kernel.can_segment:
+                    receiver._kernel.coalesce()
+                    faults.set("recvmsg", *plan)
+                else:
+                    faults.set("recvfrom", *plan)
                 sent = [bytes([number]) for number in range(8)]
                 await sender.send_many([Datagram(data, receiver.address) for data in sent])
                 got: list[bytes] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import attrs
 
@@ -53,6 +53,7 @@ class Datagram(NamedTuple):
         counted and reported as a :class:`Failure`.
         """
         address = self.address
-        if not isinstance(address, ReceivedAddress):
+        if type(address) is not ReceivedAddress and not isinstance(address, ReceivedAddress):
             address = ReceivedAddress(*address)
-        return cast("Datagram", new_tuple(Datagram, (data, address, None)))
+        answer: Datagram = new_tuple(Datagram, (data, address, None))
+        return answer

@@ -26,6 +26,9 @@ Reader: TypeAlias = Literal["receive", "events"]
 LARGEST_BATCH: Final = 128
 """How many datagrams are read ahead at most."""
 
+FLOOD: Final = 128
+"""How many datagrams in one batch make it worth while to have the kernel join them from then on."""
+
 NEWS_OF_EARLIER: Final = frozenset(
     number
     for name in (
@@ -138,9 +141,9 @@ class Inbox:
             self.failed(error)
         else:
             if limit is None:
-                if self._batch == LARGEST_BATCH:
-                    self._kernel.coalesce()
                 self._batch = min(self._batch * 2, LARGEST_BATCH)
+        if len(fresh) - before >= FLOOD:
+            self._kernel.coalesce()
         if sifting:
             self._sift(fresh)
             if drained:

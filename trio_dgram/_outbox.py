@@ -115,8 +115,8 @@ class Outbox:
         except OSError as error:
             self._refused(error, address)
 
-    async def send_many(self, payloads: list[bytes], destinations: list[Destination]) -> None:
-        """Send each of ``payloads`` to its own of ``destinations``, in order.
+    async def send_many(self, payloads: list[bytes], runs: list[tuple[int, Destination]]) -> None:
+        """Send ``payloads`` in order, each of ``runs`` saying from which of them on they go to its destination.
 
         Raises:
           SendManyError: when one is refused; those before it were sent.
@@ -125,52 +125,51 @@ class Outbox:
         """
         sent_before = self.sent
         budget, sendto = self._budget, self._kernel.sendto
-        ends = len(payloads) - 1
-        position = 0
-        while position <= ends:
-            destination = destinations[position]
-            sockaddr = destination[1]
-            try:
-                if position < ends and destinations[position + 1] is destination:
-                    position += await self._send_run(payloads, destinations, position)
-                elif sockaddr is None or self._blocked is not None:
-                    await self.send(payloads[position], destination)
-                    position += 1
-                else:
-                    # As send does it in the end, without the way there.
-                    try:
-                        sendto(payloads[position], sockaddr)
-                    except OSError:
-                        await self.send(payloads[position], destination)
+        total = len(payloads)
+        ends = [start for start, _ in runs[1:]]
+        ends.append(total)
+        for (position, destination), end in zip(runs, ends, strict=True):
+            address, sockaddr = destination
+            straight = sockaddr is not None and self._blocked is None
+            while position < end:
+                payload = payloads[position]
+                count = self._segmentation.count(payloads, position, end, address[0]) if position + 1 < end else 1
+                try:
+                    if count > 1:
+                        if not await self._send_run(payloads[position : position + count], destination):
+                            count = 1
+                            await self.send(payload, destination)
+                    elif straight:
+                        # As send does it in the end, without the way there.
+                        try:
+                            sendto(payload, sockaddr)
+                        except OSError:
+                            await self.send(payload, destination)
+                        else:
+                            self.sent += 1
                     else:
-                        self.sent += 1
-                    position += 1
-            except OSError as error:
-                raise SendManyError(error, position, self.sent - sent_before) from error
-            budget.left = left = budget.left - 1
-            # After the last one there is nothing to be cancelled.
-            if (left <= 0 or perf_counter() >= budget.deadline) and position <= ends:
-                await budget.renew()
-                self._lifetime.check()
+                        await self.send(payload, destination)
+                except OSError as error:
+                    raise SendManyError(error, position, self.sent - sent_before) from error
+                position += count
+                budget.left = left = budget.left - 1
+                # After the last one there is nothing to be cancelled.
+                if (left <= 0 or perf_counter() >= budget.deadline) and position < total:
+                    await budget.renew()
+                    self._lifetime.check()
 
-    async def _send_run(self, payloads: list[bytes], destinations: list[Destination], position: int) -> int:
-        """Send what may go in one system call of the datagrams for one destination; return how many they were."""
-        payload, destination = payloads[position], destinations[position]
-        count = self._segmentation.count(payloads, destinations, position)
-        if count == 1:
-            await self.send(payload, destination)
-            return 1
+    async def _send_run(self, payloads: list[bytes], destination: Destination) -> bool:
+        """Send these in one system call; return False if they were refused, and who is to blame is to be found out
+        by sending them one by one."""
         address, sockaddr = destination
+        size = len(payloads[0])
         try:
             self.check_allowed(address)
-            segments = b"".join(payloads[position : position + count])
-            await self._hand_over_when_possible(segments, sockaddr, len(payload))
+            await self._hand_over_when_possible(b"".join(payloads), sockaddr, size)
         except OSError as error:
-            # Which of them is to blame shows when they are sent one by one.
-            self._segmentation.refused(address.host, len(payload), error)
-            await self.send(payload, destination)
-            return 1
-        return count
+            self._segmentation.refused(address.host, size, error)
+            return False
+        return True
 
     def _hand_over(self, payload: bytes, sockaddr: SocketAddress | None, segment: int = 0) -> None:
         """Hand one datagram to the kernel, or one of every ``segment`` bytes of ``payload``.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from ._addresses import Address, ReceivedAddress, check_address
 from ._arguments import check_integer, describe_value
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 Payload: TypeAlias = "Buffer | str | Sequence[Buffer | str]"
 """What the payload of one datagram can be made of; text is sent as UTF-8, parts are joined."""
+
+_data_of: Final[Callable[[Datagram], bytes]] = itemgetter(0)
+_address_of: Final[Callable[[Datagram], Address]] = itemgetter(1)
 
 
 class Outgoing(NamedTuple):
@@ -36,26 +40,37 @@ def check_outgoing(value: object, to: object, offset: object = 0, length: object
     return Outgoing(encode(value.data, offset, length), address, brought=True)
 
 
-def check_datagrams(datagrams: object) -> tuple[list[bytes], list[Address]]:
-    """Return the payloads and the addresses of what ``send_many`` is given, or raise what is wrong with it."""
+def check_datagrams(datagrams: object) -> tuple[list[bytes], list[tuple[int, Address]]]:
+    """Return what ``send_many`` is given, or raise what is wrong with it.
+
+    It is the payloads, and for each run of them to one address where it begins, and the address.
+    """
     if not isinstance(datagrams, Iterable):
         raise TypeError(f"datagrams must be an iterable of Datagram, not {describe_value(datagrams)}")
-    payloads: list[bytes] = []
-    addresses: list[Address] = []
+    items: list[Datagram] = list(datagrams)
+    # What they have in common is looked at once: where the kernel takes many at a time, a look at each would cost
+    # more than sending it.
+    if not all(issubclass(kind, Datagram) for kind in set(map(type, items))):
+        index, wrong = next((index, item) for index, item in enumerate(items) if not isinstance(item, Datagram))
+        raise TypeError(f"item {index} of datagrams must be a Datagram, not {describe_value(wrong)}")
+    payloads = list(map(_data_of, items))
+    if not set(map(type, payloads)) <= {bytes}:
+        payloads = list(map(encode, payloads))
+    runs: list[tuple[int, Address]] = []
     given: object = None
-    checked: Address | None = None
-    for index, datagram in enumerate(datagrams):
-        if not isinstance(datagram, Datagram):
-            raise TypeError(f"item {index} of datagrams must be a Datagram, not {describe_value(datagram)}")
-        data, address, _ = datagram
+    last: Address | None = None
+    for index, address in enumerate(map(_address_of, items)):
+        # Most often it is the same object as the one before.
+        if address is given and last is not None:
+            continue
+        given = address
         if type(address) is not ReceivedAddress:
-            # Most often it is the same object as the one before.
-            if checked is None or address is not given:
-                given, checked = address, check_address(f"the address of item {index} of datagrams", address)
-            address = checked
-        payloads.append(data if type(data) is bytes else encode(data))
-        addresses.append(address)
-    return payloads, addresses
+            address = check_address(f"the address of item {index} of datagrams", address)  # noqa: PLW2901
+        # Equal addresses differ all the same if the program chose one and the network the other.
+        if address != last or type(address) is not type(last):
+            runs.append((index, address))
+            last = address
+    return payloads, runs
 
 
 def encode(value: object, offset: object = 0, length: object = None) -> bytes:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from ._families import Destination
-
 _MOST_SEGMENTS: Final = 64
 """What every kernel with UDP_SEGMENT takes (UDP_MAX_SEGMENTS); newer ones take more."""
 _MOST_BYTES: Final = 65507
@@ -29,25 +27,17 @@ class Segmentation:
         self._off = off
         self._refused: dict[str, int] = {}
 
-    def count(self, payloads: list[bytes], destinations: list[Destination], position: int) -> int:
-        """Return how many datagrams from ``position`` on can go in one system call."""
-        destination = destinations[position]
-        end = position + 1
+    def count(self, payloads: list[bytes], position: int, end: int, host: str) -> int:
+        """Return how many of the datagrams from ``position`` to ``end``, all for ``host``, can go in one system call."""
         size = len(payloads[position])
-        if self._off or not 0 < size < self._refused.get(destination[0].host, _MOST_BYTES):
+        if self._off or not 0 < size < self._refused.get(host, _MOST_BYTES):
             return 1
-        limit = min(len(payloads), position + _MOST_SEGMENTS, position + _MOST_BYTES // size)
-        # A long run of datagrams that are all alike is seen without a step for each.
-        if destinations[limit - 1] is destination:
-            sizes = list(map(len, payloads[position:limit]))
-            if sizes.count(size) == len(sizes) == destinations[position:limit].count(destination):
-                return max(1, len(sizes))
-        while end < limit and destinations[end] is destination:
-            following = len(payloads[end])
-            if following != size:
-                return end - position + (0 < following < size)
-            end += 1
-        return max(1, end - position)
+        end = min(end, position + _MOST_SEGMENTS, position + _MOST_BYTES // size)
+        sizes = list(map(len, payloads[position:end]))
+        if sizes.count(size) < len(sizes):
+            first = next(count for count, following in enumerate(sizes) if following != size)
+            return first + (0 < sizes[first] < size)
+        return max(1, len(sizes))
 
     def refused(self, host: str, size: int, error: OSError) -> None:
         """Learn from what the kernel said against segments of ``size`` bytes for ``host``."""

@@ -30,8 +30,6 @@ from ._socket_options import SocketWithOptions
 from ._statistics import SocketStatistics
 from ._subscriptions import SocketOwner, Subscriptions
 
-_NONE = 0  # the default offset, recognised as the same object
-
 _START = 0  # the default offset, known again by its identity
 
 A = TypeVar("A", bound=Event)
@@ -181,7 +179,7 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         value: Payload | Datagram,
         to: tuple[str | None, int] | None = None,
         *,
-        offset: int = _NONE,
+        offset: int = _START,
         length: int | None = None,
     ) -> None:
         """Send one datagram; when this returns, the kernel has it.
@@ -259,23 +257,17 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         It looks for cancellation before the first datagram and while it waits. A cancelled call has sent a
         prefix, counted in ``statistics().sent``.
         """
-        payloads, addresses = check_datagrams(datagrams)
+        payloads, wanted_runs = check_datagrams(datagrams)
         self._lifetime.check()
         await self._budget.checkpoint()
-        destinations: list[Destination] = []
+        runs: list[tuple[int, Destination]] = []
         known: dict[Address, Destination] = {}
-        last: Address | None = None
-        for wanted in addresses:
-            if wanted is not last or not destinations:
-                destination = known.get(wanted)
-                # Equal addresses differ all the same if the program chose one and the network the other.
-                if destination is None or type(destination[0]) is not type(wanted):
-                    destination = known[wanted] = await self._destination(wanted, brought=True)
-                last = wanted
-            else:
-                destination = destinations[-1]
-            destinations.append(destination)
-        await self._outbox.send_many(payloads, destinations)
+        for start, wanted in wanted_runs:
+            destination = known.get(wanted)
+            if destination is None or type(destination[0]) is not type(wanted):
+                destination = known[wanted] = await self._destination(wanted, brought=True)
+            runs.append((start, destination))
+        await self._outbox.send_many(payloads, runs)
 
     # Receiving
 
@@ -328,7 +320,6 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         Raises as :meth:`receive` does. A cancelled call has consumed nothing.
         """
         check_integer("max_count", max_count, 1, 2**31 - 1)
-        self._kernel.coalesce()
         await self._wait_for_datagrams(max_count)
         ready = self._inbox.ready
         if len(ready) <= max_count:
