@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_dgram
-from trio_dgram import Datagram, DatagramSocket, Failure, _system
+from trio_dgram import Datagram, DatagramSocket, Failure
 
 from .support.descriptors import same_descriptors
 from .support.families import Family

@@ -128,9 +128,10 @@ class Outbox:
         total = len(payloads)
         ends = [start for start, _ in runs[1:]]
         ends.append(total)
-        for (position, destination), end in zip(runs, ends, strict=True):
+        looked_at = self._blocked is not None
+        for (start, destination), end in zip(runs, ends, strict=True):
             address, sockaddr = destination
-            straight = sockaddr is not None and self._blocked is None
+            position = start
             while position < end:
                 payload = payloads[position]
                 count = self._segmentation.count(payloads, position, end, address[0]) if position + 1 < end else 1
@@ -139,7 +140,7 @@ class Outbox:
                         if not await self._send_run(payloads[position : position + count], destination):
                             count = 1
                             await self.send(payload, destination)
-                    elif straight:
+                    elif sockaddr is not None and not looked_at:
                         # As send does it in the end, without the way there.
                         try:
                             sendto(payload, sockaddr)

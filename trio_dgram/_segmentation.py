@@ -28,7 +28,7 @@ class Segmentation:
         self._refused: dict[str, int] = {}
 
     def count(self, payloads: list[bytes], position: int, end: int, host: str) -> int:
-        """Return how many of the datagrams from ``position`` to ``end``, all for ``host``, can go in one system call."""
+        """Return how many of the datagrams from ``position`` to ``end``, all for ``host``, can go in one call."""
         size = len(payloads[position])
         if self._off or not 0 < size < self._refused.get(host, _MOST_BYTES):
             return 1
