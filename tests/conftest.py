@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
+from pathlib import Path
 from typing import Final
 
 import hypothesis
@@ -15,6 +16,9 @@ from trio_dgram import _inbox, _system
 from .support.families import FAMILIES, Family
 
 pytest_plugins = ["tests.support.namespaces"]
+
+# Plain pytest does not put it there; last, so that it hides no package that is installed.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # Where .ci/run has installed every program that a test may want, only the kernel may lack something.
 COMPLETE: Final = os.environ.get("CI") == "true" and sys.platform == "linux"

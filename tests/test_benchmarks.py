@@ -1,0 +1,188 @@
+"""What the benchmarks make of their figures, and what they leave out: nothing is measured here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from benchmarks.__main__ import plan
+from benchmarks.cases import CASES, OURS, PEERS, Bulk, Case, Peer, Row
+from benchmarks.comparing import Ratio, ratio
+from benchmarks.measuring import Figure
+from benchmarks.report import Line, sum_up, table
+
+BARS = {
+    "echo": {"Node": 1.1, "trio.socket": 2.8, "asyncio": 4.0, "uvloop": 0.8, "blocking C": 0.5},
+    "batched echo": {"uvloop": 1.0, "blocking Python": 1.0},
+    "ping-pong": {"trio.socket": 1.05},
+    "receive flood": {"asyncio": 15.0, "uvloop": 1.5, "Node": 2.5},
+    "receive flood, sender without offload": {"uvloop": 0.9, "asyncio": 5.0},
+    "bulk send": {"blocking Python": 8.0, "Node": 4.0},
+    "many peers": {"our own echo": 0.9},
+}
+AT_MOST = {"idle sockets": 4096}
+LESS_IS_BETTER = {"ping-pong", "idle sockets", "peers, growing", "sockets, growing"}
+
+NO_COMPILER = "no C compiler is installed"
+OTHER = Peer("other", ("other",))
+NOT_INSTALLED = Peer("abacus", ("abacus",), ("python:no_such_module",))
+
+
+def case(
+    bar: float | None = None,
+    *,
+    growth: bool = False,
+    higher_is_better: bool = True,
+    at_most: float | None = None,
+    other: Peer = OTHER,
+) -> Case:
+    return Case(
+        name="sums",
+        unit="sums/s",
+        rows=(Row(OURS, PEERS[OURS], (), Bulk()), Row(other.name, other, (), Bulk(), bar)),
+        growth=growth,
+        higher_is_better=higher_is_better,
+        at_most=at_most,
+    )
+
+
+def figures(*values: float) -> list[Figure]:
+    return [Figure(value) for value in values]
+
+
+def shown(of: Case, lines: Sequence[Line]) -> list[str]:
+    """Return the lines of the table, with one space for many."""
+    return [" ".join(line.split()) for line in table(of, lines)]
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_the_medians() -> None:
+    assert ratio([10, 40, 90], [10, 10, 30]).median == 3
+
+
+@pytest.mark.parametrize(
+    "ours", [[3.0], [1.0, 9.0], [1.0, 2.0, 50.0], [5.0, 1.0, 4.0, 2.0, 3.0, 9.0, 8.0, 7.0, 6.0]], ids=len
+)
+def test_the_interval_contains_the_median(ours: list[float]) -> None:
+    found = ratio(ours, [1.0] * len(ours))
+    assert min(ours) <= found.low <= found.median <= found.high <= max(ours)
+
+
+def test_the_same_figures_give_the_same_interval() -> None:
+    # So many different ones that chance alone would hardly choose the same interval a few times.
+    ours, theirs = [math.exp(number / 10) for number in range(100)], [1.0] * 100
+    first = ratio(ours, theirs)
+    assert first.low < first.high
+    assert [ratio(ours, theirs) for _ in range(3)] == [first] * 3
+
+
+def test_a_constant_ratio_has_an_interval_of_no_width() -> None:
+    assert ratio([2, 4, 6, 8], [1, 2, 3, 4]) == Ratio(2, 2, 2)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], [1.0])])
+def test_rounds_that_are_not_paired_are_refused(ours: list[float], theirs: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"argument 2 is (longer|shorter)"):
+        ratio(ours, theirs)
+
+
+def test_a_bar_is_reached_by_the_better_end_of_the_interval_and_no_further() -> None:
+    found = Ratio(1.0, 0.9, 1.1)
+    assert found.reaches(1.1, higher_is_better=True)
+    assert not found.reaches(math.nextafter(1.1, math.inf), higher_is_better=True)
+    assert found.reaches(0.9, higher_is_better=False)
+    assert not found.reaches(math.nextafter(0.9, -math.inf), higher_is_better=False)
+
+
+def test_a_bar_that_is_met_and_what_the_rounds_come_to() -> None:
+    of = case(bar=2.0)
+    theirs = [Figure(10, lost=0.5), Figure(20, lost=0.0), Figure(15, lost=0.25)]
+    ours, other = lines = sum_up(of, {"other": theirs, OURS: figures(20, 40, 30)}, judge=True)
+    assert (ours.ratio, ours.bar, ours.met) == (None, None, None)
+    assert (other.ratio, other.bar, other.met) == (Ratio(2, 2, 2), 2.0, True)
+    assert (other.median, other.low, other.high, other.lost) == (15, 10, 20, 0.25)
+    assert other.rounds == tuple(theirs)
+    assert shown(of, lines) == [
+        "sums (sums/s; more is better)",
+        "median spread lost first / this bar",
+        "trio_dgram 30.0 20.0 .. 40.0 0.0%",
+        "other 15.0 10.0 .. 20.0 25.0% 2.00 (2.00 .. 2.00) >= 2 met",
+    ]
+
+
+def test_a_bar_that_is_missed() -> None:
+    of = case(bar=2.5)
+    lines = sum_up(of, {OURS: figures(20), "other": figures(10)}, judge=True)
+    assert lines[1].met is False
+    assert shown(of, lines)[-1] == "other 10.0 10.0 .. 10.0 0.0% 2.00 (2.00 .. 2.00) >= 2.5 MISSED"
+
+
+@pytest.mark.parametrize(("ours", "met"), [(10, True), (11, False)])
+def test_where_less_is_better_a_ratio_is_not_to_be_more_than_the_bar(ours: float, met: bool) -> None:
+    of = case(bar=1.0, higher_is_better=False)
+    lines = sum_up(of, {OURS: figures(ours), "other": figures(10)}, judge=True)
+    assert lines[1].met is met
+    assert "less is better" in shown(of, lines)[0]
+    assert shown(of, lines)[-1].endswith(f"<= 1 {'met' if met else 'MISSED'}")
+
+
+@pytest.mark.parametrize(("median", "met"), [(4096, True), (4097, False)])
+def test_a_figure_that_may_be_at_most_so_much(median: float, met: bool) -> None:
+    of = case(at_most=4096, higher_is_better=False)
+    lines = sum_up(of, {OURS: figures(1, median, 9000)}, judge=True)
+    assert [(line.ratio, line.bar, line.met) for line in lines] == [(None, 4096, met)]
+    assert shown(of, lines)[-1].endswith(f"<= 4096 {'met' if met else 'MISSED'}")
+
+
+def test_rows_that_grow_are_compared_with_the_first() -> None:
+    of = case(growth=True, higher_is_better=False)
+    lines = sum_up(of, {OURS: figures(1, 2), "other": figures(3, 6)}, judge=True)
+    assert [line.ratio for line in lines] == [None, Ratio(3, 3, 3)]
+    assert "to the first" in shown(of, lines)[1]
+
+
+def test_a_run_that_is_too_short_tells_neither_met_nor_missed() -> None:
+    of = case(bar=2.0, at_most=1.0)
+    lines = sum_up(of, {OURS: figures(20), "other": figures(10)}, judge=False)
+    assert [line.met for line in lines] == [None, None]
+    assert not any(line.endswith(("met", "MISSED")) for line in shown(of, lines))
+
+
+def test_what_could_not_be_measured_has_no_line_and_without_the_first_row_nothing_is_compared() -> None:
+    (line,) = sum_up(case(bar=2.0), {"other": figures(10)}, judge=True)
+    assert (line.name, line.ratio, line.bar, line.met) == ("other", None, 2.0, None)
+
+
+def test_without_a_compiler_the_cases_whose_load_is_c_are_left_out() -> None:
+    run = plan(list(CASES.values()), None, NO_COMPILER)
+    assert set(run.rows) == {"bulk send", "idle sockets"}
+    for name in CASES.keys() - run.rows.keys():
+        assert run.left_out[name] == f"its load is written in C, and {NO_COMPILER}"
+    assert run.left_out["blocking C"] == run.left_out["C with offloads"] == NO_COMPILER
+    assert not any(row.needs_c for rows in run.rows.values() for row in rows)
+
+
+def test_a_peer_that_is_not_installed_is_left_out_by_name() -> None:
+    of = case(other=NOT_INSTALLED)
+    run = plan([of], None, "")
+    assert run.rows == {"sums": [of.rows[0]]}
+    assert run.left_out == {"abacus": "no_such_module is not installed"}
+
+
+def test_ours_is_measured_beside_the_peers_that_are_wanted() -> None:
+    run = plan([CASES["echo"], CASES["many peers"], case(other=NOT_INSTALLED)], ["trio.socket"], "")
+    assert {name: [row.name for row in rows] for name, rows in run.rows.items()} == {
+        "echo": [OURS, "trio.socket"],
+        "many peers": ["from 10,000 addresses", "our own echo"],
+        "sums": [OURS],
+    }
+    assert run.left_out == {}
+
+
+def test_the_bars_are_those_that_were_set() -> None:
+    bars = {name: {row.name: row.bar for row in of.rows if row.bar is not None} for name, of in CASES.items()}
+    assert {name: rows for name, rows in bars.items() if rows} == BARS
+    assert {name: of.at_most for name, of in CASES.items() if of.at_most is not None} == AT_MOST
+    assert {name for name, of in CASES.items() if not of.higher_is_better} == LESS_IS_BETTER
+    assert {of.rows[0].peer.name for of in CASES.values()} == {OURS}
