@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Unpack
 
+import attrs
 import pytest
 import trio
 
@@ -38,11 +41,25 @@ def test_it_shows_a_table_of_what_happened(demo: ModuleType, capsys: pytest.Capt
         "connected to",
         "Connection refused",
         "client on IPv6",
-        "round trip",
+        "the library",
+        "99 %",
+        "round trip  in us",
     ):
         assert expected in shown
+    assert max(map(len, shown.splitlines())) <= 100
     if trio_dgram._system.capabilities.drop_counter:
         assert "2,000 sent = " in shown
+
+
+def test_the_median_and_the_99th_percentile_stand_before_the_slowest(
+    demo: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = demo.Report()
+    nothing: dict[str, Any] = dict.fromkeys(attrs.fields_dict(trio_dgram.SocketStatistics), 0)
+    report.add("client", trio_dgram.SocketStatistics(**nothing), [number / 1e3 for number in range(101)])
+    report.show()
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("client")]
+    assert row.split()[-3:] == ["50,000", "99,000", "100,000"]
 
 
 def test_without_ipv6_it_says_so_and_goes_on(
@@ -52,11 +69,30 @@ def test_without_ipv6_it_says_so_and_goes_on(
 
     async def without_ipv6(self: trio_dgram.DatagramSocket, port: int = 0, host: str | None = None) -> object:
         if host == "::1":
-            raise OSError(99, "bind ::1: Cannot assign requested address")
+            raise OSError(errno.EADDRNOTAVAIL, "bind ::1: Cannot assign requested address")
         return await bind(self, port, host)
 
     monkeypatch.setattr(trio_dgram.DatagramSocket, "bind", without_ipv6)
     trio.run(demo.main)
     shown = capsys.readouterr().out
     assert "::1 is left out" in shown
+    assert "client on IPv6" not in shown
+
+
+def test_without_ipv6_in_the_kernel_it_says_so_and_goes_on(
+    demo: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_socket = trio_dgram.DatagramNursery.create_socket
+
+    def without_ipv6(
+        self: trio_dgram.DatagramNursery, type_: str, **options: Unpack[trio_dgram.SocketOptions]
+    ) -> trio_dgram.DatagramSocket:
+        if type_ == "udp6":
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return create_socket(self, type_, **options)
+
+    monkeypatch.setattr(trio_dgram.DatagramNursery, "create_socket", without_ipv6)
+    trio.run(demo.main)
+    shown = capsys.readouterr().out
+    assert "::1 is left out: Address family not supported" in shown
     assert "client on IPv6" not in shown
