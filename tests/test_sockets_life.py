@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import errno
 import gc
 import socket as stdlib_socket
 import sys
@@ -189,13 +190,13 @@ async def test_a_send_waits_for_a_bind_that_is_under_way_and_binds_itself_if_tha
         assert sock.address.host == udp.wildcard
 
 
-@pytest.mark.parametrize("errno", [11, 105])
-async def test_senders_that_wait_for_room_all_learn_of_the_close(udp: Family, errno: int) -> None:
+@pytest.mark.parametrize("fault", [errno.EAGAIN, errno.ENOBUFS])
+async def test_senders_that_wait_for_room_all_learn_of_the_close(udp: Family, fault: int) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             to = sock.address
             # The kernel has no room before the close, and cannot be asked after it.
-            faults.set("sendto", *[errno] * 10_000)
+            faults.set("sendto", *[fault] * 10_000)
             learnt = 0
 
             async def wait() -> None:
