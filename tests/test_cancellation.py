@@ -14,7 +14,16 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
-from trio_dgram import Address, Datagram, DatagramSocket, EventChannel, Failure, Listening
+from trio_dgram import (
+    Address,
+    Datagram,
+    DatagramSocket,
+    EventChannel,
+    Failure,
+    Listening,
+    PacketInfo,
+    _system,
+)
 from trio_dgram._budget import current_budget
 
 from .support.explorer import cancel_everywhere
@@ -33,10 +42,10 @@ def drained(sock: DatagramSocket) -> list[bytes]:
 
 
 @asynccontextmanager
-async def pair(udp: Family, *, offload: bool = True) -> AsyncGenerator[tuple[DatagramSocket, DatagramSocket]]:
+async def pair(udp: Family, **options: Any) -> AsyncGenerator[tuple[DatagramSocket, DatagramSocket]]:
     async with (
-        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, offload=offload) as one,
-        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, offload=offload) as other,
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, **options) as one,
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, **options) as other,
     ):
         yield one, other
 
@@ -67,6 +76,12 @@ async def send_many_connected(sock: DatagramSocket, to: Address) -> None:
     await sock.send_many([Datagram(bytes([number]), to) for number in range(4)])
 
 
+ASKED = _system.capabilities.packet_info and _system.capabilities.error_queue
+OPTIONS: list[Any] = [
+    {"offload": True},
+    {"offload": False},
+    *[{"packet_info": True, "icmp_errors": True}] * ASKED,
+]
 NUMBERED = [bytes([number]) for number in range(70)]
 SENDS: dict[str, tuple[Send, list[bytes]]] = {
     "send": (lambda sock, to: sock.send(b"x", to), [b"x"]),
@@ -74,6 +89,10 @@ SENDS: dict[str, tuple[Send, list[bytes]]] = {
     "send a part": (lambda sock, to: sock.send(b"wxyz", to, offset=1, length=2), [b"xy"]),
     "send a list": (lambda sock, to: sock.send([b"x", "y"], to), [b"xy"]),
     "send a datagram": (lambda sock, to: sock.send(Datagram(b"x", to)), [b"x"]),
+    "send a datagram with info": (
+        lambda sock, to: sock.send(Datagram(b"x", to, PacketInfo(hop_limit=9) if ASKED else None)),
+        [b"x"],
+    ),
     "send a reply": (lambda sock, to: sock.send(Datagram(b"", to).reply(b"x")), [b"x"]),
     "send to a name": (lambda sock, to: sock.send(b"x", ("ours", to.port)), [b"x"]),
     "send connected": (send_connected, [b"x"]),
@@ -90,10 +109,10 @@ SENDS: dict[str, tuple[Send, list[bytes]]] = {
 }
 
 
-@pytest.mark.parametrize("offload", [True, False])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize(("send", "payloads"), SENDS.values(), ids=SENDS)
 async def test_what_a_cancelled_send_has_counted_has_arrived(
-    udp: Family, lookup: Any, send: Send, payloads: list[bytes], offload: bool
+    udp: Family, lookup: Any, send: Send, payloads: list[bytes], options: Any
 ) -> None:
     counted, returned = 0, False
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver:
@@ -102,7 +121,7 @@ async def test_what_a_cancelled_send_has_counted_has_arrived(
         async def scenario() -> None:
             nonlocal counted, returned
             counted, returned = 0, False
-            async with trio_dgram.open_socket(udp.type, lookup=lookup, offload=offload) as sender:
+            async with trio_dgram.open_socket(udp.type, lookup=lookup, **options) as sender:
                 try:
                     await send(sender, to)
                     returned = True
@@ -117,12 +136,12 @@ async def test_what_a_cancelled_send_has_counted_has_arrived(
         assert await cancel_everywhere(scenario, check) >= 6
 
 
-@pytest.mark.parametrize("offload", [True, False])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("fault", [errno.EAGAIN, errno.ENOBUFS])
 @pytest.mark.parametrize("many", [True, False])
 @pytest.mark.parametrize("connected", [True, False])
 async def test_sends_cancelled_while_they_wait_for_room_or_for_their_turn_have_sent_nothing(
-    udp: Family, connected: bool, many: bool, fault: int, offload: bool, autojump_clock: trio.testing.MockClock
+    udp: Family, connected: bool, many: bool, fault: int, options: Any, autojump_clock: trio.testing.MockClock
 ) -> None:
     payloads = [b"a", b"b", b"c"]
     counted, returned, waited = 0, list[bytes](), 0
@@ -140,7 +159,7 @@ async def test_sends_cancelled_while_they_wait_for_room_or_for_their_turn_have_s
             async def scenario() -> None:
                 nonlocal counted
                 returned.clear()
-                async with trio_dgram.open_socket(udp.type, offload=offload) as sender:
+                async with trio_dgram.open_socket(udp.type, **options) as sender:
                     try:
                         if connected:
                             await sender.connect(to)
@@ -205,11 +224,11 @@ TAKES: dict[str, Take] = {
 
 
 @pytest.mark.usefixtures("coalescing")
-@pytest.mark.parametrize("offload", [True, False])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
-async def test_cancelled_receives_have_consumed_nothing(udp: Family, take: Take, offload: bool) -> None:
+async def test_cancelled_receives_have_consumed_nothing(udp: Family, take: Take, options: Any) -> None:
     taken: list[Datagram] = []
-    async with pair(udp, offload=offload) as (receiver, sender):
+    async with pair(udp, **options) as (receiver, sender):
         burst = [Datagram(bytes([number]), receiver.address) for number in range(COUNT)]
 
         async def scenario() -> None:

@@ -43,7 +43,8 @@ def test_it_shows_a_table_of_what_happened(demo: ModuleType, capsys: pytest.Capt
         "client on IPv6",
         "the library",
         "99 %",
-        "round trip  in us",
+        "round trip",
+        "in us",
     ):
         assert expected in shown
     assert max(map(len, shown.splitlines())) <= 100

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import trio_dgram
-from trio_dgram import Address, Datagram, DatagramSocket, PacketInfo
+from trio_dgram import Address, Datagram, DatagramSocket, PacketInfo, _system
 
 from .support.descriptors import same_descriptors
 from .support.families import Family
@@ -27,6 +27,9 @@ OPTIONS: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
     "reuse_port": (NOT_BOOLS, ()),
     "ipv6_only": (NOT_BOOLS, ()),
     "offload": (NOT_BOOLS, ()),
+    "packet_info": (NOT_BOOLS, ()),
+    "icmp_errors": (NOT_BOOLS, ()),
+    "mtu_discovery": ((1, None, b"do"), ("", "DO", "always")),
     "broadcast": (NOT_BOOLS, ()),
     "multicast_loopback": (NOT_BOOLS, ()),
     "receive_buffer_size": (NOT_INTEGERS, (-1, 2**31)),
@@ -41,7 +44,9 @@ OPTIONS: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
     "receive_block_list": ((1, None, "10.0.0.0/8", b"x", [1], [None]), (["nowhere"], ["10.0.0.0/99"])),
     "send_block_list": ((1, None, "10.0.0.0/8", b"x", [1], [None]), (["nowhere"], ["10.0.0.0/99"])),
 }
-PROPERTIES = [name for name in OPTIONS if hasattr(DatagramSocket, name)]
+# What the platform has not got cannot be read back.
+ABSENT = set() if _system.capabilities.path_mtu else {"mtu_discovery"}
+PROPERTIES = [name for name in OPTIONS if hasattr(DatagramSocket, name) and name not in ABSENT]
 
 
 def wrong_options(names: Iterable[str]) -> list[Any]:

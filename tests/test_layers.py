@@ -12,8 +12,8 @@ import trio_dgram
 
 LAYERS: Final = {
     "values": ["_addresses", "_arguments", "_block_list", "_datagrams", "_errors", "_events", "_statistics"],
-    "wire": ["_ancillary", "_families", "_payload", "_segmentation"],
-    "kernel": ["_interfaces", "_kernel", "_memberships", "_options", "_system"],
+    "wire": ["_ancillary", "_error_queue", "_families", "_payload", "_segmentation"],
+    "kernel": ["_awaited", "_interfaces", "_kernel", "_memberships", "_options", "_paths", "_system"],
     "socket": [
         "_association",
         "_budget",
@@ -24,6 +24,7 @@ LAYERS: Final = {
         "_outbox",
         "_resolution",
         "_socket",
+        "_socket_events",
         "_socket_options",
         "_subscriptions",
     ],
@@ -31,7 +32,7 @@ LAYERS: Final = {
     "services": [],
     "simulation": [],
     "edges": [],
-    "the public names": ["__init__"],
+    "the public names": ["__init__", "lowlevel"],
 }
 # The layers before this one wait for nothing.
 FIRST_THAT_KNOWS_TRIO: Final = "socket"

@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import attrs
 import pytest
+import trio
 
 import trio_dgram
-from trio_dgram import DatagramNursery, DatagramSocket, Interface, _system
+from trio_dgram import DatagramNursery, DatagramSocket, Interface, Membership, _system
 
 from .support.families import Family
 from .support.faults import faulty_kernel
-from .support.namespaces import Link, Machine, ip, run, sysctl
+from .support.namespaces import Link, Machine, ip, run, sysctl, wait_until_up
 
 GROUPS: Final = {"udp4": ("239.1.2.3", "239.1.2.4"), "udp6": ("ff15::1234", "ff15::1235")}
 """Two groups that nobody uses, by the type of a socket."""
@@ -360,3 +361,92 @@ async def test_so_does_either_word_of_the_kernels_for_it(udp: Family, net: Net, 
             assert caught.value.errno == error
             assert joined(group) == []
             assert names(sock.add_membership(group)) == net.able
+
+
+async def test_what_is_joined_where_is_listed_in_order(udp: Family, net: Net, source: str | None) -> None:
+    one, two = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type) as sock:
+        assert not sock.memberships
+        (second,) = sock.add_membership(two, net.second.name, source=source)
+        (first,) = sock.add_membership(one, net.first.name)
+        sock.add_membership(one, net.second.name)
+        sock.drop_membership(one, net.second.name)
+        assert sock.memberships == (
+            Membership(two, source, second.name, second.index),
+            Membership(one, None, first.name, first.index),
+        )
+        sock.drop_membership(two, source=source)
+        assert [membership.group for membership in sock.memberships] == [one]
+    for closed in (lambda: sock.memberships, sock.rejoin):
+        with pytest.raises(trio.ClosedResourceError):
+            closed()
+
+
+async def test_a_membership_outlives_its_interfaces_being_down(udp: Family, net: Net, source: str | None) -> None:
+    group, _ = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
+        sock.add_membership(group, net.first.name, source=source)
+        before = sock.memberships
+        ip(f"link set {net.first.name} down")
+        assert sock.rejoin() == ()
+        assert sock.memberships == before
+        ip(f"link set {net.first.name} up")
+        wait_until_up(net.machine.home, net.first.name)
+        assert sock.rejoin() == sock.memberships == before
+        assert joined(group) == [net.first.name]
+        await net.sender(nursery, udp.type, net.first).send(b"again", (group, PORT))
+        assert (await sock.receive()).data == b"again"
+
+
+async def test_what_went_with_its_interface_is_joined_again_when_that_is_back(
+    udp: Family, net: Net, source: str | None
+) -> None:
+    group, other = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
+        sock.add_membership(other, net.second.name)
+        for _ in range(3):
+            sock.add_membership(group, net.first.name, source=source)
+            before = sock.memberships
+            ip(f"link delete {net.first.name}")
+            assert [membership.interface for membership in sock.rejoin()] == [net.second.name]
+            assert sock.memberships == before
+            net.machine.link(1)
+            assert joined(group) == []
+            after = sock.rejoin()
+            assert after == sock.memberships
+            assert [(each.group, each.interface) for each in after] == [
+                (other, net.second.name),
+                (group, net.first.name),
+            ]
+            assert after[1].index != before[1].index
+            assert sock.rejoin() == after
+            assert joined(group) == [net.first.name]
+            sender = net.sender(nursery, udp.type, net.first)
+            await sender.send(b"again", (group, PORT))
+            assert (await sock.receive()).data == b"again"
+            sock.drop_membership(group, source=source)
+            assert joined(group) == []
+
+
+async def test_what_cannot_be_joined_again_is_an_error_that_names_it(udp: Family, net: Net) -> None:
+    group, _ = GROUPS[udp.type]
+    with faulty_kernel() as faults:
+        async with trio_dgram.open_socket(udp.type, port=PORT) as sock:
+            sock.add_membership(group, net.first.name)
+            before = sock.memberships
+            faults.set("setsockopt", errno.ENOBUFS)
+            with pytest.raises(OSError, match=f"rejoin {group} on {net.first.name}") as caught:
+                sock.rejoin()
+            assert caught.value.errno == errno.ENOBUFS
+            assert sock.memberships == before
+
+
+async def test_memberships_of_interfaces_that_have_gone_take_no_place(net: Net) -> None:
+    group, _ = GROUPS["udp4"]
+    async with trio_dgram.open_socket("udp4", port=PORT) as sock:
+        sock.add_membership(group, net.first.name)
+        # More than a socket may have (net.ipv4.igmp_max_memberships).
+        for _ in range(22):
+            ip(f"link delete {net.first.name}")
+            net.machine.link(1)
+            assert len(sock.rejoin()) == 1

@@ -6,11 +6,9 @@ import ctypes
 import errno
 import socket
 import sys
-from typing import Any
 
 import attrs
 import pytest
-import trio
 
 import trio_dgram
 from trio_dgram import _system
@@ -78,25 +76,3 @@ def test_an_answer_that_means_it_was_dissolved_all_the_same_is_none(
         sock.disconnect()
     # BSDs begin with the length.
     assert passed == [(16 if platform == "darwin" else 0, 16, 16)]
-
-
-async def test_a_socket_factory_that_the_library_cannot_run_on_is_told_so() -> None:
-    closed = []
-
-    class Made:
-        def close(self) -> None:
-            closed.append(self)
-
-    class Factory(trio.abc.SocketFactory):
-        def socket(self, *_: object) -> Any:
-            return Made()
-
-    previous = trio.socket.set_custom_socket_factory(Factory())
-    try:
-        with pytest.raises(OSError, match="custom socket factory") as caught:
-            async with trio_dgram.open_socket("udp4"):
-                raise AssertionError
-    finally:
-        trio.socket.set_custom_socket_factory(previous)
-    assert caught.value.errno == errno.ENOTSUP
-    assert len(closed) == 1

@@ -6,10 +6,10 @@ socket is told by channels.
 
 from __future__ import annotations
 
-from ._addresses import Address
+from ._addresses import Address, UnixAddress
 from ._channels import EventChannel
 from ._creation import SocketOptions
-from ._datagrams import Datagram, PacketInfo
+from ._datagrams import Credentials, Datagram, PacketInfo
 from ._errors import (
     AddressBlockedError,
     AlreadyBoundError,
@@ -23,6 +23,7 @@ from ._errors import (
 )
 from ._events import Closed, Connected, Event, Failure, Listening
 from ._interfaces import Interface, interfaces
+from ._memberships import Membership
 from ._nursery import DatagramNursery, open_nursery, open_socket
 from ._resolution import resolve
 from ._socket import DatagramSocket
@@ -36,6 +37,7 @@ __all__ = [
     "ChannelStatistics",
     "Closed",
     "Connected",
+    "Credentials",
     "Datagram",
     "DatagramError",
     "DatagramNursery",
@@ -45,6 +47,7 @@ __all__ = [
     "Failure",
     "Interface",
     "Listening",
+    "Membership",
     "NotBoundError",
     "NotConnectedError",
     "PacketInfo",
@@ -53,6 +56,7 @@ __all__ = [
     "SocketOptions",
     "SocketStateError",
     "SocketStatistics",
+    "UnixAddress",
     "interfaces",
     "open_nursery",
     "open_socket",

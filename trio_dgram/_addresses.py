@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
+import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 from ._arguments import check_integer, describe_value
 
@@ -66,6 +68,91 @@ class ScopedReceivedAddress(ReceivedAddress):
     __slots__ = ()
 
 
+_LONGEST_PATH: Final = 107 if sys.platform == "linux" else 103
+"""In bytes, without the null character that ends it (unix(7))."""
+
+UnixPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+"""The name of a ``"unix"`` socket: a path or, with a null character first, an abstract name (unix(7))."""
+
+
+class UnixAddress(Address):
+    """The address of a ``"unix"`` socket: the path of a file, or an abstract name, which begins with a null
+    character (unix(7)). An empty one is that of a socket without a name.
+
+    It is an :class:`Address` whose host is the path and whose port is 0, so that it goes wherever one goes::
+
+        >>> from trio_dgram import UnixAddress
+        >>> UnixAddress(b"/run/log").path
+        '/run/log'
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, path: UnixPath) -> Self:
+        """Make the address of ``path``; bytes are decoded as ``os.fsdecode`` does it."""
+        return tuple.__new__(cls, (_check_path("path", path), 0))
+
+    def __getnewargs__(self) -> tuple[str]:
+        return (self.host,)
+
+    @property
+    def path(self) -> str:
+        """The path or abstract name, as ``os.fsdecode`` writes it."""
+        return self.host
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """``socket.AF_UNIX``."""
+        return socket.AF_UNIX
+
+    def __repr__(self) -> str:
+        return f"UnixAddress({self.host!r})"
+
+
+class ReceivedUnixAddress(UnixAddress, ReceivedAddress):  # type: ignore[misc]
+    """The address of a ``"unix"`` socket that a datagram came from."""
+
+    __slots__ = ()
+
+
+def as_received(address: Address) -> ReceivedAddress:
+    """Return ``address`` as one that the network chose."""
+    kind = ReceivedUnixAddress if isinstance(address, UnixAddress) else ReceivedAddress
+    received: ReceivedAddress = new_tuple(kind, address)
+    return received
+
+
+def is_link_local(host: str) -> bool:
+    """Whether a numeric address means something on its link only (RFC 3927, RFC 4291)."""
+    return host.startswith(("fe80:", "169.254."))
+
+
+def check_unix_address(name: str, value: object) -> UnixAddress:
+    """Return ``value`` as the address of a ``"unix"`` socket that can be sent to."""
+    # What came from a socket without a name has an empty one: that it cannot be answered is not the program's mistake.
+    return value if isinstance(value, ReceivedUnixAddress) else check_unix_path(name, value)
+
+
+def check_unix_path(name: str, value: object) -> UnixAddress:
+    """Return ``value`` as the address of a ``"unix"`` socket that can be bound."""
+    address = value if isinstance(value, UnixAddress) else UnixAddress.__new__(UnixAddress, _check_path(name, value))
+    if not address.host:
+        raise ValueError(f"{name} must be a path or an abstract name, not an empty one")
+    return address
+
+
+def _check_path(name: str, value: object) -> str:
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise TypeError(f"{name} must be a path (str, bytes or os.PathLike), not {describe_value(value)}")
+    path = os.fsdecode(value)
+    if "\0" in path[1:] and not path.startswith("\0"):
+        raise ValueError(f"{name} must not contain a null character but as the first one: {path!r}")
+    longest = _LONGEST_PATH + path.startswith("\0")
+    if len(os.fsencode(path)) > longest:
+        raise ValueError(f"{name} must be at most {longest} bytes long: {path!r}")
+    return path
+
+
 def check_port(name: str, value: object, *, lowest: int = 0) -> int:
     """Return ``value`` if it is a port from ``lowest`` to 65535."""
     return check_integer(name, value, lowest, 65535)
@@ -84,7 +171,7 @@ def check_host(name: str, value: object) -> str:
 
 def check_address(name: str, value: object) -> Address:
     """Return ``value`` as an :class:`Address` if it is a pair of a host and a port that can be sent to."""
-    if isinstance(value, ReceivedAddress):
+    if isinstance(value, ReceivedAddress) and not isinstance(value, UnixAddress):
         return value
     if not isinstance(value, tuple) or len(value) != 2:
         raise TypeError(f"{name} must be a (host, port) tuple, not {describe_value(value)}")
@@ -94,6 +181,8 @@ def check_address(name: str, value: object) -> Address:
 
 def written(address: Address) -> str:
     """Return ``address`` as texts show it: ``host:port``, ``[host]:port``, without a port that is 0."""
+    if isinstance(address, UnixAddress):
+        return address.host.replace("\0", "@") or "a socket without a name"
     if not address.port:
         return address.host
     return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 
-from ._addresses import Address, written
+from ._addresses import Address, UnixAddress, written
 from ._creation import Creation
+from ._datagrams import PacketInfo
 from ._errors import AlreadyBoundError, AlreadyConnectedError, NotBoundError, NotConnectedError, annotated
-from ._families import SocketAddress
+from ._families import Destination, SocketAddress
 from ._kernel import Kernel
 from ._lifetime import Lifetime
 from ._resolution import look_up
@@ -26,6 +27,12 @@ class Association:
     def __init__(self, kernel: Kernel, lifetime: Lifetime, creation: Creation) -> None:
         self.bound = False
         self.peer: Address | None = None
+        if creation.adopted is not None:
+            self.bound = kernel.is_bound
+            with suppress(OSError):
+                self.peer = kernel.remote_address()
+                # One of a socketpair(2) has no name, and receives all the same.
+                self.bound = self.bound or not self.peer.host
         self._kernel = kernel
         self._lifetime = lifetime
         self._creation = creation
@@ -56,20 +63,42 @@ class Association:
             with self._lifetime.waiting():
                 await self._binding.wait()
 
-    def bind(self, address: Address, sockaddr: SocketAddress) -> None:
-        """Have the kernel bind to ``address``."""
-        if self._creation.reuse_port and not hasattr(socket, "SO_REUSEPORT"):
-            raise annotated(OSError(errno.ENOTSUP, "this platform has no SO_REUSEPORT"), "bind", address)
-        try:
-            self._kernel.bind(sockaddr)
-        except OSError as error:
-            raise annotated(error, "bind", address) from None
-        self.bound = True
+    async def bind(self, address: Address, sockaddr: SocketAddress) -> None:
+        """Have the kernel bind to ``address``, within :meth:`binding`."""
+        if self._kernel.awaited is None:
+            self._bind(address, sockaddr)
+            return
+        with self._becoming_bound(address), self._lifetime.waiting(), self._kernel.taking_path(address):
+            if not sockaddr:
+                # Trio passes on nothing that asks Linux for an abstract name.
+                raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory need a name to be bound to")
+            await self._kernel.awaited.bind(sockaddr)
 
     def bind_anywhere(self) -> None:
         """Have the kernel bind to an ephemeral port on all interfaces."""
-        anywhere = Address(self._kernel.family.wildcard, 0)
-        self.bind(anywhere, anywhere)
+        if self._kernel.awaited is not None:
+            raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory must be bound first")
+        self._bind(*self.anywhere)
+
+    @property
+    def anywhere(self) -> tuple[Address, SocketAddress]:
+        """Where a socket is bound that nobody has bound."""
+        wildcard = self._kernel.family.wildcard
+        return wildcard, b"" if isinstance(wildcard, UnixAddress) else wildcard
+
+    def _bind(self, address: Address, sockaddr: SocketAddress) -> None:
+        with self._becoming_bound(address):
+            self._kernel.bind(address, sockaddr)
+
+    @contextmanager
+    def _becoming_bound(self, address: Address) -> Generator[None]:
+        if self._creation.reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+            raise annotated(OSError(errno.ENOTSUP, "this platform has no SO_REUSEPORT"), "bind", address)
+        try:
+            yield
+        except OSError as error:
+            raise annotated(error, "bind", address) from None
+        self.bound = True
 
     def check_bound(self) -> None:
         """Raise :class:`NotBoundError` if there is no local address."""
@@ -93,16 +122,23 @@ class Association:
         """Raise what connecting the unbound socket to ``sockaddr`` would, leaving it unbound."""
         self._kernel.probe(sockaddr)
 
-    def connect(self, sockaddr: SocketAddress) -> Address:
+    async def connect(self, sockaddr: SocketAddress) -> Address:
         """Have the kernel fix the peer and return its address as the kernel writes it."""
-        self._kernel.connect(sockaddr)
+        if self._kernel.awaited is None:
+            self._kernel.connect(sockaddr)
+        else:
+            # A Trio socket closes itself when its ``connect`` is cancelled. There is nothing to wait for here.
+            with self._lifetime.waiting(shield=True):
+                await self._kernel.awaited.connect(sockaddr)
         self.peer = self._kernel.remote_address()
         return self.peer
 
     def disconnect(self) -> None:
         """Have the kernel let the peer go."""
         self.remote("disconnect")
+        before = self._kernel.local_address()
         self._kernel.disconnect()
+        self._kernel.rebind(before)
         self.peer = None
 
     def remote(self, operation: str) -> Address:
@@ -122,16 +158,33 @@ class Association:
             if wanted is None:
                 raise NotConnectedError("send: the socket is not connected, so it needs to know where to send")
             return wanted
-        if wanted is not None and not (brought and wanted == self.peer):
+        if wanted is not None and not (brought and self._is_peer(wanted)):
             raise AlreadyConnectedError(
                 f"send: the socket is connected to {written(self.peer)}, so it cannot send to {written(wanted)}"
             )
         return self.peer
 
+    def _is_peer(self, wanted: Address) -> bool:
+        # To an IPv6 socket an IPv4 peer is one with a mapped address, whichever way it is written.
+        return self.peer in (wanted, (f"::ffff:{wanted.host}", wanted.port))
+
+    def check_synchronous(self) -> None:
+        """Raise ENOTSUP if the socket is of a kind that has to be awaited."""
+        if self._kernel.awaited is not None:
+            raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory can only be awaited")
+
+    def destination(self, address: Address, sockaddr: SocketAddress | None, info: PacketInfo | None) -> Destination:
+        """Return where a datagram for ``address`` goes, and as ``info`` says; to the peer if there is one."""
+        ancillary = None
+        if info is not None:
+            ancillary = self._kernel.packet_info(info, address.host if sockaddr is None else sockaddr[0])
+        return address, sockaddr if self.peer is None else None, ancillary
+
     def locate(self, wanted: Address) -> tuple[Address, SocketAddress | None]:
         """Return ``wanted``, an empty host as loopback, and the same as the kernel takes it: ``None`` for a name."""
-        address = wanted if wanted.host else Address(self._kernel.family.loopback, wanted.port)
-        return address, self._kernel.family.sockaddr(address, dual_stack=self._kernel.dual_stack)
+        family = self._kernel.family
+        address = wanted if wanted.host or not family.is_internet else Address(family.loopback, wanted.port)
+        return address, family.sockaddr(address, dual_stack=self._kernel.dual_stack)
 
     async def numeric(self, wanted: Address) -> tuple[Address, SocketAddress]:
         """Do as :meth:`locate`, resolving a name."""

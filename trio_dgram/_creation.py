@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import socket
-from collections.abc import Iterable
-from typing import Any, TypedDict
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Any, Final, TypedDict
 
 import attrs
 import trio
 
 from ._arguments import check_bool, describe_value
+from ._awaited import AwaitedSocket, KernelSocket
 from ._block_list import BlockListEntry, IPNetwork, check_block_list
-from ._families import UDP6, Family, check_type
+from ._errors import annotated
+from ._families import FAMILIES, UDP6, Family, check_type
 from ._kernel import Kernel
-from ._options import OPTIONS, check_option, write_option
+from ._options import NOT_OF_THE_INTERNET, OPTIONS, MTUDiscovery, check_option, write_option
 from ._resolution import Lookup
-from ._system import SystemSocket
+from ._system import SharedSocket, SystemSocket, share
 
 
 class SocketOptions(TypedDict, total=False):
@@ -49,12 +51,19 @@ class SocketOptions(TypedDict, total=False):
     """Where multicast datagrams leave: a local address, an interface's name or index."""
     device: str | None
     """SO_BINDTODEVICE: the one interface that datagrams come in and go out by."""
+    mtu_discovery: MTUDiscovery
+    """IP_MTU_DISCOVER: ``"dont"``, ``"want"``, ``"do"`` or ``"probe"``."""
     lookup: Lookup | None
     """Resolves names instead of Trio's resolver: ``async (host, port, family) -> Address``."""
     receive_block_list: Iterable[BlockListEntry]
     """Addresses and networks whose datagrams are not received, but counted as filtered."""
     send_block_list: Iterable[BlockListEntry]
     """Addresses and networks that nothing is sent to."""
+    packet_info: bool
+    """Whether received datagrams bring their :class:`PacketInfo`. Default: False."""
+    icmp_errors: bool
+    """IP_RECVERR: whether what ICMP says about earlier datagrams is reported as ``Failure(PeerUnreachable)``.
+    Default: False. Linux only: OSError(ENOTSUP) elsewhere."""
     offload: bool
     """Whether to use receive and send offload where the system has it. Default: True. ``False`` makes
     ``dropped_by_kernel`` exact."""
@@ -65,9 +74,13 @@ class Creation:
     """The checked form of :class:`SocketOptions`."""
 
     family: Family
+    adopted: SharedSocket | None
+    """The descriptor to run on, where there is one already."""
     reuse_address: bool
     reuse_port: bool
     ipv6_only: bool
+    packet_info: bool
+    icmp_errors: bool
     offload: bool
     lookup: Lookup | None
     receive_block_list: tuple[IPNetwork, ...]
@@ -76,32 +89,48 @@ class Creation:
     """The options that are to be written to the kernel."""
 
     def make(self) -> Kernel:
-        """Make the descriptor, with every option set; nothing is left of it if one is refused."""
+        """Return the descriptor, with every option set; nothing is left of one that was made if one is refused."""
+        if self.adopted is not None:
+            return self._set_up(self.adopted)
         sock = _make_socket(self.family)
         try:
-            kernel = Kernel(sock, self.family, ipv6_only=self.ipv6_only, offload=self.offload)
-            if self.reuse_address:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if self.reuse_port and hasattr(socket, "SO_REUSEPORT"):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            for name, value in self.written.items():
-                write_option(kernel.options, name, value)
+            return self._set_up(sock)
         except BaseException:
             sock.close()
             raise
+
+    def _set_up(self, sock: KernelSocket) -> Kernel:
+        dual_stack = self.family is UDP6 and not self.ipv6_only
+        kernel = Kernel(sock, self.family, dual_stack=dual_stack)
+        if self.offload:
+            kernel.offload()
+        if self.adopted is None:
+            kernel.make_own(ipv6_only=self.ipv6_only)
+        else:
+            kernel.adopt()
+        if self.packet_info:
+            kernel.inform()
+        if self.icmp_errors:
+            kernel.tell_errors()
+        if self.reuse_address:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self.reuse_port and hasattr(socket, "SO_REUSEPORT"):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for name, value in self.written.items():
+            write_option(kernel.options, name, value)
         return kernel
 
 
-def check_creation(type_: object, options: SocketOptions) -> Creation:
+def check_creation(type_: object, options: SocketOptions, adopted: SharedSocket | None = None) -> Creation:
     """Return what ``create_socket(type, **options)`` asks for, or raise what is wrong with it."""
     family = check_type(type_)
     rest: dict[str, Any] = dict(options)
     reuse_address = check_bool("reuse_address", rest.pop("reuse_address", False))
     reuse_port = check_bool("reuse_port", rest.pop("reuse_port", False))
     ipv6_only = check_bool("ipv6_only", rest.pop("ipv6_only", False))
+    packet_info = check_bool("packet_info", rest.pop("packet_info", False))
+    icmp_errors = check_bool("icmp_errors", rest.pop("icmp_errors", False))
     offload = check_bool("offload", rest.pop("offload", True))
-    if ipv6_only and family is not UDP6:
-        raise ValueError(f"ipv6_only is for udp6 sockets, not for {family.type}")
     lookup: Any = rest.pop("lookup", None)
     _check_lookup(lookup)
     receive_block_list = check_block_list("receive_block_list", rest.pop("receive_block_list", ()))
@@ -109,11 +138,22 @@ def check_creation(type_: object, options: SocketOptions) -> Creation:
     written = {name: check_option(name, rest.pop(name)) for name in OPTIONS if name in rest}
     if rest:
         raise TypeError(f"there is no socket option {', '.join(map(repr, rest))}")
+    if ipv6_only and family is not UDP6:
+        raise ValueError(f"ipv6_only is for udp6 sockets, not for {family.type}")
+    if not family.is_internet:
+        for name, value in options.items():
+            if name in written.keys() - NOT_OF_THE_INTERNET or (value and name not in _NOT_OF_THE_INTERNET):
+                raise ValueError(f"{name} is for udp4 and udp6 sockets, not for {family.type}")
+    if adopted is not None and family is UDP6:
+        ipv6_only = bool(adopted.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
     return Creation(
         family=family,
+        adopted=adopted,
         reuse_address=reuse_address,
         reuse_port=reuse_port,
         ipv6_only=ipv6_only,
+        packet_info=packet_info,
+        icmp_errors=icmp_errors,
         offload=offload,
         lookup=lookup,
         receive_block_list=receive_block_list,
@@ -122,12 +162,52 @@ def check_creation(type_: object, options: SocketOptions) -> Creation:
     )
 
 
+_NOT_OF_THE_INTERNET: Final = NOT_OF_THE_INTERNET | {"packet_info", "offload"}
+
+
+@contextmanager
+def adopting(value: object, options: SocketOptions) -> Generator[Creation]:
+    """Check that ``value`` is a datagram socket that can be adopted; it is once the block has made a socket of it.
+
+    What raises in the block leaves ``value`` as it was, and its owner's.
+    """
+    if isinstance(value, socket.socket):
+        descriptor = value.fileno()
+    elif isinstance(value, int) and not isinstance(value, bool):
+        descriptor = value
+    else:
+        raise TypeError(f"sock_or_fd must be a socket.socket or a descriptor, not {describe_value(value)}")
+    if "ipv6_only" in options:
+        raise ValueError("ipv6_only is decided when a socket is made, and an adopted one has been")
+    try:
+        shared = share(descriptor)
+    except OSError as error:
+        raise annotated(error, "adopt_socket", descriptor) from None
+    try:
+        yield check_creation(_type_of(shared), options, shared)
+    except BaseException:
+        shared.detach()
+        raise
+    if isinstance(value, socket.socket):
+        value.detach()
+
+
+def _type_of(sock: socket.socket) -> str:
+    if sock.type != socket.SOCK_DGRAM:
+        raise ValueError(f"sock_or_fd must be a datagram socket, not one of type {sock.type!r}")
+    for family in FAMILIES.values():
+        # Sockets for ICMP are datagram sockets, too.
+        if sock.family == family.family and (not family.is_internet or sock.proto in (0, socket.IPPROTO_UDP)):
+            return family.type
+    raise ValueError(f"sock_or_fd must be a UDP or AF_UNIX socket, not one of {sock.family!r}, protocol {sock.proto}")
+
+
 def _check_lookup(value: object) -> None:
     if value is not None and not callable(value):
         raise TypeError(f"lookup must be an async function, not {describe_value(value)}")
 
 
-def _make_socket(family: Family) -> SystemSocket:
+def _make_socket(family: Family) -> KernelSocket:
     # Trio has no other public way to ask for the factory that a program or a test has installed.
     factory = trio.socket.set_custom_socket_factory(None)
     trio.socket.set_custom_socket_factory(factory)
@@ -137,7 +217,6 @@ def _make_socket(family: Family) -> SystemSocket:
         return sock
     made: Any = factory.socket(family.family, socket.SOCK_DGRAM, 0)
     if not hasattr(made, "kernel_socket"):
-        made.close()
-        raise OSError(errno.ENOTSUP, "the sockets of the custom socket factory have no kernel_socket method to run on")
+        return AwaitedSocket(made)
     kernel_socket: SystemSocket = made.kernel_socket()
     return kernel_socket

@@ -6,7 +6,19 @@ from typing import NamedTuple
 
 import attrs
 
-from ._addresses import Address, ReceivedAddress, new_tuple
+from ._addresses import Address, ReceivedAddress, as_received, is_link_local, new_tuple
+
+
+@attrs.frozen
+class Credentials:
+    """Who sent a datagram over a ``"unix"`` socket, as the kernel attests it (unix(7))."""
+
+    pid: int
+    """The process."""
+    uid: int
+    """Its user."""
+    gid: int
+    """Its group."""
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +42,16 @@ class PacketInfo:
     """When the kernel received it, in nanoseconds since the epoch."""
     truncated: bool = False
     """Whether the payload was longer than what is here."""
+    credentials: Credentials | None = None
+    """The sending process, on ``"unix"`` sockets."""
+
+
+@attrs.frozen(kw_only=True)
+class ReceivedPacketInfo(PacketInfo):
+    """What came with a datagram, as the network and the kernel chose it: an answer carries on little of it."""
+
+    unicast_address: str | None = None
+    """The local address to answer from; none where the datagram went to a group and the kernel names no other."""
 
 
 class Datagram(NamedTuple):
@@ -54,6 +76,17 @@ class Datagram(NamedTuple):
         """
         address = self.address
         if type(address) is not ReceivedAddress and not isinstance(address, ReceivedAddress):
-            address = ReceivedAddress(*address)
-        answer: Datagram = new_tuple(Datagram, (data, address, None))
+            address = as_received(address)
+        info = self.info
+        if info is not None:
+            info = answering(info, address)
+        answer: Datagram = new_tuple(Datagram, (data, address, info))
         return answer
+
+
+def answering(info: PacketInfo, peer: Address) -> PacketInfo | None:
+    """Return what of ``info`` an answer to ``peer`` carries on: the address to answer from and, if a link is all that
+    they share, the interface."""
+    local = info.unicast_address if isinstance(info, ReceivedPacketInfo) else info.local_address
+    interface = info.interface if is_link_local(peer.host) or is_link_local(local or "") else None
+    return None if local is None and interface is None else PacketInfo(local_address=local, interface=interface)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TypeVar
 
 from ._addresses import Address, written
@@ -38,7 +39,30 @@ class AddressBlockedError(DatagramError, PermissionError):
 
 
 class PeerUnreachable(DatagramError, OSError):  # noqa: N818 -- named for what it tells: news about a peer
-    """The network reported that an earlier datagram could not be delivered."""
+    """The network reported that an earlier datagram could not be delivered (RFC 792, RFC 4443).
+
+    Its errno is what the kernel makes of the report, such as ECONNREFUSED.
+    """
+
+    def __init__(
+        self, errno: int, *, icmp_type: int, icmp_code: int, reason: str, offender: str | None, path_mtu: int | None
+    ) -> None:
+        said = reason if offender is None else f"{reason}, says {offender}"
+        super().__init__(errno, f"{os.strerror(errno)} ({said})")
+        self.operation: str = "send"
+        """What failed: ``"send"``."""
+        self.address: Address | None = None
+        """The destination of the datagram."""
+        self.icmp_type = icmp_type
+        """The type of the ICMP message."""
+        self.icmp_code = icmp_code
+        """The code of the ICMP message."""
+        self.reason = reason
+        """The type and code in words."""
+        self.offender = offender
+        """The address of the machine that reported it, where it is known."""
+        self.path_mtu = path_mtu
+        """For a datagram that was too big: the largest packet that the path takes, in bytes, where it is known."""
 
 
 class SendManyError(DatagramError, OSError):
@@ -65,4 +89,12 @@ def annotated(error: OSErrorT, operation: str, address: object) -> OSErrorT:
     error.strerror = f"{subject}: {error.strerror}"
     error.args = (error.errno, error.strerror)
     vars(error).update(operation=operation, address=address)
+    return error
+
+
+def with_reason(error: OSErrorT, reason: str | None) -> OSErrorT:
+    """Make ``error`` say in words what its errno means here, where ``reason`` adds anything."""
+    if reason is not None:
+        error.strerror = f"{error.strerror} ({reason})"
+        error.args = (error.errno, error.strerror)
     return error

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
-from ._addresses import Address, ReceivedAddress, ScopedReceivedAddress, new_tuple
+from ._addresses import (
+    Address,
+    ReceivedAddress,
+    ReceivedUnixAddress,
+    ScopedReceivedAddress,
+    UnixAddress,
+    UnixPath,
+    check_address,
+    check_host,
+    check_port,
+    check_unix_address,
+    check_unix_path,
+    new_tuple,
+)
+from ._ancillary import ControlMessage
 from ._arguments import describe_value
 
-SocketAddress: TypeAlias = tuple[Any, ...]
-"""An address as the socket module has it: two items on IPv4, two or four on IPv6."""
+SocketAddress: TypeAlias = tuple[Any, ...] | str | bytes
+"""An address as the socket module has it: two items on IPv4, two or four on IPv6, a path or an abstract name."""
 
-Destination: TypeAlias = tuple[Address, SocketAddress | None]
-"""Where a datagram goes: as a value, and as the kernel takes it; None for the peer of a connected socket."""
+AnyAddress: TypeAlias = "tuple[str | None, int] | UnixPath"
+"""Whatever names a peer: a host and a port, or the path of a ``"unix"`` socket."""
+
+Destination: TypeAlias = tuple[Address, SocketAddress | None, list[ControlMessage] | None]
+"""Where a datagram goes: as a value, as the kernel takes it (None for the peer of a connected socket), and what is to
+be told to the kernel beside the payload. A plain tuple, since it is taken apart for every datagram."""
 
 
 def is_literal(host: str, family: socket.AddressFamily) -> bool:
@@ -28,13 +48,35 @@ def is_literal(host: str, family: socket.AddressFamily) -> bool:
 
 @attrs.frozen
 class Family:
-    """What differs between the kinds of sockets, as data and as the way its addresses are written."""
+    """What differs between the kinds of sockets, as data and as the way their addresses are written.
+
+    These are the internet's kinds.
+    """
 
     type: str
     """The name it has in this library, such as ``"udp4"``."""
     family: socket.AddressFamily
     loopback: str
-    wildcard: str
+    wildcard: Address
+    """The local address that is bound to where none is named."""
+
+    @property
+    def is_internet(self) -> bool:
+        """Whether it has what the internet protocols have: ports, interfaces, groups, hop limits."""
+        return True
+
+    def check_internet(self, wanted: str) -> None:
+        """Raise ENOTSUP if these sockets have no ``wanted``, which only the internet's have."""
+        if not self.is_internet:
+            raise OSError(errno.ENOTSUP, f"a {self.type} socket has no {wanted}")
+
+    def check_address(self, name: str, value: object) -> Address:
+        """Return the argument ``name`` as an address that can be sent to."""
+        return check_address(name, value)
+
+    def check_local(self, port: object, host: object) -> Address:
+        """Return the arguments of ``bind`` as the address that they name."""
+        return Address(check_host("host", host) or self.wildcard.host, check_port("port", port))
 
     def sockaddr(self, address: Address, *, dual_stack: bool) -> SocketAddress | None:
         """Return ``address`` as the kernel takes it, or ``None`` if its host is a name.
@@ -62,20 +104,67 @@ class Family:
         """Whether a received address, without a zone, is one that sockets of this family receive from."""
         return (":" in address[0]) == (self.family == socket.AF_INET6)
 
-    def address(self, sockaddr: SocketAddress) -> Address:
+    def address(self, sockaddr: Any) -> Address:
         """Return an address of the kernel's as a value."""
         return Address(_host(sockaddr), sockaddr[1])
 
-    def received_address(self, sockaddr: SocketAddress) -> ReceivedAddress:
-        """Return the source of a datagram over IPv6 as a value."""
-        if not sockaddr[3]:
+    def is_bound(self, sockaddr: Any) -> bool:
+        """Whether a socket whose local address is ``sockaddr`` is bound."""
+        return bool(sockaddr[1])
+
+    def received_address(self, sockaddr: Any) -> ReceivedAddress | None:
+        """Return the source of a datagram as a value, ``None`` for one that nobody can answer."""
+        # From port 0, or from the unspecified address, which Linux lets in over IPv6: an answer to the latter would go
+        # to this machine itself.
+        if not sockaddr[1] or sockaddr[0] == "::":
+            return None
+        if len(sockaddr) == 2 or not sockaddr[3]:
             return cast("ReceivedAddress", new_tuple(ReceivedAddress, sockaddr[:2]))
         return ScopedReceivedAddress(_host(sockaddr), sockaddr[1])
 
 
-UDP4: Final = Family("udp4", socket.AF_INET, "127.0.0.1", "0.0.0.0")
-UDP6: Final = Family("udp6", socket.AF_INET6, "::1", "::")
+@attrs.frozen
+class UnixFamily(Family):
+    """Sockets of this machine, named by paths (unix(7))."""
+
+    @property
+    def is_internet(self) -> bool:
+        """No: it has paths and file permissions."""
+        return False
+
+    def check_address(self, name: str, value: object) -> UnixAddress:
+        """Return the argument ``name`` as an address that can be sent to."""
+        return check_unix_address(name, value)
+
+    def check_local(self, port: object, host: object) -> UnixAddress:
+        """Return the arguments of ``bind``, the first of which is a path, as the address that they name."""
+        if host is not None:
+            raise ValueError(f"a {self.type} socket is bound to a path alone, without a host, and not to {host!r}")
+        return UnixAddress("") if type(port) is int and not port else check_unix_path("path", port)
+
+    def sockaddr(self, address: Address, *, dual_stack: bool) -> SocketAddress | None:  # noqa: ARG002 -- the internet's
+        """Return ``address`` as the kernel takes it."""
+        return os.fsencode(address.host)
+
+    def address(self, sockaddr: Any) -> UnixAddress:
+        """Return an address of the kernel's as a value."""
+        return UnixAddress(sockaddr or "")
+
+    def is_bound(self, sockaddr: Any) -> bool:
+        """Whether a socket whose local address is ``sockaddr`` is bound."""
+        return bool(sockaddr)
+
+    def received_address(self, sockaddr: Any) -> ReceivedAddress:
+        """Return the source of a datagram as a value; an empty one for a socket that has no name."""
+        return cast("ReceivedAddress", new_tuple(ReceivedUnixAddress, (os.fsdecode(sockaddr or ""), 0)))
+
+
+UDP4: Final = Family("udp4", socket.AF_INET, "127.0.0.1", Address("0.0.0.0", 0))
+UDP6: Final = Family("udp6", socket.AF_INET6, "::1", Address("::", 0))
 FAMILIES: Final = {family.type: family for family in (UDP4, UDP6)}
+if hasattr(socket, "AF_UNIX"):  # pragma: no branch -- Windows has none
+    UNIX: Final = UnixFamily("unix", socket.AF_UNIX, "", UnixAddress(""))
+    FAMILIES[UNIX.type] = UNIX
 
 
 def check_type(value: object) -> Family:
@@ -88,7 +177,7 @@ def check_type(value: object) -> Family:
     return FAMILIES[value]
 
 
-def _host(sockaddr: SocketAddress) -> str:
+def _host(sockaddr: Any) -> str:
     host: str = sockaddr[0]
     # The zone is not cached: an index can come to mean another interface.
     if len(sockaddr) == 4 and sockaddr[3]:

@@ -7,8 +7,11 @@ wake-up of the task and not one per datagram.
 from __future__ import annotations
 
 import errno
+import os
+import select
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 
 import trio
@@ -16,7 +19,8 @@ import trio
 from ._addresses import Address
 from ._budget import Budget
 from ._datagrams import Datagram
-from ._errors import annotated
+from ._error_queue import ICMP, ICMP6
+from ._errors import PeerUnreachable, annotated
 from ._kernel import Kernel
 from ._lifetime import Lifetime
 
@@ -25,6 +29,9 @@ Reader: TypeAlias = Literal["receive", "events"]
 
 LARGEST_BATCH: Final = 128
 """How many datagrams are read ahead at most."""
+
+_EVERYTHING: Final = 2**31
+"""More datagrams than can be queued."""
 
 FLOOD: Final = 128
 """How many datagrams in one batch make it worth while to have the kernel join them from then on."""
@@ -65,6 +72,8 @@ class Inbox:
         "_peer",
         "_report",
         "_sifted_for",
+        "_turn",
+        "_waiting",
         "discarded",
         "error",
         "errors",
@@ -95,6 +104,8 @@ class Inbox:
         self._batch = 1
         self._peer: Address | None = None
         self._sifted_for: Address | None = None
+        self._turn: trio.Lock | None = None
+        self._waiting: trio.CancelScope | None = None
 
     def claim(self, reader: Reader) -> None:
         """Make ``reader`` the one that has the receiving side; ``trio.BusyResourceError`` if somebody has it."""
@@ -125,6 +136,8 @@ class Inbox:
         socket that gets one datagram at a time is not asked for a second one each time.
         """
         ready = self.ready
+        if self._kernel.tells_errors:
+            self.read_errors()
         sifting = self._blocked is not None or self._sifted_for is not None
         fresh: deque[Datagram] | list[Datagram] = [] if sifting else ready
         before = len(fresh)
@@ -146,9 +159,8 @@ class Inbox:
             self._kernel.coalesce()
         if sifting:
             self._sift(fresh)
-            if drained:
-                # What the kernel queues from now on is the peer's.
-                self._sifted_for = None
+            # What the kernel queues once it is drained is the peer's.
+            self._sifted_for = None if drained and self._kernel.awaited is None else self._sifted_for
         return bool(ready) or self.error is not None
 
     async def wait(self, wanted: int | None = None) -> None:
@@ -168,10 +180,44 @@ class Inbox:
             elif self.ready:
                 return
 
+    def read_everything(self) -> None:
+        """Read all that the kernel has, so that nothing is queued there."""
+        self.pull(_EVERYTHING)
+        if self._waiting is not None:
+            # The kernel has nothing to wake it up for any more.
+            self._waiting.cancel()
+
     async def wait_readable(self) -> None:
-        """Wait until the kernel has something to be read."""
-        await trio.lowlevel.wait_readable(self._kernel.fileno())
+        """Wait until the kernel has something to be read, or another kind of socket has been."""
+        if self._kernel.awaited is not None:
+            await self._await_datagram()
+        elif self._kernel.family.is_internet:
+            await trio.lowlevel.wait_readable(self._kernel.fileno())
+        else:
+            with trio.CancelScope() as self._waiting:
+                await trio.lowlevel.wait_readable(self._kernel.fileno())
         self._budget.restart()
+
+    async def _await_datagram(self) -> None:
+        came: deque[Datagram] = deque()
+        before = len(self.ready), self.error
+        # Who waits here looks himself whether the socket is closed. One who had the receiving side before may not
+        # have come to his end yet, and what he got is for the next one.
+        if self._turn is None:
+            self._turn = trio.Lock()
+        with suppress(trio.ClosedResourceError), self._lifetime.waiting():
+            async with self._turn:
+                if (len(self.ready), self.error) != before:
+                    return
+                try:
+                    self._kernel.take(came, *await self._kernel.awaited.recvfrom(self._kernel.largest))
+                except OSError as error:
+                    self._lifetime.check()
+                    self.failed(error)
+        if self._lifetime.closed:
+            self.discarded += len(came)
+        else:
+            self._sift(came)
 
     def raise_error(self) -> None:
         """Raise the error that is due, the latest there is, once."""
@@ -182,12 +228,54 @@ class Inbox:
 
     def failed(self, error: OSError) -> None:
         """Count an error of the receiving side and tell it to whom it concerns."""
-        self.errors += 1
+        if error.errno in NEWS_OF_EARLIER and self._kernel.tells_errors and self.read_errors():
+            # The queue has told more about it.
+            return
         annotated(error, "receive", self._peer)
-        if error.errno not in NEWS_OF_EARLIER:
+        if error.errno in NEWS_OF_EARLIER:
+            self._pass_on(error, "receive", self._peer)
+        else:
+            self.errors += 1
             self.error = error
-        elif not self._report(error, "receive", self._peer) and self._peer is not None:
-            # On an unconnected socket no peer's trouble is the receiver's; on a connected one it is.
+
+    def read_errors(self) -> int:
+        """Empty the error queue and tell what it says; return how many records there were about delivery."""
+        count = 0
+        for destination, record in self._kernel.read_errors():
+            # What this machine itself refused, the call that sent it has raised.
+            if record.origin in (ICMP, ICMP6):
+                count += 1
+                error = PeerUnreachable(
+                    record.errno,
+                    icmp_type=record.icmp_type,
+                    icmp_code=record.icmp_code,
+                    reason=record.reason,
+                    offender=record.offender,
+                    path_mtu=record.path_mtu,
+                )
+                self._pass_on(annotated(error, "send", destination), "send", destination)
+        return count
+
+    @property
+    def tells_errors(self) -> bool:
+        """Whether there is an error queue."""
+        return self._kernel.tells_errors
+
+    def watch_errors(self) -> select.epoll:
+        """Return a descriptor that can be read while :meth:`take_errors` has something to take."""
+        return self._kernel.watch_errors()
+
+    def take_errors(self) -> None:
+        """Empty the error queue, and what the kernel keeps besides where that was full."""
+        self.read_errors()
+        number = self._kernel.take_error()
+        if number:
+            self.failed(OSError(number, os.strerror(number)))
+
+    def _pass_on(self, error: OSError, operation: str, address: Address | None) -> None:
+        self.errors += 1
+        # On an unconnected socket no peer's trouble is the receiver's; on a connected one it is.
+        if not self._report(error, operation, address) and self._peer is not None:
             self.error = error
 
     def discard(self) -> None:

@@ -7,38 +7,71 @@ is decided here and in the modules this one imports, and nowhere above.
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 from . import _system
 from ._addresses import Address, ReceivedAddress, new_tuple
-from ._ancillary import UDP_GRO, UDP_SEGMENT, segment_size
-from ._datagrams import Datagram
+from ._ancillary import (
+    IP_PKTINFO,
+    IP_RECVTOS,
+    IP_RECVTTL,
+    IPV6_RECVHOPLIMIT,
+    IPV6_RECVPKTINFO,
+    IPV6_RECVTCLASS,
+    SO_PASSCRED,
+    SO_TIMESTAMPNS,
+    UDP_GRO,
+    UDP_SEGMENT,
+    ControlMessage,
+    decode_packet_info,
+    encode_packet_info,
+    segment_size,
+)
+from ._awaited import AwaitedSocket, KernelSocket
+from ._datagrams import Datagram, PacketInfo
+from ._error_queue import IP_RECVERR, IPV6_RECVERR, ErrorRecord, decode_error
+from ._errors import with_reason
 from ._families import UDP4, UDP6, Family, SocketAddress
 from ._memberships import Memberships
 from ._options import Target, read_option, write_option
-from ._system import SystemSocket
+from ._paths import MadePath, close_descriptors, made_path, why_not_bound
+from ._system import MSG_ERRQUEUE
 
 _LARGEST: Final = 65536
 """More than the payload of any UDP datagram, in bytes."""
-_ANCILLARY_SPACE: Final = 64
+_LARGEST_UNIX: Final = 1 << 19
+"""More than the send buffers that Linux gives by default let through, in bytes."""
+_SEGMENT_SIZE_SPACE: Final = 64
 """Room for the segment size, in bytes."""
+_ANCILLARY_SPACE: Final = 512
+"""Room for all that can be asked for, in bytes."""
 _BIND_TRIES: Final = 16
+_CREDENTIALS: Final = (socket.SOL_SOCKET, SO_PASSCRED)
+_MOST_ERRORS: Final = 256
+"""How many records of the error queue are read at a time."""
 
 
 class Kernel:
     """A datagram socket as the kernel offers it, and the counts that are kept where datagrams come in."""
 
     __slots__ = (
+        "_ancillary_space",
+        "_closed",
         "_coalescing",
         "_drops",
+        "_drops_before",
+        "_informs",
+        "_made_path",
         "_may_coalesce",
         "_recvfrom",
         "_socket",
+        "awaited",
         "can_segment",
         "coalesced_datagrams",
         "coalesced_receives",
@@ -50,13 +83,14 @@ class Kernel:
         "received",
         "send",
         "sendto",
+        "tells_errors",
         "truncated",
     )
 
-    def __init__(self, sock: SystemSocket, family: Family, *, ipv6_only: bool, offload: bool) -> None:
+    def __init__(self, sock: KernelSocket, family: Family, *, dual_stack: bool = False) -> None:
         self.family: Family = family
-        self.dual_stack: bool = family is UDP6 and not ipv6_only
-        self.options: Target = Target(sock, family, self.dual_stack)
+        self.dual_stack: bool = dual_stack
+        self.options: Target = Target(sock, family, dual_stack)
         self.memberships: Memberships = Memberships(sock)
         self.received: int = 0
         self.filtered: int = 0
@@ -65,27 +99,92 @@ class Kernel:
         self.coalesced_datagrams: int = 0
         self.send: Callable[[bytes], int] = sock.send
         self.sendto: Callable[[bytes, SocketAddress], int] = sock.sendto
+        self.can_segment: bool = False
+        self.tells_errors: bool = False
+        """Whether there is an error queue to be read."""
+        self.awaited: Any = sock.awaited if isinstance(sock, AwaitedSocket) else None
+        """Trio's own kind of socket, where a custom factory offers nothing else: its calls are awaited."""
         self._recvfrom = sock.recvfrom
         self._socket = sock
-        self.can_segment: bool = offload and _system.capabilities.offload
-        self._may_coalesce = self.can_segment
+        self._may_coalesce = False
         self._coalescing = False
+        self._informs = False
+        self._ancillary_space = _SEGMENT_SIZE_SPACE
+        self._closed = False
         self._drops: int | None = None
-        if family is UDP6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
-        if _system.capabilities.group_isolation:
+        self._drops_before: int = 0
+        self._made_path: MadePath | None = None
+
+    def make_own(self, *, ipv6_only: bool) -> None:
+        """Set up a descriptor that was just made, and that nobody shares."""
+        # A custom factory's sockets need not have what nobody asked for.
+        unasked = suppress(OSError) if self.awaited else nullcontext()
+        if self.family is UDP6:
+            with nullcontext() if ipv6_only else unasked:
+                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
+        if _system.capabilities.group_isolation and self.family.is_internet:
             for place in self.options.places(
                 (socket.IPPROTO_IP, _system.IP_MULTICAST_ALL), (socket.IPPROTO_IPV6, _system.IPV6_MULTICAST_ALL)
             ):
-                sock.setsockopt(*place, 0)
+                with unasked:
+                    self._socket.setsockopt(*place, 0)
+        self._may_coalesce = self.can_segment
+
+    def adopt(self) -> None:
+        """Go on with a descriptor as it is, which others may share."""
+        # Whoever had it may have switched this on, and then it is the only way to read it.
+        if _system.capabilities.offload and self.family.is_internet:
+            self._coalescing = bool(self._socket.getsockopt(socket.IPPROTO_UDP, UDP_GRO))
+        self._drops_before = self.drops() or 0
+
+    def offload(self) -> None:
+        """Use offload for what it can be used for."""
+        self.can_segment = _system.capabilities.offload and self.family.is_internet and not self.awaited
+
+    def inform(self) -> None:
+        """Let the kernel tell what it knows about each datagram."""
+        if self.awaited:
+            raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory cannot tell of their datagrams")
+        self._informs = True
+        self._ancillary_space = _ANCILLARY_SPACE
+        if not _system.capabilities.packet_info:
+            return
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        if not self.family.is_internet:
+            self._socket.setsockopt(*_CREDENTIALS, 1)
+            return
+        for ipv4, ipv6 in (
+            (IP_PKTINFO, IPV6_RECVPKTINFO),
+            (IP_RECVTOS, IPV6_RECVTCLASS),
+            (IP_RECVTTL, IPV6_RECVHOPLIMIT),
+        ):
+            self._switch_on(ipv4, ipv6)
+
+    def tell_errors(self) -> None:
+        """Let the kernel keep what ICMP says in the error queue."""
+        if self.awaited:
+            raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory have no queue of ICMP errors")
+        if not _system.capabilities.error_queue:
+            raise OSError(errno.ENOTSUP, "there is no queue of ICMP errors here")
+        self._switch_on(IP_RECVERR, IPV6_RECVERR)
+        self.tells_errors = True
+
+    def _switch_on(self, ipv4: int, ipv6: int) -> None:
+        for place in self.options.places((socket.IPPROTO_IP, ipv4), (socket.IPPROTO_IPV6, ipv6)):
+            self._socket.setsockopt(*place, 1)
 
     def fileno(self) -> int:
         """Return the descriptor's number, -1 once closed."""
         return self._socket.fileno()
 
-    def bind(self, sockaddr: SocketAddress) -> None:
-        """Bind to ``sockaddr``, on a port of the kernel's choice if that is 0."""
-        if sockaddr[1] or not _system.capabilities.dissolve:
+    def bind(self, address: Address, sockaddr: SocketAddress) -> None:
+        """Bind to ``address``, on a port of the kernel's choice if that is 0."""
+        if not self.family.is_internet:
+            with self.taking_path(address):
+                # Without a name, Linux finds an abstract one (unix(7)).
+                self._socket.bind(sockaddr)
+            return
+        if address.port or not _system.capabilities.dissolve:
             self._socket.bind(sockaddr)
             return
         # Disconnecting frees a port that the kernel chose and keeps one that was named. So let it choose, let
@@ -108,25 +207,60 @@ class Kernel:
             else:
                 return
 
+    @contextmanager
+    def taking_path(self, address: Address) -> Generator[None]:
+        """Let the block bind to ``address``; if that makes a file, it goes when the socket is closed."""
+        if self.family.is_internet:
+            yield
+            return
+        path = address.host
+        try:
+            yield
+        except OSError as error:
+            raise with_reason(error, why_not_bound(error.errno, path)) from None
+        if path and not path.startswith("\0"):
+            self._made_path = made_path(path)
+            if self._closed and self._made_path is not None:
+                # While it was awaited.
+                self._made_path.remove()
+
     def connect(self, sockaddr: SocketAddress) -> None:
         """Fix the peer."""
         self._socket.connect(sockaddr)
 
     def probe(self, sockaddr: SocketAddress) -> None:
         """Raise what connecting this unbound socket would, and leave it unbound."""
-        if _system.capabilities.dissolve:
-            try:
-                self._socket.connect(sockaddr)
-            finally:
-                self.disconnect()
+        if self.awaited or not _system.capabilities.dissolve:
+            return
+        # Where credentials are asked for, connecting a "unix" socket gives it a name that stays (unix(7)).
+        named = not self.family.is_internet and _system.capabilities.packet_info and self.getsockopt(*_CREDENTIALS)
+        if named:
+            self.setsockopt(*_CREDENTIALS, 0)
+        try:
+            self._socket.connect(sockaddr)
+        finally:
+            self.disconnect()
+            if named:
+                self.setsockopt(*_CREDENTIALS, 1)
 
     def disconnect(self) -> None:
         """Let the peer go. A port that was named stays; one that the kernel chose goes too."""
+        if self.awaited or not self.family.is_internet:
+            self._socket.disconnect()
+            return
         # It would also undo SO_BINDTODEVICE.
         device = read_option(self.options, "device")
         self._socket.disconnect()
         if device is not None:
             write_option(self.options, "device", device)
+
+    def rebind(self, address: Address) -> None:
+        """Take the port of ``address`` again, if it went with the peer since the kernel had chosen it."""
+        if not self.family.is_internet:
+            return
+        host, port, *rest = self._socket.getsockname()
+        if not port:
+            self._socket.bind((host, address.port, *rest))
 
     def local_address(self) -> Address:
         """Return the address that it is bound to; asked anew each time, since connecting changes it."""
@@ -136,67 +270,96 @@ class Kernel:
         """Return the peer's address."""
         return self.family.address(self._socket.getpeername())
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has a local address."""
+        return self.family.is_bound(self._socket.getsockname())
+
     def receive(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
         """Append what has come in to ``into``, in at most ``limit`` system calls.
 
         It returns when it has made them, and raises what the kernel says when it could not: ``BlockingIOError``
         where nothing is left. What came before that has been appended.
         """
-        if self._coalescing:
-            self._receive_coalesced(into, limit)
+        if self._coalescing or self._informs or not self.family.is_internet:
+            self._receive_messages(into, limit)
             return
         recvfrom = self._recvfrom
         append = into.append
         is_udp4 = self.family is UDP4
+        received_address = self.family.received_address
         before = len(into)
         try:
             for _ in range(limit):
                 data, source = recvfrom(_LARGEST)
-                if not source[1] or (not is_udp4 and source[0] == "::"):
-                    self._turn_away(1)
-                    continue
-                address = new_tuple(ReceivedAddress, source) if is_udp4 else self.family.received_address(source)
+                if is_udp4 and source[1]:
+                    address: ReceivedAddress | None = new_tuple(ReceivedAddress, source)
+                else:
+                    address = received_address(source)
+                    if address is None:
+                        self._turn_away(1)
+                        continue
                 append(new_tuple(Datagram, (data, address, None)))
         finally:
             self.received += len(into) - before
 
+    @property
+    def largest(self) -> int:
+        """How many bytes of a datagram are to be asked for, so that all of it comes."""
+        return _LARGEST if self.family.is_internet else _LARGEST_UNIX
+
+    def take(self, into: deque[Datagram], data: bytes, source: Any) -> None:
+        """Append one datagram that was awaited."""
+        address = self.family.received_address(source)
+        if address is None:
+            self._turn_away(1)
+        else:
+            self.received += 1
+            into.append(Datagram(data, address))
+
     def _turn_away(self, count: int) -> None:
-        # From port 0, or from the unspecified address, which Linux lets in over IPv6: nobody can be answered there,
-        # and an answer to the latter would go to this machine itself.
         self.received += count
         self.filtered += count
 
-    def _receive_coalesced(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
+    def _receive_messages(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
+        """Do as :meth:`receive` does, with what the kernel tells beside the payload, or in it."""
         recvmsg = self._socket.recvmsg
-        append = into.append
-        is_udp4 = self.family is UDP4
+        size = self.largest
+        is_internet = self.family.is_internet
+        # Descriptors that somebody sends (unix(7)) are not even taken where there is no room for them.
+        space = self._ancillary_space if is_internet or self._informs else 0
         before = len(into)
         target = limit
         try:
             while target > 0:
-                data, ancillary, flags, source = recvmsg(_LARGEST, _ANCILLARY_SPACE)
+                data, ancillary, flags, source = recvmsg(size, space)
                 target -= 1
-                address = new_tuple(ReceivedAddress, source) if is_udp4 else self.family.received_address(source)
-                unanswerable = not source[1] or (not is_udp4 and source[0] == "::")
-                if not ancillary and not flags and not unanswerable:
-                    append(new_tuple(Datagram, (data, address, None)))
-                    continue
-                size = segment_size(ancillary)
-                if flags & socket.MSG_CTRUNC:
+                if not is_internet:
+                    close_descriptors(ancillary)
+                address = self.family.received_address(source)
+                truncated = bool(flags & socket.MSG_TRUNC)
+                self.truncated += truncated
+                if self._coalescing and flags & socket.MSG_CTRUNC:
                     # Without the segment size, where one datagram ends and the next begins cannot be told.
-                    self.truncated += 1
+                    self.truncated += not truncated
                     self.received += 1
                     continue
-                self.truncated += bool(flags & socket.MSG_TRUNC)
-                segments = [data[start : start + size] for start in range(0, len(data), size)] if size else [data]
+                info = decode_packet_info(ancillary, truncated=truncated) if self._informs else None
+                segment = segment_size(ancillary) if self._coalescing else 0
+                if not segment:
+                    if address is None:
+                        self._turn_away(1)
+                    else:
+                        into.append(new_tuple(Datagram, (data, address, info)))
+                    continue
+                segments = [data[start : start + segment] for start in range(0, len(data), segment)]
                 target -= len(segments) - 1
-                if unanswerable:
+                if address is None:
                     self._turn_away(len(segments))
                     continue
-                if size:
-                    self.coalesced_receives += 1
-                    self.coalesced_datagrams += len(segments)
-                into.extend([new_tuple(Datagram, (segment, address, None)) for segment in segments])
+                self.coalesced_receives += 1
+                self.coalesced_datagrams += len(segments)
+                into.extend([new_tuple(Datagram, (segment, address, info)) for segment in segments])
         finally:
             self.received += len(into) - before
 
@@ -212,22 +375,73 @@ class Kernel:
                 self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
                 self._coalescing = True
 
-    def send_segments(self, payload: bytes, size: int, sockaddr: SocketAddress | None) -> None:
-        """Send datagrams of ``size`` bytes each, the last perhaps shorter, to ``sockaddr`` or the peer."""
-        ancillary = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", size))]
+    def packet_info(self, info: PacketInfo, host: Any) -> list[ControlMessage]:
+        """Return how to tell the kernel to send a datagram to ``host`` as ``info`` says."""
+        if self.awaited:
+            raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory cannot send packet info")
+        if not self.family.is_internet or not _system.capabilities.packet_info:
+            raise OSError(errno.ENOTSUP, f"a {self.family.type} socket cannot send a PacketInfo here")
+        byte = 0
+        if (info.ecn is None) != (info.dscp is None):
+            byte = read_option(self.options, "dscp") << 2 | read_option(self.options, "ecn")
+        return encode_packet_info(info, host, on_ipv6=self.family is UDP6, traffic_class=byte)
+
+    def send_message(self, payload: bytes, ancillary: Sequence[ControlMessage], sockaddr: SocketAddress | None) -> None:
+        """Send one datagram to ``sockaddr``, or the peer, with something beside the payload."""
         if sockaddr is None:
             self._socket.sendmsg([payload], ancillary)
         else:
             self._socket.sendmsg([payload], ancillary, 0, sockaddr)
 
+    def send_segments(
+        self, payload: bytes, size: int, ancillary: Sequence[ControlMessage], sockaddr: SocketAddress | None
+    ) -> None:
+        """Send datagrams of ``size`` bytes each, the last perhaps shorter, to ``sockaddr`` or the peer."""
+        segment = (socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", size))
+        if sockaddr is None:
+            self._socket.sendmsg([payload], [segment, *ancillary])
+        else:
+            self._socket.sendmsg([payload], [segment, *ancillary], 0, sockaddr)
+
+    def read_errors(self) -> list[tuple[Address, ErrorRecord]]:
+        """Empty the error queue; return what it says about delivery, with the destination of the datagram."""
+        found: list[tuple[Address, ErrorRecord]] = []
+        # What cannot be read now keeps the descriptor readable.
+        with suppress(OSError):
+            for _ in range(_MOST_ERRORS):
+                _, ancillary, _, destination = self._socket.recvmsg(0, _ANCILLARY_SPACE, MSG_ERRQUEUE)
+                record = decode_error(ancillary)
+                if record is not None:
+                    found.append((self.family.address(destination), record))
+        return found
+
+    def take_error(self) -> int:
+        """Return the errno that the next call would fail with on account of an earlier datagram, 0 if there is none."""
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def watch_errors(self) -> select.epoll:
+        """Return a descriptor that can be read while there is something in the error queue."""
+        return self._socket.watch_errors()
+
+    def path_mtu(self, sockaddr: SocketAddress | None) -> int | None:
+        """Return the largest packet that the path to ``sockaddr``, or to the peer, takes, in bytes; ``None`` where
+        that cannot be told."""
+        if not _system.capabilities.path_mtu or self.awaited or not self.family.is_internet:
+            return None
+        return self._socket.path_mtu(sockaddr)
+
     def drops(self) -> int | None:
         """Return how many datagrams the kernel dropped for want of room, ``None`` where it cannot tell."""
-        if self._socket.fileno() == -1 or not _system.capabilities.drop_counter:
+        if self._closed or not _system.capabilities.drop_counter:
             return self._drops
-        words: tuple[int, ...] = struct.unpack(
-            "=9I", self._socket.getsockopt(socket.SOL_SOCKET, _system.SO_MEMINFO, 36)
-        )
-        return words[_system.SO_MEMINFO_DROPS]
+        try:
+            memory = self._socket.getsockopt(socket.SOL_SOCKET, _system.SO_MEMINFO, 36)
+        except OSError:
+            # A custom factory's may not tell.
+            return None
+        words: tuple[int, ...] = struct.unpack("=9I", memory)
+        # What an adopted socket dropped before is not ours to count; the kernel's counter has 32 bits.
+        return (words[_system.SO_MEMINFO_DROPS] - self._drops_before) % 2**32
 
     @property
     def drops_are_datagrams(self) -> bool:
@@ -245,4 +459,7 @@ class Kernel:
     def close(self) -> None:
         """Give the descriptor back; what :meth:`drops` says stays."""
         self._drops = self.drops()
+        self._closed = True
         self._socket.close()
+        if self._made_path is not None:
+            self._made_path.remove()

@@ -26,13 +26,20 @@ class Lifetime:
             raise trio.ClosedResourceError("this datagram socket was closed")
 
     @contextmanager
-    def waiting(self) -> Generator[None]:
-        """End the wait in the ``with`` block by ``trio.ClosedResourceError`` when the socket is closed."""
+    def waiting(self, *, shield: bool = False) -> Generator[None]:
+        """End the wait in the ``with`` block by ``trio.ClosedResourceError`` when the socket is closed.
+
+        With ``shield`` nothing else ends it.
+        """
         self.check()
-        with trio.CancelScope() as scope:
+        with trio.CancelScope(shield=shield) as scope:
             self._scopes.add(scope)
             try:
                 yield
+            except OSError:
+                # It may be about the descriptor, which is gone.
+                self.check()
+                raise
             finally:
                 self._scopes.remove(scope)
         self.check()

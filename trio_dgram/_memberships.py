@@ -9,19 +9,24 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import attrs
 
 from . import _system
 from ._arguments import describe_value
+from ._awaited import KernelSocket
 from ._errors import annotated
 from ._families import UDP4, Family
 from ._interfaces import Interface, find_interface, interfaces
-from ._system import MCAST_JOIN_SOURCE_GROUP, MCAST_LEAVE_SOURCE_GROUP, SystemSocket
+from ._system import MCAST_JOIN_SOURCE_GROUP, MCAST_LEAVE_SOURCE_GROUP
 
 _OUT_OF_ROOM: Final = (errno.ENOBUFS, errno.ENOMEM)
 """What the kernel says when a socket may join no more groups or sources: IPv4's word and IPv6's."""
+
+_JOINED_ALREADY: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+"""What the kernel says when a group is joined twice, from any source and from one."""
 
 
 @attrs.frozen
@@ -62,20 +67,41 @@ def _check_ip(family: Family, name: str, value: object) -> ipaddress.IPv4Address
     return address
 
 
+@attrs.frozen
+class Membership:
+    """One group that a socket has joined on one interface."""
+
+    group: str
+    """The multicast address."""
+    source: str | None
+    """The one sender that is heard, ``None`` for any."""
+    interface: str
+    """The name of the interface."""
+    index: int
+    """The number that the interface had when the group was joined."""
+
+
 class Memberships:
     """The memberships of one socket."""
 
     __slots__ = ("_joined", "_socket")
 
-    def __init__(self, socket: SystemSocket) -> None:
+    def __init__(self, socket: KernelSocket) -> None:
         self._socket = socket
-        self._joined: dict[Group, set[int]] = {}
+        self._joined: dict[tuple[Group, int], str] = {}
+        """The interface's name, by group and index, in the order of joining."""
+
+    def list(self) -> tuple[Membership, ...]:
+        """Return what is joined where."""
+        return tuple(
+            Membership(group.group, group.source, name, index) for (group, index), name in self._joined.items()
+        )
 
     def add(self, group: Group, interface: Interface | None) -> tuple[Interface, ...]:
         """Join ``group`` on one interface, or on every one that can; return where it was joined."""
         if interface is not None:
             self._change(group, interface, _join, "add_membership")
-            self._joined.setdefault(group, set()).add(interface.index)
+            self._joined[group, interface.index] = interface.name
             return (interface,)
         joined: list[Interface] = []
         failures: list[OSError] = []
@@ -101,32 +127,55 @@ class Memberships:
         """Leave ``group`` on one interface, or wherever it was joined; return where it was left."""
         if interface is not None:
             self._change(group, interface, _leave, "drop_membership")
-            self._forget(group, interface.index)
+            self._joined.pop((group, interface.index), None)
             return (interface,)
-        indices = self._joined.get(group, ())
+        indices = [index for joined, index in self._joined if joined == group]
         if not indices:
             not_joined = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
             raise annotated(not_joined, "drop_membership", f"{group} on every interface")
-        present = [interface for interface in interfaces() if interface.index in indices]
-        # With an interface that is gone, its membership went too.
-        del self._joined[group]
-        for each in present:
-            self._change(group, each, _leave, "drop_membership")
-        return tuple(present)
+        present = {interface.index: interface for interface in interfaces()}
+        left: list[Interface] = []
+        for index in indices:
+            del self._joined[group, index]
+            if index in present:
+                self._change(group, present[index], _leave, "drop_membership")
+                left.append(present[index])
+            else:
+                self._leave_what_is_gone(group, index)
+        return tuple(left)
+
+    def rejoin(self) -> tuple[Membership, ...]:
+        """Join again what went with its interface; return what is joined on interfaces that are up."""
+        # The kernel keeps a membership while an interface is down, or without addresses. One that is made again, be it
+        # by the same name, is another to it.
+        up = {interface.name: interface for interface in interfaces() if interface.up}
+        for (group, index), name in list(self._joined.items()):
+            interface = up.get(name)
+            if interface is None:
+                continue
+            try:
+                self._change(group, interface, _join, "rejoin")
+            except OSError as error:
+                if error.errno not in _JOINED_ALREADY:
+                    raise
+            if index != interface.index:
+                del self._joined[group, index]
+                self._joined[group, interface.index] = name
+                self._leave_what_is_gone(group, index)
+        return tuple(membership for membership in self.list() if membership.interface in up)
+
+    def _leave_what_is_gone(self, group: Group, index: int) -> None:
+        # It would go on taking one of the places that a socket has.
+        with suppress(OSError):
+            _leave(self._socket, group, index)
 
     def _change(
-        self, group: Group, interface: Interface, change: Callable[[SystemSocket, Group, int], None], operation: str
+        self, group: Group, interface: Interface, change: Callable[[KernelSocket, Group, int], None], operation: str
     ) -> None:
         try:
             change(self._socket, group, interface.index)
         except OSError as error:
             raise annotated(error, operation, f"{group} on {interface.name}") from None
-
-    def _forget(self, group: Group, index: int) -> None:
-        indices = self._joined.get(group, set())
-        indices.discard(index)
-        if not indices:
-            self._joined.pop(group, None)
 
 
 def find_membership_interface(operation: str, group: Group, which: object) -> Interface | None:
@@ -139,15 +188,15 @@ def find_membership_interface(operation: str, group: Group, which: object) -> In
         raise annotated(error, operation, f"{group} on {which}") from None
 
 
-def _join(sock: SystemSocket, group: Group, index: int) -> None:
+def _join(sock: KernelSocket, group: Group, index: int) -> None:
     _set(sock, group, index, socket.IP_ADD_MEMBERSHIP, socket.IPV6_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP)
 
 
-def _leave(sock: SystemSocket, group: Group, index: int) -> None:
+def _leave(sock: KernelSocket, group: Group, index: int) -> None:
     _set(sock, group, index, socket.IP_DROP_MEMBERSHIP, socket.IPV6_LEAVE_GROUP, MCAST_LEAVE_SOURCE_GROUP)
 
 
-def _set(sock: SystemSocket, group: Group, index: int, ipv4: int, ipv6: int, with_source: int) -> None:
+def _set(sock: KernelSocket, group: Group, index: int, ipv4: int, ipv6: int, with_source: int) -> None:
     packed = socket.inet_pton(group.family.family, group.group)
     is_ipv4 = group.family is UDP4
     level = socket.IPPROTO_IP if is_ipv4 else socket.IPPROTO_IPV6

@@ -8,6 +8,7 @@ Rule 3: what reads in the background neither keeps a block open nor adds anythin
 
 from __future__ import annotations
 
+import socket
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,8 +18,9 @@ from typing import Any, Final, Self, Unpack
 
 import trio
 
-from ._addresses import check_address, check_host, check_port
-from ._creation import SocketOptions, check_creation
+from ._addresses import UnixPath
+from ._creation import Creation, SocketOptions, adopting, check_creation
+from ._families import AnyAddress, check_type
 from ._socket import DatagramSocket
 
 _NAMED_SOCKETS: Final = 3
@@ -43,8 +45,8 @@ class _Home:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         self._ended = True
-        for socket in list(self._sockets):
-            socket.close()
+        for each in list(self._sockets):
+            each.close()
         if self._background.cancel_scope.cancel_called:  # pragma: no cover -- a reader was interrupted by Ctrl-C
             # The body was cancelled for it, so Trio has to see what the body raised.
             return await self._background_manager.__aexit__(exc_type, exc, traceback)
@@ -53,12 +55,18 @@ class _Home:
         return None
 
     def create_socket(self, type_: str, options: SocketOptions) -> DatagramSocket:
-        creation = check_creation(type_, options)
+        return self._home(check_creation(type_, options))
+
+    def adopt_socket(self, sock_or_fd: object, options: SocketOptions) -> DatagramSocket:
+        with adopting(sock_or_fd, options) as creation:
+            return self._home(creation)
+
+    def _home(self, creation: Creation) -> DatagramSocket:
         if self._ended:
             raise RuntimeError("this nursery has ended: no socket can be created in it any more")
-        socket = DatagramSocket(creation, self)
-        self._sockets[socket] = None
-        return socket
+        made = DatagramSocket(creation, self)
+        self._sockets[made] = None
+        return made
 
     def start_background(self, async_fn: Callable[..., Awaitable[object]], /, *args: Any) -> None:
         self._background.start_soon(async_fn, *args)
@@ -129,7 +137,7 @@ class DatagramNursery:
         A bound socket keeps the nursery open until it is closed, unless its ``unref`` was called.
 
         Args:
-          type: ``"udp4"`` or ``"udp6"``.
+          type: ``"udp4"``, ``"udp6"`` or ``"unix"``.
           options: as :class:`SocketOptions` lists them.
 
         Raises:
@@ -138,6 +146,26 @@ class DatagramNursery:
           OSError: what the kernel says against an option; nothing is left of the socket.
         """
         return self._home.create_socket(type, options)
+
+    def adopt_socket(self, sock_or_fd: socket.socket | int, **options: Unpack[SocketOptions]) -> DatagramSocket:
+        """Make a socket of this nursery's out of one that exists, as it is: perhaps bound, perhaps connected.
+
+        It is the nursery's from now on, and closed with it; a ``socket.socket`` is detached. Other processes may
+        share what it is in the kernel, so nothing is done to it that would show there: neither O_NONBLOCK nor
+        receive offload is switched on. Options that are named are set, for all who share it.
+
+        Args:
+          sock_or_fd: a UDP or AF_UNIX datagram socket, or the number of its descriptor.
+          options: as :class:`SocketOptions` lists them, without ``ipv6_only``.
+
+        Raises:
+          TypeError, ValueError: if it is no such socket, or an option is wrong.
+          RuntimeError: if the nursery has ended.
+          OSError: EBADF if it is not open, ENOTSOCK if it is no socket; what the kernel says against an option.
+
+        After an error it is still the caller's, and open. POSIX only.
+        """
+        return self._home.adopt_socket(sock_or_fd, options)
 
     def start_soon(self, async_fn: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> None:
         """Start a child task, as ``trio.Nursery.start_soon`` does."""
@@ -195,7 +223,8 @@ async def open_socket(
     *,
     port: int | None = None,
     host: str | None = None,
-    connect: tuple[str | None, int] | None = None,
+    path: UnixPath | None = None,
+    connect: AnyAddress | None = None,
     **options: Unpack[SocketOptions],
 ) -> AsyncGenerator[DatagramSocket]:
     """Open one socket, to be closed when the block ends::
@@ -207,10 +236,11 @@ async def open_socket(
                 break
 
     Args:
-      type: ``"udp4"`` or ``"udp6"``.
+      type: ``"udp4"``, ``"udp6"`` or ``"unix"``.
       port: where to bind it, as in :meth:`DatagramSocket.bind`; not bound yet if neither this nor ``host`` is given.
       host: likewise.
-      connect: the ``(host, port)`` to connect it to.
+      path: where to bind a ``"unix"`` socket.
+      connect: the ``(host, port)``, or path, to connect it to.
       options: as :class:`SocketOptions` lists them.
 
     Raises:
@@ -219,16 +249,22 @@ async def open_socket(
 
     Entering is a checkpoint, and so is leaving. The body's exception leaves as the same object.
     """
-    if port is not None:
-        check_port("port", port)
-    check_host("host", host)
+    family = check_type(type)
+    if path is not None:
+        if family.is_internet or port is not None:
+            raise ValueError("path is for unix sockets, port and host are for udp4 and udp6 sockets")
+        family.check_local(path, host)
+    elif port is not None or host is not None:
+        family.check_local(port or 0, host)
     if connect is not None:
-        check_address("connect", connect)
+        family.check_address("connect", connect)
     async with _Home() as home:
-        socket = home.create_socket(type, options)
+        opened = home.create_socket(type, options)
         await trio.lowlevel.checkpoint()
-        if port is not None or host is not None:
-            await socket.bind(port or 0, host)
+        if path is not None:
+            await opened.bind(path)
+        elif port is not None or host is not None:
+            await opened.bind(port or 0, host)
         if connect is not None:
-            await socket.connect(connect)
-        yield socket
+            await opened.connect(connect)
+        yield opened

@@ -10,15 +10,16 @@ import os
 import socket
 from collections.abc import Callable
 from sys import byteorder
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 
+from . import _system
 from ._arguments import check_bool, check_integer, describe_value
+from ._awaited import KernelSocket
 from ._errors import annotated
 from ._families import UDP6, Family, is_literal
 from ._interfaces import find_interface
-from ._system import SystemSocket
 
 T = TypeVar("T")
 Place: TypeAlias = tuple[int, int]
@@ -29,7 +30,7 @@ Place: TypeAlias = tuple[int, int]
 class Target:
     """The socket whose options are meant."""
 
-    socket: SystemSocket
+    socket: KernelSocket
     family: Family
     dual_stack: bool
     multicast_interface: str | int | None = None
@@ -85,8 +86,13 @@ def _traffic_class_bits(shift: int, width: int, highest: int) -> Option[int]:
 
 
 def _buffer_size(number: int) -> Option[int]:
-    place = (socket.SOL_SOCKET, number)
-    return _integer(1, 2**31 - 1, place, place)
+    def write(target: Target, value: int) -> None:
+        target.socket.setsockopt(socket.SOL_SOCKET, number, value)
+
+    def read(target: Target) -> int:
+        return target.socket.getsockopt(socket.SOL_SOCKET, number)
+
+    return Option(lambda name, value: check_integer(name, value, 1, 2**31 - 1), write, read)
 
 
 def _check_device(name: str, value: object) -> str | None:
@@ -136,6 +142,38 @@ def _read_multicast_interface(target: Target) -> str | int | None:
     return target.multicast_interface
 
 
+_MTU_DISCOVERY: Final = ("dont", "want", "do", "probe")
+"""By their numbers in the kernel: IP_PMTUDISC_DONT, _WANT, _DO, _PROBE (ip(7))."""
+
+MTUDiscovery: TypeAlias = Literal["dont", "want", "do", "probe"]
+"""How a socket goes about the MTU of a path."""
+
+
+def _check_mtu_discovery(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(map(repr, _MTU_DISCOVERY))}, not {describe_value(value)}")
+    if value not in _MTU_DISCOVERY:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, _MTU_DISCOVERY))}, not {value!r}")
+    return value
+
+
+def _mtu_discovery_places(target: Target) -> tuple[Place, ...]:
+    if not _system.capabilities.path_mtu:
+        raise OSError(errno.ENOTSUP, "this platform has no mtu_discovery for sockets")
+    return target.places((_IP, _system.IP_MTU_DISCOVER), (_IPV6, _system.IPV6_MTU_DISCOVER))
+
+
+def _write_mtu_discovery(target: Target, value: str) -> None:
+    for place in _mtu_discovery_places(target):
+        target.socket.setsockopt(*place, _MTU_DISCOVERY.index(value))
+
+
+def _read_mtu_discovery(target: Target) -> str:
+    number = target.socket.getsockopt(*_mtu_discovery_places(target)[0])
+    # Beyond these are IP_PMTUDISC_INTERFACE and _OMIT, which differ from _DONT in what they trust.
+    return _MTU_DISCOVERY[number] if number < len(_MTU_DISCOVERY) else "dont"
+
+
 _IP, _IPV6, _SOCKET = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.SOL_SOCKET
 _BROADCAST: Final = (_SOCKET, socket.SO_BROADCAST)
 
@@ -148,10 +186,13 @@ OPTIONS: Final[dict[str, Option[Any]]] = {
     "multicast_loopback": _switch((_IP, socket.IP_MULTICAST_LOOP), (_IPV6, socket.IPV6_MULTICAST_LOOP)),
     "multicast_interface": Option(_check_interface, _write_multicast_interface, _read_multicast_interface),
     "device": Option(_check_device, _write_device, _read_device),
+    "mtu_discovery": Option(_check_mtu_discovery, _write_mtu_discovery, _read_mtu_discovery),
     "receive_buffer_size": _buffer_size(socket.SO_RCVBUF),
     "send_buffer_size": _buffer_size(socket.SO_SNDBUF),
 }
 """Every option that has a property, by name, in the order in which they are written at creation."""
+NOT_OF_THE_INTERNET: Final = frozenset({"receive_buffer_size", "send_buffer_size"})
+"""Those that every socket has."""
 
 
 def check_option(name: str, value: object) -> Any:
@@ -163,6 +204,8 @@ def write_option(target: Target, name: str, value: object) -> None:
     """Check ``value`` and write it to the kernel."""
     option = OPTIONS[name]
     checked = option.check(name, value)
+    if name not in NOT_OF_THE_INTERNET:
+        target.family.check_internet(name)
     try:
         option.write(target, checked)
     except OSError as error:
@@ -171,4 +214,6 @@ def write_option(target: Target, name: str, value: object) -> None:
 
 def read_option(target: Target, name: str) -> Any:
     """Read the option ``name`` from the kernel."""
+    if name not in NOT_OF_THE_INTERNET:
+        target.family.check_internet(name)
     return OPTIONS[name].read(target)

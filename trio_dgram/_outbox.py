@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 from typing import Final
 
 import trio
 
-from ._addresses import Address, ReceivedAddress
+from ._addresses import Address, ReceivedAddress, UnixAddress
 from ._budget import Budget
-from ._errors import AddressBlockedError, SendManyError, annotated
-from ._families import Destination, SocketAddress
+from ._errors import AddressBlockedError, SendManyError, annotated, with_reason
+from ._families import Destination
 from ._inbox import NEWS_OF_EARLIER
 from ._kernel import Kernel
 from ._lifetime import Lifetime
-from ._segmentation import Segmentation
+from ._paths import why_not_reached
+from ._segmentation import LARGEST_PAYLOAD, Segmentation
 
 _PATIENCE: Final = 0.050
 """How long a send is tried again while the kernel says ENOBUFS, in seconds."""
 _FIRST_DELAY: Final = 0.001
+_LONGEST_DELAY: Final = 0.050
 
 _NO_ROOM: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
@@ -31,6 +34,10 @@ _CAUSED_BY_DESTINATION: Final = frozenset(
     {
         errno.EINVAL,
         errno.EACCES,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ELOOP,
+        errno.EPROTOTYPE,
         errno.EPERM,
         errno.EADDRNOTAVAIL,
         errno.EAFNOSUPPORT,
@@ -40,6 +47,9 @@ _CAUSED_BY_DESTINATION: Final = frozenset(
         errno.EHOSTDOWN,
         errno.ECONNREFUSED,
         errno.ENOBUFS,
+        # Of a path (unix(7)).
+        errno.ENOENT,
+        errno.EPROTOTYPE,
     }
 )
 """Errors that a destination can cause by being what it is: not the program's doing where the network chose it."""
@@ -54,6 +64,7 @@ class Outbox:
         "_earlier",
         "_kernel",
         "_lifetime",
+        "_news",
         "_report",
         "_segmentation",
         "_turn",
@@ -83,12 +94,15 @@ class Outbox:
         self._earlier = earlier
         self._report = report
         self._turn: trio.Lock | None = None
+        # Nothing is between "unix" sockets, so what speaks against a datagram is said at once. But a peer that lets go
+        # of this socket while something is queued for it leaves an error (unix(7)).
+        self._news = NEWS_OF_EARLIER if kernel.family.is_internet else frozenset({errno.ECONNRESET})
         self._segmentation = Segmentation(off=not kernel.can_segment)
 
     @property
-    def blocks(self) -> bool:
-        """Whether there are destinations that nothing is sent to."""
-        return self._blocked is not None
+    def goes_straight(self) -> bool:
+        """Whether a datagram may be handed to the kernel without a look at anything else."""
+        return self._blocked is None and not self._kernel.tells_errors and self._kernel.awaited is None
 
     def check_allowed(self, address: Address) -> None:
         """Raise :class:`AddressBlockedError` if nothing is to be sent to ``address``."""
@@ -97,25 +111,25 @@ class Outbox:
 
     async def send(self, payload: bytes, destination: Destination) -> None:
         """Send one datagram, waiting until the kernel has room. A cancelled call has sent nothing."""
-        address, sockaddr = destination
         try:
-            self.check_allowed(address)
-            await self._hand_over_when_possible(payload, sockaddr)
+            self.check_allowed(destination[0])
+            await self._hand_over_when_possible(payload, destination)
         except OSError as error:
-            self._refused(error, address)
+            self._refused(error, payload, destination)
 
     def send_nowait(self, payload: bytes, destination: Destination) -> None:
         """Send one datagram as :meth:`send` does, or raise ``trio.WouldBlock``."""
-        address, sockaddr = destination
         try:
-            self.check_allowed(address)
-            self._hand_over(payload, sockaddr)
+            self.check_allowed(destination[0])
+            self._hand_over(payload, destination)
         except BlockingIOError:
             raise trio.WouldBlock from None
         except OSError as error:
-            self._refused(error, address)
+            self._refused(error, payload, destination)
 
-    async def send_many(self, payloads: list[bytes], runs: list[tuple[int, Destination]]) -> None:
+    async def send_many(  # noqa: C901 -- the path of every datagram is written out
+        self, payloads: list[bytes], runs: list[tuple[int, Destination]]
+    ) -> None:
         """Send ``payloads`` in order, each of ``runs`` saying from which of them on they go to its destination.
 
         Raises:
@@ -124,32 +138,38 @@ class Outbox:
         A cancelled call has sent a prefix.
         """
         sent_before = self.sent
-        budget, sendto = self._budget, self._kernel.sendto
+        budget, sendto, send_segments = self._budget, self._kernel.sendto, self._kernel.send_segments
         total = len(payloads)
         ends = [start for start, _ in runs[1:]]
         ends.append(total)
-        looked_at = self._blocked is not None
+        goes_straight = self.goes_straight
         for (start, destination), end in zip(runs, ends, strict=True):
-            address, sockaddr = destination
+            address, sockaddr, ancillary = destination
+            straight = goes_straight and not ancillary
             position = start
             while position < end:
                 payload = payloads[position]
                 count = self._segmentation.count(payloads, position, end, address[0]) if position + 1 < end else 1
                 try:
-                    if count > 1:
-                        if not await self._send_run(payloads[position : position + count], destination):
-                            count = 1
-                            await self.send(payload, destination)
-                    elif sockaddr is not None and not looked_at:
-                        # As send does it in the end, without the way there.
+                    if straight and sockaddr is not None:
+                        # As it is done in the end otherwise, without the way there.
                         try:
-                            sendto(payload, sockaddr)
-                        except OSError:
-                            await self.send(payload, destination)
+                            if count == 1:
+                                sendto(payload, sockaddr)
+                            else:
+                                segments = b"".join(payloads[position : position + count])
+                                send_segments(segments, len(payload), (), sockaddr)
+                        except OSError as error:
+                            if count > 1 and self._segmentation.refused(address[0], len(payload), error):
+                                count = 1
+                            count = await self._send_run(payloads[position : position + count], destination)
                         else:
-                            self.sent += 1
+                            self.sent += count
+                            if count > 1:
+                                self.segmented_sends += 1
+                                self.segmented_datagrams += count
                     else:
-                        await self.send(payload, destination)
+                        count = await self._send_run(payloads[position : position + count], destination)
                 except OSError as error:
                     raise SendManyError(error, position, self.sent - sent_before) from error
                 position += count
@@ -159,31 +179,35 @@ class Outbox:
                     await budget.renew()
                     self._lifetime.check()
 
-    async def _send_run(self, payloads: list[bytes], destination: Destination) -> bool:
-        """Send these in one system call; return False if they were refused, and who is to blame is to be found out
-        by sending them one by one."""
-        address, sockaddr = destination
-        size = len(payloads[0])
-        try:
-            self.check_allowed(address)
-            await self._hand_over_when_possible(b"".join(payloads), sockaddr, size)
-        except OSError as error:
-            self._segmentation.refused(address.host, size, error)
-            return False
-        return True
+    async def _send_run(self, payloads: list[bytes], destination: Destination) -> int:
+        """Send these in one system call or, if that is refused, the first alone; return how many were sent."""
+        if len(payloads) > 1:
+            try:
+                self.check_allowed(destination[0])
+                await self._hand_over_when_possible(b"".join(payloads), destination, len(payloads[0]))
+            except OSError as error:
+                # Who is to blame is found out by sending them one by one.
+                self._segmentation.refused(destination[0].host, len(payloads[0]), error)
+            else:
+                return len(payloads)
+        await self.send(payloads[0], destination)
+        return 1
 
-    def _hand_over(self, payload: bytes, sockaddr: SocketAddress | None, segment: int = 0) -> None:
+    def _hand_over(self, payload: bytes, destination: Destination, segment: int = 0) -> None:
         """Hand one datagram to the kernel, or one of every ``segment`` bytes of ``payload``.
 
         Raises:
           BlockingIOError: if the kernel has no room now.
           OSError: what the kernel says against it.
         """
+        _, sockaddr, ancillary = destination
         earlier: OSError | None = None
         while True:
             try:
                 if segment:
-                    self._kernel.send_segments(payload, segment, sockaddr)
+                    self._kernel.send_segments(payload, segment, ancillary or (), sockaddr)
+                elif ancillary:
+                    self._kernel.send_message(payload, ancillary, sockaddr)
                 elif sockaddr is None:
                     self._kernel.send(payload)
                 else:
@@ -191,56 +215,92 @@ class Outbox:
             except InterruptedError:
                 continue
             except OSError as error:
-                # The kernel may answer with what ICMP said about an earlier datagram, and has not sent this one
-                # then. It says so only once, so what it says the second time is about this one.
-                if earlier is None and error.errno in NEWS_OF_EARLIER:
-                    earlier = error
-                    continue
-                if earlier is not None and earlier.errno != error.errno:
+                earlier = self._told_of_earlier(error, earlier)
+            else:
+                break
+        self._took(-(-len(payload) // segment) if segment else 1)
+        if earlier is not None:
+            self._earlier(earlier)
+
+    async def _hand_over_awaited(self, payload: bytes, destination: Destination) -> None:
+        """Do as :meth:`_hand_over` does, with a socket that waits itself until there is room."""
+        awaited, sockaddr = self._kernel.awaited, destination[1]
+        earlier: OSError | None = None
+        while True:
+            try:
+                await (awaited.send(payload) if sockaddr is None else awaited.sendto(payload, sockaddr))
+            except OSError as error:
+                earlier = self._told_of_earlier(error, earlier)
+            except trio.Cancelled:
+                if earlier is not None:
                     self._earlier(earlier)
                 raise
-            self._took(payload, segment)
-            if earlier is not None:
-                self._earlier(earlier)
-            return
+            else:
+                break
+        self.sent += 1
+        if earlier is not None:
+            self._earlier(earlier)
 
-    def _took(self, payload: bytes, segment: int) -> None:
-        if not segment:
-            self.sent += 1
-            return
-        segments = -(-len(payload) // segment)
-        self.sent += segments
-        self.segmented_sends += 1
-        self.segmented_datagrams += segments
+    def _told_of_earlier(self, error: OSError, earlier: OSError | None) -> OSError:
+        """Return ``error`` if it may be about an earlier datagram, and raise it otherwise."""
+        # The kernel may answer with what ICMP said about an earlier datagram, and has not sent this one then. It says
+        # so only once, so what it says the second time is about this one.
+        if earlier is None and error.errno in self._news:
+            return error
+        if earlier is not None and earlier.errno != error.errno:
+            self._earlier(earlier)
+        raise error
 
-    async def _hand_over_when_possible(self, payload: bytes, sockaddr: SocketAddress | None, segment: int = 0) -> None:
+    def _took(self, count: int) -> None:
+        self.sent += count
+        if count > 1:
+            self.segmented_sends += 1
+            self.segmented_datagrams += count
+
+    async def _hand_over_when_possible(self, payload: bytes, destination: Destination, segment: int = 0) -> None:
         """Hand it over as :meth:`_hand_over` does, waiting until the kernel has room.
 
         Tasks that wait do so in turn, since Trio lets only one of them wait for the descriptor.
         """
         try:
-            self._hand_over(payload, sockaddr, segment)
+            self._hand_over(payload, destination, segment)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
         else:
             return
-        if self._turn is None:
-            self._turn = trio.Lock()
         with self._lifetime.waiting():
+            if self._is_for_the_receiver(destination):
+                # Others have room while this one has none.
+                await self._persist(payload, destination, segment)
+                return
+            if self._turn is None:
+                self._turn = trio.Lock()
             async with self._turn:
-                await self._persist(payload, sockaddr, segment)
+                await self._persist(payload, destination, segment)
 
-    async def _persist(self, payload: bytes, sockaddr: SocketAddress | None, segment: int) -> None:
+    def _is_for_the_receiver(self, destination: Destination) -> bool:
+        """Whether it is the receiver that has no room for what is to go to ``destination``, not this socket."""
+        return not self._kernel.family.is_internet and destination[1] is not None
+
+    async def _persist(self, payload: bytes, destination: Destination, segment: int) -> None:
         give_up: float | None = None
         delay = _FIRST_DELAY
         while True:
             # Closed while it waited, or just after the wait was over.
             self._lifetime.check()
             try:
-                self._hand_over(payload, sockaddr, segment)
+                if self._kernel.awaited is None:
+                    self._hand_over(payload, destination, segment)
+                else:
+                    await self._hand_over_awaited(payload, destination)
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._kernel.fileno())
+                if self._is_for_the_receiver(destination):
+                    # No descriptor of ours tells when it has room again.
+                    await trio.sleep(delay)
+                    delay = min(delay * 2, _LONGEST_DELAY)
+                else:
+                    await trio.lowlevel.wait_writable(self._kernel.fileno())
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
@@ -254,10 +314,26 @@ class Outbox:
             else:
                 return
 
-    def _refused(self, error: OSError, address: Address) -> None:
-        """Count what speaks against one datagram and raise it, or report it where the network chose ``address``."""
+    def _refused(self, error: OSError, payload: bytes, destination: Destination) -> None:
+        """Count what speaks against one datagram and raise it, or report it where the network chose its address."""
         self.errors += 1
-        annotated(error, "send", address)
+        address = destination[0]
+        if error.errno == errno.EMSGSIZE:
+            self._explain_size(error, len(payload), destination)
+        annotated(explained(error, address), "send", address)
         if not (isinstance(address, ReceivedAddress) and error.errno in _CAUSED_BY_DESTINATION):
             raise error
         self._report(error, "send", address)
+
+    def _explain_size(self, error: OSError, size: int, destination: Destination) -> None:
+        mtu = None
+        with suppress(OSError):
+            mtu = self._kernel.path_mtu(destination[1])
+        vars(error).update(path_mtu=mtu)
+        if mtu is not None and size <= LARGEST_PAYLOAD:
+            with_reason(error, f"the path takes packets of {mtu} bytes")
+
+
+def explained(error: OSError, address: Address) -> OSError:
+    """Make ``error`` say in words what the kernel has against sending to ``address``."""
+    return with_reason(error, why_not_reached(error.errno, address.host) if isinstance(address, UnixAddress) else None)

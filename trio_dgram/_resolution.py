@@ -32,6 +32,8 @@ async def resolve(host: str | None, port: int, type: str) -> Address:
     test has installed it.
     """
     family = check_type(type)
+    if not family.is_internet:
+        raise ValueError(f"type must be 'udp4' or 'udp6' to resolve a name, not {type!r}")
     name = check_host("host", host)
     check_port("port", port, lowest=1)
     await trio.lowlevel.checkpoint()

@@ -12,7 +12,7 @@ from typing import Final
 
 _MOST_SEGMENTS: Final = 64
 """What every kernel with UDP_SEGMENT takes (UDP_MAX_SEGMENTS); newer ones take more."""
-_MOST_BYTES: Final = 65507
+LARGEST_PAYLOAD: Final = 65507
 """The largest UDP payload over IPv4, which a dual-stack socket may send to as well."""
 _REMEMBERED_PATHS: Final = 1024
 """How many refusals are kept: addresses that the network chose must not grow them."""
@@ -30,20 +30,24 @@ class Segmentation:
     def count(self, payloads: list[bytes], position: int, end: int, host: str) -> int:
         """Return how many of the datagrams from ``position`` to ``end``, all for ``host``, can go in one call."""
         size = len(payloads[position])
-        if self._off or not 0 < size < self._refused.get(host, _MOST_BYTES):
+        if self._off or not 0 < size < self._refused.get(host, LARGEST_PAYLOAD):
             return 1
-        end = min(end, position + _MOST_SEGMENTS, position + _MOST_BYTES // size)
+        end = min(end, position + _MOST_SEGMENTS, position + LARGEST_PAYLOAD // size)
         sizes = list(map(len, payloads[position:end]))
         if sizes.count(size) < len(sizes):
             first = next(count for count, following in enumerate(sizes) if following != size)
             return first + (0 < sizes[first] < size)
         return max(1, len(sizes))
 
-    def refused(self, host: str, size: int, error: OSError) -> None:
-        """Learn from what the kernel said against segments of ``size`` bytes for ``host``."""
+    def refused(self, host: str, size: int, error: OSError) -> bool:
+        """Learn from what the kernel said against segments of ``size`` bytes for ``host``; return whether it was about
+        those."""
         if error.errno == errno.EIO:
             self._off = True
         elif error.errno in (errno.EMSGSIZE, errno.EINVAL):
             if len(self._refused) == _REMEMBERED_PATHS:
                 self._refused.clear()
             self._refused[host] = size
+        else:
+            return False
+        return True

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-from builtins import type as Kind  # noqa: N812 -- the socket's own ``type`` hides it
 from collections.abc import Callable, Iterable
-from functools import partial
 from time import perf_counter
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Self
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
-from ._addresses import Address, ReceivedAddress, check_address, check_host, check_port, written
+from ._addresses import Address, ReceivedAddress, UnixPath, written
 from ._arguments import check_bool, check_integer
 from ._association import Association
 from ._block_list import blocker
 from ._budget import current_budget
-from ._channels import ChannelOptions, EventChannel, Overflow, check_buffer_size, check_event_types, check_overflow
 from ._creation import Creation
-from ._datagrams import Datagram
+from ._datagrams import Datagram, PacketInfo
 from ._errors import annotated
-from ._events import Connected, Event, Listening
-from ._families import Destination
+from ._events import Connected, Listening
+from ._families import AnyAddress, Destination
 from ._inbox import Inbox
 from ._lifetime import Lifetime
-from ._outbox import Outbox
+from ._outbox import Outbox, explained
 from ._payload import Payload, check_datagrams, check_outgoing
-from ._socket_options import SocketWithOptions
-from ._statistics import SocketStatistics
+from ._socket_events import SocketWithEvents
 from ._subscriptions import SocketOwner, Subscriptions
 
 _START = 0  # the default offset, known again by its identity
 
-A = TypeVar("A", bound=Event)
-B = TypeVar("B", bound=Event)
-C = TypeVar("C", bound=Event)
-D = TypeVar("D", bound=Event)
 
-
-class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
-    """A UDP socket that lives in a nursery.
+class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
+    """A datagram socket that lives in a nursery.
 
     Made by :meth:`DatagramNursery.create_socket` or :func:`open_socket`. It is a channel of datagrams: what is
     sent to it is received by ``receive`` or an ``async for``, what is given to ``send`` goes out.
@@ -49,18 +40,7 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
     socket, and any that waits when it is closed, raises ``trio.ClosedResourceError``.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_association",
-        "_budget",
-        "_creation",
-        "_direct",
-        "_inbox",
-        "_keeps_open",
-        "_outbox",
-        "_owner",
-        "_subscriptions",
-    )
+    __slots__ = ("__weakref__", "_creation", "_direct", "_keeps_open", "_owner")
 
     def __init__(self, creation: Creation, owner: SocketOwner) -> None:
         self._creation = creation
@@ -78,14 +58,19 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         self._outbox = Outbox(self._kernel, self._lifetime, self._budget, sent_blocked, self._inbox.failed, report)
         # How what was received can be answered straight away, where nothing else is to be looked at: see send.
         self._direct: Callable[[bytes, ReceivedAddress], object] | None = None
+        if self._association.peer is not None:
+            self._inbox.connected(self._association.peer)
+        if self._association.bound:
+            self._now_bound()
 
     # Its name
 
-    async def bind(self, port: int = 0, host: str | None = None, *, exclusive: bool = False) -> Address:
+    async def bind(self, port: int | UnixPath = 0, host: str | None = None, *, exclusive: bool = False) -> Address:
         """Give the socket its local address; from now on it receives.
 
         Args:
-          port: the UDP port, 0 for one of the kernel's choice.
+          port: the UDP port, 0 for one of the kernel's choice. For a ``"unix"`` socket its path or, with a null
+            character first, its abstract name; without one, Linux finds an abstract name.
           host: a local address, or a name that resolves to one; none or ``""`` for all interfaces.
           exclusive: never share the port, neither by a reuse option nor between worker processes.
 
@@ -99,36 +84,39 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
           OSError: what the kernel says, such as EADDRINUSE or EADDRNOTAVAIL (bind(2), ip(7)); it names the
             operation and the address. The socket is unbound then and ``bind`` may be tried again.
 
-        A cancelled call has bound nothing; one that took effect returns.
+        A cancelled call has bound nothing; one that took effect returns. The file that binding to a path makes is
+        removed when the socket is closed.
         """
-        wanted = Address(check_host("host", host) or self._kernel.family.wildcard, check_port("port", port))
+        wanted = self._kernel.family.check_local(port, host)
         if check_bool("exclusive", exclusive) and (self._creation.reuse_address or self._creation.reuse_port):
             raise ValueError("exclusive must not be combined with reuse_address or reuse_port")
         with self._association.binding():
             await trio.lowlevel.checkpoint()
             address, sockaddr = await self._association.numeric(wanted)
             self._lifetime.check()
-            self._association.bind(address, sockaddr)
+            await self._association.bind(address, sockaddr)
         self._now_bound()
         return self.address
 
-    async def connect(self, to: tuple[str | None, int]) -> None:
+    async def connect(self, to: AnyAddress) -> None:
         """Fix the peer: only its datagrams are received, and ``send`` needs no destination.
 
         Args:
-          to: the peer's ``(host, port)``; a name is resolved, an empty host is loopback.
+          to: the peer's ``(host, port)``; a name is resolved, an empty host is loopback. The path of the peer's
+            socket for a ``"unix"`` one.
 
         Raises:
-          TypeError, ValueError: if ``to`` is no such pair.
+          TypeError, ValueError: if ``to`` is no such thing.
           AlreadyConnectedError: if the socket is connected or being connected.
           AddressBlockedError: if the peer is on the send block list.
           socket.gaierror: if the name does not resolve.
           OSError: what the kernel says, such as ENETUNREACH (connect(2)); the socket stays as it was.
 
-        An unbound socket is bound to an ephemeral port first. What others had sent before is filtered, and
+        An unbound socket is bound to an ephemeral port first; one of a custom socket factory whose calls can only be
+        awaited stays so when it cannot be connected. What others had sent before is filtered, and
         counted. A cancelled call has changed nothing; one that took effect returns.
         """
-        wanted = check_address("to", to)
+        wanted = self._kernel.family.check_address("to", to)
         with self._association.connecting():
             await trio.lowlevel.checkpoint()
             address, sockaddr = await self._association.numeric(wanted)
@@ -139,10 +127,10 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
                 if not self._association.bound:
                     # Bound by the kernel on the way, it would lose its port when it is disconnected.
                     self._association.probe(sockaddr)
-                    self._ensure_bound()
-                peer = self._association.connect(sockaddr)
+                    await self._bind_implicitly()
+                peer = await self._association.connect(sockaddr)
             except OSError as error:
-                raise annotated(error, "connect", address) from None
+                raise annotated(explained(error, address), "connect", address) from None
         self._direct = None
         self._inbox.connected(peer)
         self._subscriptions.announce(Connected(peer))
@@ -154,9 +142,13 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
           NotConnectedError: if there is no peer.
           OSError: ENOTSUP where the platform cannot.
         """
+        self._association.remote("disconnect")
+        if not self._kernel.family.is_internet:
+            # What is still queued then, Linux throws away.
+            self._inbox.read_everything()
         self._association.disconnect()
         self._inbox.disconnected()
-        self._direct = None if self._outbox.blocks else self._kernel.sendto
+        self._direct = self._kernel.sendto if self._outbox.goes_straight else None
 
     @property
     def address(self) -> Address:
@@ -177,7 +169,7 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
     async def send(
         self,
         value: Payload | Datagram,
-        to: tuple[str | None, int] | None = None,
+        to: AnyAddress | None = None,
         *,
         offset: int = _START,
         length: int | None = None,
@@ -186,9 +178,10 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
 
         Args:
           value: the payload: bytes-like, text (sent as UTF-8), or a list or tuple of those, which are joined to
-            one datagram; or a :class:`Datagram`, which brings its own address.
-          to: the destination ``(host, port)``; a name is resolved, an empty host is loopback. None on a
-            connected socket and with a :class:`Datagram`.
+            one datagram; or a :class:`Datagram`, which brings its own address, and the :class:`PacketInfo` to
+            send it with if it has one: what a received one tells of its way here is not sent back.
+          to: the destination ``(host, port)``; a name is resolved, an empty host is loopback. A path for a
+            ``"unix"`` socket. None on a connected socket and with a :class:`Datagram`.
           offset: where in the payload to begin, in bytes.
           length: how much of it to send, in bytes; all the rest where it is None.
 
@@ -218,20 +211,22 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
                 else:
                     self._outbox.sent += 1
                     return
-        payload, wanted, brought = check_outgoing(value, to, offset, length)
+        payload, wanted, info, brought = check_outgoing(self._kernel.family, value, to, offset, length)
         self._association.check_destination(wanted, brought=brought)
         await self._budget.checkpoint()
-        destination = await self._destination(wanted, brought=brought)
+        destination = await self._destination(wanted, info, brought=brought)
         await self._outbox.send(payload, destination)
 
-    def send_nowait(self, value: Payload | Datagram, /, to: tuple[str | None, int] | None = None) -> None:
+    def send_nowait(self, value: Payload | Datagram, /, to: AnyAddress | None = None) -> None:
         """Send one datagram as :meth:`send` does, to a numeric destination and at once, or not at all.
 
         Raises:
           trio.WouldBlock: if the kernel has no room now, or a ``bind`` of this socket is under way.
           ValueError: if the destination is a name.
+          OSError: ENOTSUP on the sockets of a custom socket factory whose calls can only be awaited.
         """
-        payload, wanted, brought = check_outgoing(value, to)
+        payload, wanted, info, brought = check_outgoing(self._kernel.family, value, to)
+        self._association.check_synchronous()
         sockaddr = None
         if wanted is not None:
             wanted, sockaddr = self._association.locate(wanted)
@@ -240,8 +235,9 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         address = self._association.check_destination(wanted, brought=brought)
         if self._association.is_binding:
             raise trio.WouldBlock
+        destination = self._association.destination(address, sockaddr, info)
         self._ensure_bound()
-        self._outbox.send_nowait(payload, (address, sockaddr if self._association.peer is None else None))
+        self._outbox.send_nowait(payload, destination)
 
     async def send_many(self, datagrams: Iterable[Datagram]) -> None:
         """Send each of ``datagrams``, in order, to its own address.
@@ -257,17 +253,19 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         It looks for cancellation before the first datagram and while it waits. A cancelled call has sent a
         prefix, counted in ``statistics().sent``.
         """
-        payloads, wanted_runs = check_datagrams(datagrams)
+        payloads, runs = check_datagrams(self._kernel.family, datagrams)
         self._lifetime.check()
         await self._budget.checkpoint()
-        runs: list[tuple[int, Destination]] = []
+        destinations: list[tuple[int, Destination]] = []
         known: dict[Address, Destination] = {}
-        for start, wanted in wanted_runs:
+        for start, wanted, info in runs:
             destination = known.get(wanted)
             if destination is None or type(destination[0]) is not type(wanted):
-                destination = known[wanted] = await self._destination(wanted, brought=True)
-            runs.append((start, destination))
-        await self._outbox.send_many(payloads, runs)
+                destination = known[wanted] = await self._destination(wanted, None, brought=True)
+            if info is not None:
+                destination = self._association.destination(destination[0], destination[1], info)
+            destinations.append((start, destination))
+        await self._outbox.send_many(payloads, destinations)
 
     # Receiving
 
@@ -300,6 +298,7 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
     def receive_nowait(self) -> Datagram:
         """Return the next datagram if there is one, else raise ``trio.WouldBlock``; otherwise like :meth:`receive`."""
         inbox = self._inbox
+        self._association.check_synchronous()
         self._association.check_bound()
         inbox.claim("receive")
         inbox.release()
@@ -315,7 +314,8 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         """Wait for a datagram and return it with what else is there, at most ``max_count`` in all.
 
         Args:
-          max_count: how many datagrams at most, from 1; what is beyond stays for the next call.
+          max_count: how many datagrams at most, from 1; what is beyond stays for the next call. On the sockets of a
+            custom socket factory whose calls can only be awaited it is one at a time.
 
         Raises as :meth:`receive` does. A cancelled call has consumed nothing.
         """
@@ -327,74 +327,6 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
             ready.clear()
             return taken
         return [ready.popleft() for _ in range(max_count)]
-
-    # What happens to it
-
-    @overload
-    def events(self, /, **options: Unpack[ChannelOptions]) -> EventChannel[Event]: ...
-    @overload
-    def events(self, a: Kind[A], /, **options: Unpack[ChannelOptions]) -> EventChannel[A]: ...
-    @overload
-    def events(self, a: Kind[A], b: Kind[B], /, **options: Unpack[ChannelOptions]) -> EventChannel[A | B]: ...
-    @overload
-    def events(
-        self, a: Kind[A], b: Kind[B], c: Kind[C], /, **options: Unpack[ChannelOptions]
-    ) -> EventChannel[A | B | C]: ...
-    @overload
-    def events(
-        self, a: Kind[A], b: Kind[B], c: Kind[C], d: Kind[D], /, **options: Unpack[ChannelOptions]
-    ) -> EventChannel[A | B | C | D]: ...
-    @overload
-    def events(self, *types: Kind[Event], **options: Unpack[ChannelOptions]) -> EventChannel[Event]: ...
-    def events(
-        self, *types: Kind[Any], max_buffer_size: float = 1024, overflow: Overflow = "block"
-    ) -> EventChannel[Any]:
-        """Subscribe to what happens to the socket, from this call on, and return the channel that tells of it.
-
-        Args:
-          types: the events to be told of, all where none is named; being bound or connected already is told first.
-          max_buffer_size: how many datagrams, and failures, may wait in the channel: from 1, or ``math.inf``.
-          overflow: what becomes of a datagram without room. ``"block"``: the socket is not read until every such
-            channel has some; ``"drop-newest"``, ``"drop-oldest"``: dropped, and counted.
-
-        Raises:
-          TypeError, ValueError: if an argument is wrong.
-          trio.BusyResourceError: if the channel takes :class:`Datagram` and a task is receiving.
-
-        While a channel takes datagrams, the nursery reads the socket for it, and ``receive`` raises
-        ``trio.BusyResourceError``. The channel ends after :class:`Closed`.
-        """
-        kinds = check_event_types(types)
-        size, policy = check_buffer_size(max_buffer_size), check_overflow(overflow)
-        self._lifetime.check()
-        changed = partial(self._subscriptions.changed, self._inbox)
-        channel: EventChannel[Any] = EventChannel(kinds, size, policy, self._budget, changed)
-        self._subscriptions.add(channel, self._inbox)
-        if self._association.bound:
-            channel.offer(Listening(self.address))
-            self._subscriptions.read(self._inbox)
-        if self._association.peer is not None:
-            channel.offer(Connected(self._association.peer))
-        return channel
-
-    def statistics(self) -> SocketStatistics:
-        """Return what became of every datagram until now; also after the socket was closed."""
-        kernel, inbox, outbox = self._kernel, self._inbox, self._outbox
-        return SocketStatistics(
-            sent=outbox.sent,
-            received=kernel.received,
-            dropped_by_kernel=kernel.drops(),
-            kernel_drops_exact=kernel.drops_are_datagrams,
-            filtered=kernel.filtered + inbox.filtered,
-            truncated=kernel.truncated,
-            discarded_at_close=inbox.discarded,
-            receive_errors=inbox.errors,
-            send_errors=outbox.errors,
-            coalesced_receives=kernel.coalesced_receives,
-            coalesced_datagrams=kernel.coalesced_datagrams,
-            segmented_sends=outbox.segmented_sends,
-            segmented_datagrams=outbox.segmented_datagrams,
-        )
 
     # Its life
 
@@ -415,7 +347,8 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
         self._direct = None
         self._subscriptions.end()
         self._inbox.discard()
-        trio.lowlevel.notify_closing(self._kernel.fileno())
+        if self._kernel.awaited is None:
+            trio.lowlevel.notify_closing(self._kernel.fileno())
         self._kernel.close()
         self._owner.state_changed(self)
 
@@ -436,7 +369,7 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
 
     @property
     def type(self) -> str:
-        """The type it was made with: ``"udp4"`` or ``"udp6"``."""
+        """The type it was made with: ``"udp4"``, ``"udp6"`` or ``"unix"``."""
         return self._kernel.family.type
 
     def __repr__(self) -> str:
@@ -465,22 +398,36 @@ class DatagramSocket(SocketWithOptions, trio.abc.Channel[Datagram]):
             self._now_bound()
 
     def _now_bound(self) -> None:
-        self._direct = None if self._outbox.blocks else self._kernel.sendto
+        self._direct = self._kernel.sendto if self._outbox.goes_straight else None
+        if self._association.peer is not None:
+            self._direct = None
         self._subscriptions.announce(Listening(self.address))
         self._subscriptions.read(self._inbox)
         self._owner.state_changed(self)
 
-    async def _destination(self, wanted: Address | None, *, brought: bool) -> Destination:
+    async def _bind_implicitly(self) -> None:
+        if self._association.bound:
+            return
+        if self._kernel.awaited is None:
+            self._ensure_bound()
+            return
+        with self._association.binding():
+            await self._association.bind(*self._association.anywhere)
+        self._now_bound()
+
+    async def _destination(self, wanted: Address | None, info: PacketInfo | None, *, brought: bool) -> Destination:
         """Resolve ``wanted`` and bind the socket, where that is to be done; return where to send."""
-        if self._direct is not None and type(wanted) is ReceivedAddress and self._kernel.family.wrote(wanted):
-            return wanted, wanted
+        direct = self._direct is not None and info is None and type(wanted) is ReceivedAddress
+        if direct and wanted is not None and self._kernel.family.wrote(wanted):
+            return wanted, wanted, None
         sockaddr = None
         if wanted is not None:
             wanted, sockaddr = await self._association.numeric(wanted)
         await self._association.end_of_binding()
         address = self._association.check_destination(wanted, brought=brought)
-        self._ensure_bound()
-        return address, sockaddr if self._association.peer is None else None
+        destination = self._association.destination(address, sockaddr, info)
+        await self._bind_implicitly()
+        return destination
 
     async def _wait_for_datagrams(self, wanted: int | None = None) -> None:
         self._association.check_bound()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar, overload
 
+from ._addresses import Address
+from ._errors import annotated
 from ._interfaces import Interface
 from ._kernel import Kernel
 from ._lifetime import Lifetime
-from ._memberships import check_group, find_membership_interface
-from ._options import check_option, read_option, write_option
+from ._memberships import Membership, check_group, find_membership_interface
+from ._options import MTUDiscovery, check_option, read_option, write_option
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -78,6 +80,12 @@ class SocketWithOptions:
         "The name of the one interface that datagrams come in and go out by (SO_BINDTODEVICE, socket(7)), None "
         "for any. Linux only: OSError(ENOTSUP) elsewhere."
     )
+    mtu_discovery: OptionProperty[MTUDiscovery] = OptionProperty(
+        'How packets go about the MTU of their path (IP_MTU_DISCOVER, ip(7)): ``"dont"`` allows fragments on the way; '
+        '``"want"`` forbids them and sends smaller ones; ``"do"`` forbids them, and a datagram that is too big for '
+        'what is known of the path raises EMSGSIZE; ``"probe"`` forbids them and pays no regard to what is known. '
+        "Linux only: OSError(ENOTSUP) elsewhere."
+    )
     receive_buffer_size: OptionProperty[int] = OptionProperty(
         "The size of the receive buffer, in bytes (SO_RCVBUF). Linux doubles what is asked for, within bounds, and "
         "the effective size is what reads back."
@@ -113,6 +121,7 @@ class SocketWithOptions:
 
         A socket gets only the groups that it joined itself where the platform lets it choose (Linux does).
         """
+        self._kernel.family.check_internet("memberships")
         wanted = check_group(self._kernel.family, group, source)
         where = find_membership_interface("add_membership", wanted, interface)
         self._lifetime.check()
@@ -132,10 +141,61 @@ class SocketWithOptions:
         Raises:
           OSError: EADDRNOTAVAIL where it was not joined.
         """
+        self._kernel.family.check_internet("memberships")
         wanted = check_group(self._kernel.family, group, source)
         where = find_membership_interface("drop_membership", wanted, interface)
         self._lifetime.check()
         return self._kernel.memberships.drop(wanted, where)
+
+    @property
+    def memberships(self) -> tuple[Membership, ...]:
+        """What this socket has joined and not dropped, in the order of joining."""
+        self._lifetime.check()
+        return self._kernel.memberships.list()
+
+    def rejoin(self) -> tuple[Membership, ...]:
+        """Join again what was lost with an interface that went away and came back under its name.
+
+        While an interface is merely down, the kernel keeps its memberships; once it was made again, as by unplugging
+        it, they have to be joined anew. What is in place stays so meanwhile. What belongs to an interface that is
+        missing or down is passed over, and remembered for the next time.
+
+        Returns:
+          The memberships on interfaces that are up.
+
+        Raises:
+          OSError: what the kernel says, with group and interface in its text.
+        """
+        self._lifetime.check()
+        return self._kernel.memberships.rejoin()
+
+    def path_mtu(self, address: tuple[str | None, int]) -> int | None:
+        """Return the largest packet that the path to ``address`` takes, in bytes, as far as this machine knows.
+
+        It is the outgoing interface's MTU until a smaller one was reported (RFC 1191, RFC 8201); the headers take 28
+        bytes of it on IPv4, 48 on IPv6. ``None`` where the platform cannot tell.
+
+        Args:
+          address: the ``(host, port)`` of a peer, the host numeric; an empty one is loopback.
+
+        Raises:
+          TypeError, ValueError: if it is no such pair.
+          socket.gaierror: if the socket cannot reach addresses of that family.
+          OSError: what the kernel says, such as ENETUNREACH.
+        """
+        family = self._kernel.family
+        family.check_internet("path MTU")
+        wanted = family.check_address("address", address)
+        if not wanted.host:
+            wanted = Address(family.loopback, wanted.port)
+        sockaddr = family.sockaddr(wanted, dual_stack=self._kernel.dual_stack)
+        if sockaddr is None:
+            raise ValueError(f"path_mtu takes numeric hosts, and {wanted.host!r} is a name: resolve it first")
+        self._lifetime.check()
+        try:
+            return self._kernel.path_mtu(sockaddr)
+        except OSError as error:
+            raise annotated(error, "path_mtu", wanted) from None
 
     def fileno(self) -> int:
         """Return the descriptor's number, -1 once the socket is closed."""

@@ -29,7 +29,8 @@ class SocketStatistics:
     discarded_at_close: int
     """Datagrams of ``received`` that nobody had asked for when the socket was closed."""
     receive_errors: int
-    """Errors that receiving met: on a connected socket those of earlier datagrams that ICMP reported."""
+    """Errors that receiving met: on a connected socket those of earlier datagrams that ICMP reported, with
+    ``icmp_errors`` on any."""
     send_errors: int
     """Datagrams that the kernel refused, whether that was raised or reported as a :class:`Failure`."""
     coalesced_receives: int

@@ -35,11 +35,12 @@ class Subscriptions:
     not both.
     """
 
-    __slots__ = ("_all", "_owner", "_reading", "_room")
+    __slots__ = ("_all", "_owner", "_reading", "_room", "_watching")
 
     def __init__(self, owner: SocketOwner) -> None:
         self._all: list[EventChannel[Any]] = []
         self._reading: trio.CancelScope | None = None
+        self._watching: trio.CancelScope | None = None
         self._room: trio.lowlevel.ParkingLot | None = None
         self._owner = owner
 
@@ -57,15 +58,18 @@ class Subscriptions:
     def report(self, error: OSError, operation: str, address: Address | None) -> bool:
         """Tell of an error that no task is there to be told; return whether anybody listens."""
         self.announce(Failure(error, operation, address))
-        return any(Failure in channel.types for channel in self._all)
+        return self._reported_to()
 
     def read(self, inbox: Inbox) -> None:
-        """Start to read ``inbox``, its socket bound by now, if a channel takes datagrams and nothing reads yet."""
+        """Start to read ``inbox``, its socket bound by now, for those channels that nothing is read for yet."""
+        # What reads is ended by the last channel's or the socket's closing. A cancellation from outside must leave
+        # it: the sockets are closed after the nursery's tasks, which may still wait for an answer.
         if self._reading is None and self._readers():
-            # It is ended by the last channel's or the socket's closing. A cancellation from outside must leave
-            # it: the sockets are closed after the nursery's tasks, which may still wait for an answer.
             self._reading = trio.CancelScope(shield=True)
             self._owner.start_background(self._read, inbox, self._reading)
+        if self._watching is None and inbox.tells_errors and self._reported_to():
+            self._watching = trio.CancelScope(shield=True)
+            self._owner.start_background(self._watch, inbox, self._watching)
 
     def changed(self, inbox: Inbox, channel: EventChannel[Any]) -> None:
         """React to ``channel`` having been received from or closed."""
@@ -75,18 +79,29 @@ class Subscriptions:
                 inbox.release()
                 inbox.ready.extendleft(reversed(channel.take_back()))
                 self._stop_reading()
+            if not self._reported_to():
+                self._stop_watching()
         if self._room is not None:
             self._room.unpark_all()
 
     def end(self) -> None:
         """Let every channel end: the socket was closed."""
         self._stop_reading()
+        self._stop_watching()
         for channel in self._all:
             channel.end()
         self._all.clear()
 
     def _readers(self) -> list[EventChannel[Any]]:
         return [channel for channel in self._all if Datagram in channel.types]
+
+    def _reported_to(self) -> bool:
+        return any(Failure in channel.types for channel in self._all)
+
+    def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
 
     def _stop_reading(self) -> None:
         if self._reading is not None:
@@ -113,3 +128,10 @@ class Subscriptions:
                         inbox.error = None
                     if not inbox.ready:
                         await inbox.wait_readable()
+
+    async def _watch(self, inbox: Inbox, scope: trio.CancelScope) -> None:
+        # A program may wait for failures only, and never receive.
+        with scope, inbox.watch_errors() as watch:
+            while True:
+                await trio.lowlevel.wait_readable(watch.fileno())
+                inbox.take_errors()

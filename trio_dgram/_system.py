@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import socket
 import struct
 import sys
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -19,6 +20,12 @@ IP_MULTICAST_ALL: Final = 49
 IPV6_MULTICAST_ALL: Final = 29
 SO_MEMINFO: Final = 55
 SO_MEMINFO_DROPS: Final = 8
+IP_MTU_DISCOVER: Final = 10
+IP_MTU: Final = 14
+IPV6_MTU_DISCOVER: Final = 23
+IPV6_MTU: Final = 24
+MSG_ERRQUEUE: Final = 0x2000
+SO_PROTOCOL: Final = 38
 MCAST_JOIN_SOURCE_GROUP: Final = 46
 MCAST_LEAVE_SOURCE_GROUP: Final = 47
 
@@ -36,12 +43,25 @@ class Capabilities:
     """IP_MULTICAST_ALL: a socket gets its own groups only if told so (Linux)."""
     source_membership: bool
     """MCAST_JOIN_SOURCE_GROUP: memberships by interface index and source (RFC 3678), by Linux's numbers."""
+    packet_info: bool
+    """Ancillary data about the way of a datagram, received and sent (ip(7), ipv6(7)), by Linux's numbers."""
+    error_queue: bool
+    """IP_RECVERR: what ICMP says is told with its destination and sender (Linux)."""
+    path_mtu: bool
+    """IP_MTU_DISCOVER and IP_MTU: how large a packet a path takes (Linux)."""
     dissolve: bool
     """``connect`` to AF_UNSPEC: a connected socket can be disconnected (POSIX)."""
 
 
 portable: Final = Capabilities(
-    offload=False, drop_counter=False, group_isolation=False, source_membership=False, dissolve=os.name == "posix"
+    offload=False,
+    drop_counter=False,
+    group_isolation=False,
+    source_membership=False,
+    packet_info=False,
+    error_queue=False,
+    path_mtu=False,
+    dissolve=os.name == "posix",
 )
 
 
@@ -49,7 +69,16 @@ def detect() -> Capabilities:
     """Return what this platform can do."""
     if sys.platform != "linux":
         return portable
-    return Capabilities(offload=True, drop_counter=True, group_isolation=True, source_membership=True, dissolve=True)
+    return Capabilities(
+        offload=True,
+        drop_counter=True,
+        group_isolation=True,
+        source_membership=True,
+        packet_info=True,
+        error_queue=True,
+        path_mtu=True,
+        dissolve=True,
+    )
 
 
 capabilities: Capabilities = detect()
@@ -83,3 +112,76 @@ class SystemSocket(socket.socket):
             # BSDs may say so and have disconnected all the same.
             if number != errno.EAFNOSUPPORT:
                 raise OSError(number, os.strerror(number))
+
+    def path_mtu(self, sockaddr: Any = None) -> int:
+        """Return the largest packet that the path to ``sockaddr``, or to the peer, takes, in bytes (IP_MTU, ip(7))."""
+        if sockaddr is None:
+            to_ipv6 = self.family == socket.AF_INET6 and not self.getpeername()[0].startswith("::ffff:")
+            return self.getsockopt(*(socket.IPPROTO_IPV6, IPV6_MTU) if to_ipv6 else (socket.IPPROTO_IP, IP_MTU))
+        # The kernel tells it of a connected socket only.
+        with SystemSocket(self.family, socket.SOCK_DGRAM) as probe:
+            device = self.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
+            if device:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+            probe.connect(sockaddr)
+            return probe.path_mtu()
+
+    def watch_errors(self) -> select.epoll:
+        """Return a descriptor that can be read while there is something in the error queue (epoll_ctl(2)).
+
+        An epoll of its own: nothing else can be waited for apart from the datagrams, which may well be left unread.
+        """
+        watch = select.epoll()
+        # EPOLLERR is always meant.
+        watch.register(self.fileno(), 0)
+        return watch
+
+
+class SharedSocket(SystemSocket):
+    """A socket whose open file description other processes may have, too.
+
+    Every call says for itself that it does not wait: O_NONBLOCK would show on the other side.
+    """
+
+    def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
+        """Receive as ``socket.recvfrom`` does, without waiting."""
+        return super().recvfrom(bufsize, flags | socket.MSG_DONTWAIT)
+
+    def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        """Receive as ``socket.recvmsg`` does, without waiting."""
+        return super().recvmsg(bufsize, ancbufsize, flags | socket.MSG_DONTWAIT)
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        """Send as ``socket.send`` does, without waiting."""
+        return super().send(data, flags | socket.MSG_DONTWAIT)
+
+    def sendto(self, data: Any, *flags_and_address: Any) -> int:
+        """Send as ``socket.sendto`` does, without waiting."""
+        *flags, address = flags_and_address
+        return super().sendto(data, sum(flags) | socket.MSG_DONTWAIT, address)
+
+    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> int:
+        """Send as ``socket.sendmsg`` does, without waiting."""
+        return super().sendmsg(buffers, ancdata, flags | socket.MSG_DONTWAIT, address)
+
+
+def share(descriptor: int) -> SharedSocket:
+    """Return a socket that runs on ``descriptor``, leaving alone whether it blocks.
+
+    Raises:
+      OSError: if it is no descriptor that is open, or no socket.
+    """
+    if not hasattr(socket, "MSG_DONTWAIT"):
+        raise OSError(errno.ENOTSUP, "this platform cannot receive without waiting and without O_NONBLOCK")
+    try:
+        blocking = os.get_blocking(descriptor)
+    except OverflowError:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+    shared = SharedSocket(fileno=descriptor)
+    if shared.gettimeout() is not None:
+        # The process has a default timeout, which Python has applied, to its own waiting and to the descriptor.
+        shared.settimeout(None)
+        os.set_blocking(descriptor, blocking)
+    return shared

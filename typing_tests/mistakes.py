@@ -26,7 +26,7 @@ def options(nursery: DatagramNursery) -> None:
     nursery.create_socket("udp4", ttl="64")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     nursery.create_socket("udp4", True)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]  # noqa: FBT003
     open_socket("udp4", 41234)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
-    open_socket("udp4", connect="localhost")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    open_socket("udp4", connect=5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 def properties(socket: DatagramSocket, datagram_address: Address) -> None:
@@ -39,7 +39,7 @@ def properties(socket: DatagramSocket, datagram_address: Address) -> None:
 async def sending(socket: DatagramSocket, datagram: Datagram) -> None:
     await socket.send(5, ("localhost", 9))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     await socket.send(None)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    await socket.send(b"", "localhost")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await socket.send(b"", 5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     await socket.send(b"", ("localhost", "9"))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     await socket.send(b"", 9, "localhost")  # type: ignore[call-arg,arg-type] # pyright: ignore[reportCallIssue]
     await socket.send_many([b""])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]

@@ -28,6 +28,7 @@ from trio_dgram import (
     PacketInfo,
     SocketOptions,
     SocketStatistics,
+    lowlevel,
 )
 
 
@@ -237,7 +238,9 @@ def errors() -> None:
     ):
         state_error = kind()
     permission: PermissionError = trio_dgram.AddressBlockedError()
-    unreachable: OSError = trio_dgram.PeerUnreachable()
+    unreachable: OSError = trio_dgram.PeerUnreachable(
+        111, icmp_type=3, icmp_code=3, reason="port unreachable", offender=None, path_mtu=None
+    )
     try:
         raise state_error
     except trio_dgram.SendManyError as error:
@@ -247,3 +250,17 @@ def errors() -> None:
         raise permission from os_error
     except trio_dgram.DatagramError:
         raise unreachable from None
+
+
+def decoders(received: tuple[bytes, list[tuple[int, int, bytes]], int, object]) -> None:
+    ancillary: lowlevel.Ancillary = received[1]
+    info: PacketInfo = lowlevel.decode_packet_info(ancillary, truncated=True)
+    messages = lowlevel.encode_packet_info(info, "127.0.0.1", on_ipv6=False)
+    assert_type(messages, list[lowlevel.ControlMessage])
+    assert_type(lowlevel.segment_size(messages), int)
+    record = lowlevel.decode_error(messages)
+    assert_type(record, lowlevel.ErrorRecord | None)
+    if record is not None:
+        assert_type(record.offender, str | None)
+        assert_type(record.path_mtu, int | None)
+        assert_type(record.reason, str)

@@ -163,6 +163,7 @@ async def test_two_sockets_with_a_reuse_option_bind_to_one_port(udp: Family, opt
             assert await two.bind(one.address.port, udp.loopback) == one.address
 
 
+@pytest.mark.kernel_transport("reading ahead")
 async def test_reuse_port_spreads_the_senders_over_the_sockets(udp: Family, nursery: DatagramNursery) -> None:
     receivers = [nursery.create_socket(udp.type, reuse_address=True, reuse_port=True) for _ in range(2)]
     address = await receivers[0].bind(0, udp.loopback)

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 import trio_dgram
-from trio_dgram import DatagramNursery, DatagramSocket, _system
+from trio_dgram import Address, DatagramNursery, DatagramSocket, _system
 
 from ..support.families import Family
 from ..support.namespaces import Link, Machine, ip
@@ -101,13 +101,18 @@ async def test_leaving_and_joining_by_source_hears_only_that_source(
     receiver = nursery.create_socket(udp.type)
     await receiver.bind(PORT)
     senders = [nursery.create_socket(udp.type, multicast_interface=place.interface) for _ in place.hosts]
+    no_more = Address(place.hosts[0], PORT)
     for sender, host in zip(senders, place.hosts, strict=True):
         await sender.bind(0, host)
 
     async def heard() -> list[str]:
         for sender in senders:
             await sender.send(b"to the group", (udp.group, PORT))
-        return [datagram.address.host for datagram in await receiver.receive_many()]
+        await senders[0].send(b"no more", no_more)
+        heard = []
+        while (datagram := await receiver.receive()).data != b"no more":
+            heard.append(datagram.address.host)
+        return heard
 
     first, second = place.hosts
     receiver.add_membership(udp.group, first)
@@ -168,7 +173,7 @@ async def test_the_outgoing_interface_is_chosen_reset_and_checked(
     assert sender.multicast_interface is None
     await sender.send(b"by default again", (udp.group, PORT))
     assert [datagram.data for datagram in await receivers[0].receive_many()] == [b"by the first"]
-    assert [datagram.data for datagram in await receivers[1].receive_many()] == [b"by default", b"by default again"]
+    assert await arrivals(receivers[1], b"by default again") == [b"by default", b"by default again"]
 
 
 async def test_loopback_switched_off_keeps_them_from_this_machine(
@@ -186,7 +191,7 @@ async def test_loopback_switched_off_keeps_them_from_this_machine(
         sender.multicast_loopback = switch
         await sender.send(str(switch), (udp.group, PORT))
     assert [(await there.receive()).data for _ in range(3)] == [b"True", b"False", b"True"]
-    assert [datagram.data for datagram in await here.receive_many()] == [b"True", b"True"]
+    assert [(await here.receive()).data for _ in range(2)] == [b"True", b"True"]
 
 
 async def test_the_multicast_hop_limit_goes_out(udp: Family, place: Place, nursery: DatagramNursery) -> None:
@@ -273,6 +278,7 @@ async def test_three_receivers_each_get_all_four_broadcasts(
         assert {datagram.address for datagram in received} == {(veth.here["udp4"], PORT)}
 
 
+@pytest.mark.kernel_transport("joining a group before it is bound")
 async def test_a_membership_is_joined_and_left_before_and_after_binding(
     udp: Family, place: Place, nursery: DatagramNursery
 ) -> None:
@@ -346,7 +352,7 @@ async def test_a_group_of_the_other_family_is_refused(udp: Family) -> None:
 
 
 async def test_joining_twice_and_leaving_what_was_not_joined_is_the_kernels_error(udp: Family, place: Place) -> None:
-    async with trio_dgram.open_socket(udp.type) as sock:
+    async with trio_dgram.open_socket(udp.type, port=0) as sock:
         sock.add_membership(udp.group, place.interface)
         with pytest.raises(OSError, match=f"add_membership {udp.group} on {place.interface}") as caught:
             sock.add_membership(udp.group, place.interface)

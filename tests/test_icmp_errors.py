@@ -1,0 +1,326 @@
+"""What ICMP says about datagrams sent earlier: told with destination, reason and sender, and paid for by nobody."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+import trio.testing
+
+import trio_dgram
+from trio_dgram import Address, Datagram, DatagramSocket, EventChannel, Failure, PeerUnreachable, _kernel
+from trio_dgram._system import SystemSocket
+
+from .support.families import Family
+from .support.faults import FaultySocket, faulty_kernel
+from .support.namespaces import Machine, another_machine, entered, ip, sysctl
+
+pytestmark = pytest.mark.skipif("config.getoption('--portable')", reason="kernel: the portable path has no error queue")
+
+PEERS: Final = [("udp4", "127.0.0.1"), ("udp6", "::1"), ("udp6", "127.0.0.1")]
+"""The type of a socket and the loopback address that its peer has; the last is IPv4-mapped to it."""
+PATIENCE: Final = 20
+
+
+def nobody(host: str) -> Address:
+    """Return an address at which nobody listens."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as closed:
+        closed.bind((host, 0))
+        return Address(host, closed.getsockname()[1])
+
+
+def as_seen(type_: str, host: str) -> str:
+    return f"::ffff:{host}" if type_ == "udp6" and ":" not in host else host
+
+
+async def next_error(failures: EventChannel[Failure]) -> PeerUnreachable:
+    with trio.fail_after(PATIENCE):
+        failure = await failures.receive()
+    assert isinstance(failure.error, PeerUnreachable)
+    assert (failure.operation, failure.address) == (failure.error.operation, failure.error.address)
+    return failure.error
+
+
+@pytest.mark.parametrize("connected", [False, True])
+@pytest.mark.parametrize(("type_", "host"), PEERS)
+async def test_a_port_where_nobody_listens_is_told_though_nobody_receives(
+    type_: str, host: str, connected: bool
+) -> None:
+    to = nobody(host)
+    async with trio_dgram.open_socket(type_, icmp_errors=True) as sock:
+        failures = sock.events(Failure)
+        if connected:
+            await sock.connect(to)
+        for count in range(1, 4):
+            await sock.send(b"x", None if connected else to)
+            error = await next_error(failures)
+            assert isinstance(error, OSError)
+            assert error.errno == errno.ECONNREFUSED
+            assert error.address == (as_seen(type_, host), to.port)
+            assert (error.icmp_type, error.icmp_code) == ((1, 4) if ":" in host else (3, 3))
+            assert (error.reason, error.offender, error.path_mtu) == ("port unreachable", as_seen(type_, host), None)
+            assert str(to.port) in str(error)
+            assert "port unreachable" in str(error)
+            assert (sock.statistics().sent, sock.statistics().receive_errors) == (count, count)
+        with pytest.raises(trio.WouldBlock):
+            failures.receive_nowait()
+
+
+@pytest.mark.parametrize("listening", [False, True])
+@pytest.mark.parametrize(("type_", "host"), PEERS)
+async def test_a_socket_that_receives_goes_on_and_its_errors_are_told(type_: str, host: str, listening: bool) -> None:
+    async with trio_dgram.open_nursery() as nursery:
+        sock = nursery.create_socket(type_, icmp_errors=True)
+        failures = sock.events(Failure)
+        to = (host, (await sock.bind()).port)
+        datagrams = sock.events(Datagram) if listening else sock
+        got = list[bytes]()
+
+        async def receive() -> None:
+            async for datagram in datagrams:  # pragma: no branch -- the last one ends it
+                got.append(datagram.data)
+                if datagram.data == b"last":
+                    sock.close()
+                    break
+
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(5):
+            await sock.send(b"lost", nobody(host))
+            await next_error(failures)
+            await sock.send(bytes([number]), to)
+        await sock.send(b"last", to)
+    assert got == [*(bytes([number]) for number in range(5)), b"last"]
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("icmp_errors", [False, True])
+@pytest.mark.parametrize(("type_", "host"), PEERS)
+async def test_a_send_to_a_healthy_peer_after_anothers_error_is_sent_exactly_once(
+    type_: str, host: str, icmp_errors: bool, many: bool
+) -> None:
+    async with (
+        trio_dgram.open_socket("udp6" if ":" in host else "udp4", port=0, host=host) as healthy,
+        trio_dgram.open_socket(type_, icmp_errors=icmp_errors) as sock,
+    ):
+        wanted = [bytes([number]) for number in range(20)]
+        for data in wanted:
+            if many:
+                await sock.send_many([Datagram(b"lost", nobody(host)), Datagram(data, healthy.address)])
+            else:
+                await sock.send(b"lost", nobody(host))
+                await sock.send(data, healthy.address)
+        assert [(await healthy.receive()).data for _ in wanted] == wanted
+        with pytest.raises(trio.WouldBlock):
+            healthy.receive_nowait()
+        statistics = sock.statistics()
+        assert (statistics.sent, statistics.send_errors) == (40, 0)
+
+
+async def test_an_idle_socket_with_queued_errors_does_nothing(udp: Family) -> None:
+    async with trio_dgram.open_nursery() as nursery:
+        socks = [nursery.create_socket(udp.type, icmp_errors=True) for _ in range(3)]
+        for sock in socks:
+            await sock.bind(0, udp.loopback)
+        receiving, watching, unattended = socks
+        nursery.start_soon(receiving.receive)
+        failures = watching.events(Failure)
+        for sock in socks:
+            for _ in range(50):
+                sock.send_nowait(b"x", nobody(udp.loopback))
+        assert unattended.statistics().sent == 50
+        # It returns once no task has run for a while, which a loop that is woken again and again would prevent.
+        with trio.fail_after(PATIENCE):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        assert failures.statistics().failures_dropped == 0
+        assert watching.statistics().receive_errors == receiving.statistics().receive_errors == 50
+        nursery.cancel_scope.cancel()
+
+
+async def test_queued_errors_do_not_take_the_room_of_datagrams(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
+        for _ in range(600):
+            await sock.send(b"x", nobody(udp.loopback))
+        sent = [bytes([number]) for number in range(100)]
+        for data in sent:
+            await sock.send(data, sock.address)
+        assert [(await sock.receive()).data for _ in sent] == sent
+        assert sock.statistics().dropped_by_kernel == 0
+
+
+@pytest.mark.parametrize("icmp_errors", [False, True])
+@pytest.mark.parametrize(("type_", "host"), PEERS)
+async def test_on_a_connected_socket_an_earlier_error_goes_to_the_next_receive_once(
+    type_: str, host: str, icmp_errors: bool
+) -> None:
+    to = nobody(host)
+    async with (
+        trio_dgram.open_socket(type_, connect=to, icmp_errors=icmp_errors) as sock,
+        trio_dgram.open_nursery() as nursery,
+    ):
+        for _ in range(10):
+            await sock.send(b"lost")
+        peer = nursery.create_socket("udp6" if ":" in host else "udp4")
+        await peer.bind(to.port, host)
+        sent = [bytes([number]) for number in range(10)]
+        for data in sent:
+            await sock.send(data)
+        assert [(await peer.receive()).data for _ in sent] == sent
+        with pytest.raises(OSError, match=str(to.port)) as caught:
+            await sock.receive()
+        assert caught.value.errno == errno.ECONNREFUSED
+        assert isinstance(caught.value, PeerUnreachable) == icmp_errors
+        await peer.send(b"answer", (host, sock.address.port))
+        assert (await sock.receive()).data == b"answer"
+        assert sock.statistics().sent == 20
+        nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def narrow_road(machine: Machine) -> Generator[dict[str, str]]:
+    """Lay a way over ``machine`` to a third one, whose second half takes packets of 1300 bytes; give its addresses."""
+    near = machine.link(1)
+    with another_machine(machine.namespace) as far:
+        road = far.link(2, mtu=1300)
+        ip(
+            f"route add 198.18.2.0/24 via {near.there['udp4']}",
+            f"route add 2001:db8:2::/64 via {near.there['udp6']}",
+        )
+        with machine.entered():
+            sysctl("net.ipv4.ip_forward", 1)
+            sysctl("net.ipv6.conf.all.forwarding", 1)
+        with far.entered():
+            ip(f"route add default via {road.here['udp4']}", f"route add default via {road.here['udp6']}")
+        yield road.there
+
+
+@pytest.mark.parametrize("icmp_errors", [False, True])
+async def test_a_path_with_a_smaller_mtu_costs_no_later_datagram(
+    udp: Family, machine: Machine, icmp_errors: bool
+) -> None:
+    with narrow_road(machine) as there:
+        async with trio_dgram.open_socket(udp.type, icmp_errors=icmp_errors, mtu_discovery="do") as sock:
+            to = (there[udp.type], 9)
+            assert sock.path_mtu(to) == 1500
+            await sock.connect(to)
+            failures = sock.events(Failure)
+            await sock.send(b"x" * 1400)
+            # The router says so before anything else is sent.
+            sent = 1
+            with trio.fail_after(PATIENCE):
+                while sock.path_mtu(to) == 1500:
+                    await trio.lowlevel.checkpoint()  # pragma: no cover -- most often it is known by now
+            await sock.send(b"y")
+            sent += 1
+            failure = await failures.receive()
+            assert failure.error.errno == errno.EMSGSIZE
+            assert isinstance(failure.error, PeerUnreachable) == icmp_errors
+            if isinstance(failure.error, PeerUnreachable):
+                assert (failure.error.reason, failure.error.path_mtu) == ("packet too big", 1300)
+                assert failure.error.offender == machine_address(udp)
+            with pytest.raises(OSError, match="1300") as caught:
+                await sock.send(b"x" * 1400)
+            assert (caught.value.errno, vars(caught.value)["path_mtu"]) == (errno.EMSGSIZE, 1300)
+            await sock.send(b"z")
+            assert (sock.statistics().sent, sock.statistics().send_errors) == (sent + 1, 1)
+            await trio.testing.wait_all_tasks_blocked()
+
+
+def machine_address(udp: Family) -> str:
+    return {"udp4": "198.18.1.2", "udp6": "2001:db8:1::2"}[udp.type]
+
+
+async def test_a_router_that_discards_for_the_hop_limit_is_named(udp: Family, machine: Machine) -> None:
+    with narrow_road(machine) as there:
+        async with trio_dgram.open_socket(udp.type, icmp_errors=True, ttl=1) as sock:
+            failures = sock.events(Failure)
+            await sock.send(b"x", (there[udp.type], 9))
+            error = await next_error(failures)
+            assert (error.reason, error.offender) == ("hop limit exceeded", machine_address(udp))
+            assert error.errno == errno.EHOSTUNREACH
+            assert error.address == (there[udp.type], 9)
+
+
+async def test_what_the_queue_had_no_room_for_is_told_by_its_errno(udp: Family) -> None:
+    with faulty_kernel() as faults:
+        async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
+            failures = sock.events(Failure)
+            # The queue seems empty, twice.
+            faults.set("recvmsg", errno.EAGAIN, errno.EAGAIN)
+            await sock.send(b"x", nobody(udp.loopback))
+            with trio.fail_after(PATIENCE):
+                told = await failures.receive()
+                assert told.error.errno == errno.ECONNREFUSED
+                assert not isinstance(told.error, PeerUnreachable)
+                assert isinstance((await failures.receive()).error, PeerUnreachable)
+
+
+async def test_watching_ends_with_the_last_channel_that_takes_failures_and_with_the_socket(udp: Family) -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
+        before = descriptors()
+        channels: list[EventChannel[Any]] = [sock.events(Failure), sock.events()]
+        await trio.testing.wait_all_tasks_blocked()
+        assert descriptors() == before + 1
+        channels[0].close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert descriptors() == before + 1
+        channels[1].close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert descriptors() == before
+        sock.events(Failure)
+        await trio.testing.wait_all_tasks_blocked()
+        sock.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert descriptors() == before - 1
+
+
+async def test_an_error_of_another_namespaces_machine_is_told_to_the_socket_that_sent(
+    udp: Family, machine: Machine
+) -> None:
+    link = machine.link()
+    socks: list[DatagramSocket] = []
+    async with trio_dgram.open_nursery() as nursery:
+        with entered(machine.home):
+            socks += [nursery.create_socket(udp.type, icmp_errors=True) for _ in range(2)]
+        first, second = (sock.events(Failure) for sock in socks)
+        await socks[0].send(b"x", (link.there[udp.type], 9))
+        await socks[1].bind()
+        assert (await next_error(first)).offender == link.there[udp.type]
+        with pytest.raises(trio.WouldBlock):
+            second.receive_nowait()
+        nursery.cancel_scope.cancel()
+
+
+async def test_more_errors_than_are_read_at_a_time_are_all_told(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kernel, "_MOST_ERRORS", 2)
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
+        for _ in range(7):
+            sock.send_nowait(b"x", nobody(udp.loopback))
+        failures = sock.events(Failure)
+        assert failures.statistics().failures_dropped == 0
+        await trio.testing.wait_all_tasks_blocked()
+        assert sock.statistics().receive_errors == 7
+
+
+async def test_what_is_in_the_queue_and_no_error_is_passed_over(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Confused(FaultySocket):
+        def recvmsg(self, *arguments: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+            data, ancillary, flags, source = SystemSocket.recvmsg(self, *arguments)
+            return data, [] if len(arguments) == 3 else ancillary, flags, source
+
+    monkeypatch.setattr("tests.support.faults.FaultySocket", Confused)
+    with faulty_kernel():
+        async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
+            await sock.send(b"lost", nobody(udp.loopback))
+            await sock.send(b"x", sock.address)
+            assert (await sock.receive()).data == b"x"
+            assert sock.statistics().send_errors == 0

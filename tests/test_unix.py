@@ -1,0 +1,853 @@
+"""Sockets named by paths: all that the others can do and that makes sense for them, and what only these have."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import pickle
+import socket
+import struct
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import trio_dgram
+from trio_dgram import (
+    Address,
+    AlreadyBoundError,
+    AlreadyConnectedError,
+    Closed,
+    Connected,
+    Credentials,
+    Datagram,
+    DatagramSocket,
+    Failure,
+    Listening,
+    NotBoundError,
+    PacketInfo,
+    SendManyError,
+    UnixAddress,
+    _paths,
+    _system,
+)
+from trio_dgram._ancillary import decode_packet_info
+
+from .support.descriptors import same_descriptors
+from .support.faults import faulty_kernel
+
+pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="kernel: it has no AF_UNIX")
+needs_credentials = pytest.mark.skipif(
+    "config.getoption('--portable')", reason="kernel: the portable path is told of no credentials"
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A path that nothing is at."""
+    return str(tmp_path / "sock")
+
+
+@asynccontextmanager
+async def pair(path: str, **options: Any) -> AsyncGenerator[tuple[DatagramSocket, DatagramSocket]]:
+    async with (
+        trio_dgram.open_socket("unix", path=path, **options) as server,
+        trio_dgram.open_socket("unix", path=f"{path}.client", **options) as client,
+    ):
+        yield server, client
+
+
+def nameless(to: str, data: bytes) -> None:
+    """Send ``data`` from a socket that has no name."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(data, to)
+
+
+def fill(sender: DatagramSocket, to: str | None) -> int:
+    """Send until the receiver has no room, and return how many datagrams went."""
+    count = 0
+    while True:
+        try:
+            sender.send_nowait(b"%d" % count, to)
+        except trio.WouldBlock:
+            return count
+        count += 1
+
+
+# Addresses
+
+
+def test_an_address_is_a_value() -> None:
+    address = UnixAddress("/run/log")
+    assert address == UnixAddress(b"/run/log") == UnixAddress(Path("/run/log")) == ("/run/log", 0)
+    assert address != UnixAddress("/run/other")
+    assert len({address, UnixAddress(b"/run/log")}) == 1
+    assert (address.path, address.host, address.port) == ("/run/log", "/run/log", 0)
+    assert address.family == socket.AF_UNIX
+    assert repr(address) == "UnixAddress('/run/log')"
+    assert repr(UnixAddress(b"\0log")) == r"UnixAddress('\x00log')"
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda address: pickle.loads(pickle.dumps(address))])  # noqa: S301 -- our own
+@pytest.mark.parametrize("name", ["/run/log", b"\0log\xff", ""])
+def test_an_address_and_its_kind_survive_copying_and_pickling(make: Callable[[Any], Any], name: str | bytes) -> None:
+    address = UnixAddress(name)
+    for original in (address, Datagram(b"", address).reply(b"").address):
+        assert make(original) == original
+        assert type(make(original)) is type(original)
+
+
+def test_an_address_can_be_matched() -> None:
+    def of(address: Address) -> str:
+        match address:
+            case UnixAddress(path="/run/log"):
+                return "log"
+            case UnixAddress(path):
+                return path
+            case _:
+                return f"{address.host}:{address.port}"
+
+    assert of(UnixAddress("/run/log")) == "log"
+    assert of(UnixAddress("/run/other")) == "/run/other"
+    assert of(Address("127.0.0.1", 53)) == "127.0.0.1:53"
+
+
+@pytest.mark.parametrize("wrong", [None, 5, ("/run/log", 0), ["/run/log"]])
+def test_an_address_of_anything_but_a_path_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"path must be a path \(str, bytes or os.PathLike\)"):
+        UnixAddress(wrong)
+
+
+# Binding
+
+
+@pytest.mark.parametrize("kind", [str, os.fsencode, Path])
+async def test_it_is_bound_to_paths_of_every_kind(path: str, kind: Callable[[str], Any]) -> None:
+    async with trio_dgram.open_socket("unix") as sock:
+        assert await sock.bind(kind(path)) == UnixAddress(path)
+        assert type(sock.address) is UnixAddress
+        assert repr(sock) == f"<trio_dgram.DatagramSocket unix, bound to {path}>"
+        assert Path(path).is_socket()
+        nameless(path, b"x")
+        assert await sock.receive() == (b"x", UnixAddress(""), None)
+    assert not Path(path).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: abstract names are Linux's")
+@pytest.mark.parametrize("name", ["\0trio_dgram test", b"\0trio_dgram\0\xff"])
+async def test_it_is_bound_to_abstract_names(
+    name: str | bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with trio_dgram.open_socket("unix", path=name) as sock:
+        assert sock.address == UnixAddress(name)
+        assert "bound to @trio_dgram" in repr(sock)
+        await sock.send(b"x", name)
+        assert await sock.receive() == (b"x", UnixAddress(name), None)
+        async with trio_dgram.open_socket("unix") as other:
+            with pytest.raises(OSError, match=r"bind @trio_dgram.*in use \(another socket has that name\)"):
+                await other.bind(name)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_path_that_is_not_utf_8_stays_what_it_is(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path / "sock") + b"\xff"
+    async with trio_dgram.open_socket("unix", path=name) as sock:
+        await sock.send(b"x", sock.address)
+        assert os.fsencode((await sock.receive()).address.host) == name
+    assert not list(tmp_path.iterdir())
+
+
+WRONG_PATHS: Final = {
+    "empty": ("", "path must be a path or an abstract name, not an empty one"),
+    "a null character": ("/run/a\0b", "path must not contain a null character"),
+    "too long": ("/" * 108, "path must be at most 107 bytes long"),
+    "too long in bytes": ("\N{EURO SIGN}" * 36, "path must be at most 107 bytes long"),
+    "too long a name": ("\0" * 109, "path must be at most 108 bytes long"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: others have other limits")
+@pytest.mark.parametrize(("wrong", "message"), WRONG_PATHS.values(), ids=WRONG_PATHS)
+async def test_a_wrong_path_is_refused_before_there_is_anything(
+    wrong: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with same_descriptors():
+        with pytest.raises(ValueError, match=message):
+            async with trio_dgram.open_socket("unix", path=wrong):
+                raise AssertionError
+        with pytest.raises(ValueError, match=message.replace("path", "connect", 1)):
+            async with trio_dgram.open_socket("unix", connect=wrong):
+                raise AssertionError
+    async with trio_dgram.open_socket("unix") as sock:
+        for call in (sock.bind(wrong), sock.connect(wrong), sock.send(b"x", wrong)):
+            with pytest.raises(ValueError, match=message.replace("path", "(path|to)", 1)):
+                await call
+        with pytest.raises(NotBoundError):
+            _ = sock.address
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: others have other limits")
+async def test_the_longest_path_and_the_longest_name_can_be_bound_and_sent_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x" * 107, "\0" + "x" * 107):
+        async with trio_dgram.open_socket("unix", path=name) as sock:
+            await sock.send(b"x", sock.address)
+            assert (await sock.receive()).address == UnixAddress(name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [None, True, False, 5, 5.0, ["/run/x"], ("/run/x", 0)], ids=repr)
+async def test_a_path_of_another_type_is_refused(wrong: Any) -> None:
+    async with trio_dgram.open_socket("unix") as sock:
+        with pytest.raises(TypeError, match="path must be a path"):
+            await sock.bind(wrong)
+        with pytest.raises(TypeError, match="to must be a path"):
+            await sock.connect(wrong)
+
+
+async def test_hosts_and_ports_are_not_for_it_and_paths_not_for_others(path: str) -> None:
+    with same_descriptors():
+        for arguments in ({"path": path, "host": "localhost"}, {"host": "localhost"}, {"port": 0, "host": ""}):
+            with pytest.raises(ValueError, match="bound to a path alone, without a host"):
+                async with trio_dgram.open_socket("unix", **arguments):
+                    raise AssertionError
+        for type, port in (("udp4", None), ("unix", 0), ("unix", 5)):
+            with pytest.raises(ValueError, match="path is for unix sockets"):
+                async with trio_dgram.open_socket(type, path=path, port=port):
+                    raise AssertionError
+        with pytest.raises(TypeError, match="path must be a path"):
+            async with trio_dgram.open_socket("unix", port=5):
+                raise AssertionError
+    async with trio_dgram.open_socket("unix") as sock, trio_dgram.open_socket("udp4") as other:
+        with pytest.raises(ValueError, match="bound to a path alone, without a host, and not to 'localhost'"):
+            await sock.bind(path, "localhost")
+        for wrong in (UnixAddress(path), Datagram(b"", UnixAddress(path)).reply(b"").address):
+            with pytest.raises(ValueError, match="the port of to"):
+                await other.send(b"x", wrong)
+        with pytest.raises(ValueError, match="'udp4' or 'udp6'"):
+            await trio_dgram.resolve("localhost", 53, "unix")
+    assert not Path(path).exists()
+
+
+async def test_it_is_bound_once(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path) as sock:
+        with pytest.raises(AlreadyBoundError):
+            await sock.bind(f"{path}.other")
+        assert sock.address == UnixAddress(path)
+    assert not Path(f"{path}.other").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: only Linux finds a name by itself")
+async def test_sending_finds_an_abstract_name_that_can_be_answered(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path) as server, trio_dgram.open_socket("unix") as client:
+        with pytest.raises(NotBoundError):
+            await client.receive()
+        await client.send(b"question", path)
+        question = await server.receive()
+        assert question.address == client.address
+        assert client.address.host.startswith("\0")
+        await server.send(b"answer", question.address)
+        assert await client.receive() == (b"answer", server.address, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: only Linux finds a name by itself")
+async def test_binding_without_a_path_finds_an_abstract_name() -> None:
+    async with trio_dgram.open_socket("unix", port=0) as one, trio_dgram.open_socket("unix") as other:
+        assert await other.bind() != one.address
+        await one.send(b"x", other.address)
+        assert (await other.receive()).address == one.address
+
+
+# The file
+
+
+async def test_the_file_goes_with_the_socket_wherever_the_program_is_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    async with trio_dgram.open_socket("unix", path="sock") as sock:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        Path("sock").touch()
+        assert sock.address == UnixAddress("sock")
+    assert not (tmp_path / "sock").exists()
+    assert (tmp_path / "elsewhere" / "sock").exists()
+
+
+async def test_the_file_goes_when_the_nursery_is_cancelled(path: str) -> None:
+    async with trio_dgram.open_nursery() as nursery:
+        await nursery.create_socket("unix").bind(path)
+        nursery.cancel_scope.cancel()
+    assert not Path(path).exists()
+
+
+async def test_closing_twice_removes_only_what_it_made(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path) as sock:
+        sock.close()
+        assert not Path(path).exists()
+        Path(path).touch()
+        sock.close()
+    assert Path(path).exists()
+
+
+async def test_a_file_that_was_put_in_its_place_stays(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path) as one:
+        # Kept, so that its inode is not used again at once.
+        Path(path).rename(f"{path}.old")
+        async with trio_dgram.open_socket("unix", path=path) as other:
+            await one.aclose()
+            await other.send(b"x", path)
+            assert (await other.receive()).data == b"x"
+
+
+async def test_a_file_that_is_gone_already_is_no_error(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path):
+        Path(path).unlink()
+
+
+def test_a_file_that_is_gone_as_soon_as_it_was_made_is_nobodys(path: str) -> None:
+    assert _paths.made_path(path) is None
+
+
+# What the kernel says
+
+
+async def fails(call: Any, kind: type[OSError], number: int, text: str) -> OSError:
+    with pytest.raises(kind, match=text) as caught:
+        await call
+    assert caught.value.errno == number
+    return caught.value
+
+
+def stale(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(path)
+
+
+async def test_why_a_path_cannot_be_bound_is_said_in_words(path: str) -> None:
+    async with trio_dgram.open_socket("unix") as sock:
+        stale(path)
+        error = await fails(
+            sock.bind(path),
+            OSError,
+            errno.EADDRINUSE,
+            rf"^\[Errno \d+\] bind {path}: .*no process has open any more is",
+        )
+        assert (error.operation, error.address) == ("bind", UnixAddress(path))  # type: ignore[attr-defined]
+        Path(path).unlink()
+        Path(path).touch()
+        await fails(sock.bind(path), OSError, errno.EADDRINUSE, r"\(a file that is not a socket is there\)")
+        Path(path).unlink()
+        await fails(
+            sock.bind(f"{path}/sock"), FileNotFoundError, errno.ENOENT, r"/sock: .*\(there is no such directory\)"
+        )
+        async with trio_dgram.open_socket("unix", path=path):
+            await fails(sock.bind(path), OSError, errno.EADDRINUSE, r"\(another socket has that name\)")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+            stream.bind(path)
+            stream.listen()
+            await fails(sock.bind(path), OSError, errno.EADDRINUSE, r"\(another socket has that name\)")
+        Path(path).unlink()
+        Path(path).touch()
+        await fails(sock.bind(f"{path}/sock"), NotADirectoryError, errno.ENOTDIR, "Not a directory$")
+        Path(path).unlink()
+        assert await sock.bind(path) == UnixAddress(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"packet_info": True}], ids=str)
+async def test_why_a_path_cannot_be_reached_is_said_in_words(path: str, options: Any) -> None:
+    async with trio_dgram.open_socket("unix", **options) as sock:
+
+        async def unreachable(kind: type[OSError], number: int, text: str) -> None:
+            error = await fails(sock.connect(path), kind, number, rf"connect {path}: .*\({text}\)")
+            assert (error.operation, error.address) == ("connect", UnixAddress(path))  # type: ignore[attr-defined]
+            async with trio_dgram.open_socket("unix", **options) as other:
+                await fails(other.send(b"x", path), kind, number, rf"send {path}: .*\({text}\)")
+                with pytest.raises(SendManyError, match=text) as caught:
+                    await other.send_many([Datagram(b"x", UnixAddress(path))])
+                assert (caught.value.errno, caught.value.sent) == (number, 0)
+                assert other.statistics().send_errors == 2
+
+        await unreachable(FileNotFoundError, errno.ENOENT, "no socket has that name")
+        stale(path)
+        await unreachable(ConnectionRefusedError, errno.ECONNREFUSED, "no process has that socket open any more")
+        Path(path).unlink()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+            stream.bind(path)
+            stream.listen()
+            await unreachable(OSError, errno.EPROTOTYPE, "that is not a datagram socket")
+        Path(path).unlink()
+        async with trio_dgram.open_socket("unix", path=path) as taken:
+            await taken.connect(path)
+            await unreachable(PermissionError, errno.EPERM, "that socket is connected to another one")
+        # And the failed connects have left it unbound.
+        assert await sock.bind(path) == UnixAddress(path)
+
+
+# Options
+
+OF_THE_INTERNET: Final[dict[str, Any]] = {
+    "broadcast": False,
+    "ttl": 9,
+    "dscp": 0,
+    "ecn": 0,
+    "multicast_ttl": 0,
+    "multicast_loopback": False,
+    "multicast_interface": None,
+    "device": None,
+    "mtu_discovery": "do",
+}
+
+
+@pytest.mark.parametrize(("name", "value"), OF_THE_INTERNET.items())
+async def test_an_option_of_the_internet_is_refused_by_name(name: str, value: object) -> None:
+    with same_descriptors(), pytest.raises(ValueError, match=f"^{name} is for udp4 and udp6 sockets, not for unix"):
+        async with trio_dgram.open_socket("unix", **{name: value}):  # type: ignore[arg-type]
+            raise AssertionError
+    async with trio_dgram.open_socket("unix") as sock:
+        for use in (lambda: getattr(sock, name), lambda: setattr(sock, name, value)):
+            with pytest.raises(OSError, match=f"a unix socket has no {name}") as caught:
+                use()
+            assert caught.value.errno == errno.ENOTSUP
+
+
+async def lookup(*_: object) -> Address:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "default"),
+    [
+        ("reuse_address", True, False),
+        ("reuse_port", True, False),
+        ("icmp_errors", True, False),
+        ("ipv6_only", True, False),
+        ("lookup", lookup, None),
+        ("receive_block_list", ["10.0.0.0/8"], ()),
+        ("send_block_list", ["10.0.0.0/8"], ()),
+    ],
+)
+async def test_what_else_is_the_internets_is_refused_unless_it_is_off(
+    name: str, value: object, default: object
+) -> None:
+    with same_descriptors(), pytest.raises(ValueError, match=f"^{name} is for"):
+        async with trio_dgram.open_socket("unix", **{name: value}):  # type: ignore[arg-type]
+            raise AssertionError
+    async with trio_dgram.open_socket("unix", offload=False, **{name: default}) as sock:  # type: ignore[arg-type]
+        assert sock.type == "unix"
+
+
+async def test_groups_and_paths_through_networks_are_the_internets(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path) as sock:
+        for use in (
+            lambda: sock.add_membership("239.1.2.3"),
+            lambda: sock.drop_membership("239.1.2.3"),
+            lambda: sock.path_mtu(UnixAddress(path)),
+        ):
+            with pytest.raises(OSError, match="a unix socket has no") as caught:
+                use()
+            assert caught.value.errno == errno.ENOTSUP
+        assert sock.memberships == ()
+        info = PacketInfo(hop_limit=9)
+        with pytest.raises(OSError, match="a unix socket cannot send a PacketInfo") as caught:
+            await sock.send(Datagram(b"x", UnixAddress(path), info))
+        assert caught.value.errno == errno.ENOTSUP
+        assert sock.statistics().sent == 0
+
+
+async def test_buffer_sizes_are_its_own(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path, receive_buffer_size=9000, send_buffer_size=9000) as sock:
+        assert sock.receive_buffer_size in {9000, 18000}
+        sock.send_buffer_size = 12000
+        assert sock.send_buffer_size in {12000, 24000}
+        with pytest.raises(OSError, match=f"send {path}") as caught:
+            await sock.send(bytes(30000), path)
+        assert caught.value.errno == errno.EMSGSIZE
+        await sock.send(b"x", path)
+        assert (await sock.receive()).data == b"x"
+
+
+# Sending and receiving
+
+
+async def test_datagrams_go_both_ways_and_are_counted(path: str) -> None:
+    async with pair(path) as (server, client):
+        await client.send(["one ", b"question"], path)
+        question = await server.receive()
+        assert question == Datagram(b"one question", client.address)
+        await server.send(question.reply(b"answer"))
+        await server.send(b"more", question.address)
+        server.send_nowait(b"and more", os.fsencode(client.address.host))
+        assert [datagram.data for datagram in await client.receive_many()] == [b"answer", b"more", b"and more"]
+        with pytest.raises(trio.WouldBlock):
+            client.receive_nowait()
+        statistics = server.statistics()
+        assert (statistics.sent, statistics.received, statistics.filtered) == (3, 1, 0)
+        await server.send_many([Datagram(b"%d" % number, client.address) for number in range(5)])
+        received = []
+        async for datagram in client:  # pragma: no branch -- a socket does not end by itself
+            assert datagram.address == server.address
+            received.append(datagram.data)
+            if len(received) == 5:
+                break
+        assert received == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_an_empty_datagram_is_data(path: str) -> None:
+    async with pair(path) as (server, client):
+        await client.send(b"", path)
+        await client.send(b"x", path)
+        assert [datagram.data for datagram in await server.receive_many()] == [b"", b"x"]
+
+
+async def test_a_datagram_of_200000_bytes_arrives_whole(path: str) -> None:
+    async with pair(path, send_buffer_size=250_000) as (server, client):
+        payload = os.urandom(200_000)
+        await client.send(payload, path)
+        assert (await server.receive()).data == payload
+        assert server.statistics().truncated == 0
+
+
+async def test_what_is_too_big_for_any_default_is_truncated_and_counted(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_dgram._kernel._LARGEST_UNIX", 100)
+    async with pair(path, packet_info=True) as (server, client):
+        await client.send(bytes(101), path)
+        datagram = await server.receive()
+        assert len(datagram.data) == 100
+        assert datagram.info is not None
+        assert datagram.info.truncated
+        assert server.statistics().truncated == 1
+
+
+async def test_a_connected_socket_has_one_peer(path: str) -> None:
+    async with pair(path) as (server, client), trio_dgram.open_socket("unix", path=f"{path}.3") as third:
+        await third.send(b"from before", client.address)
+        await client.connect(path)
+        assert client.remote_address == server.address
+        assert f"bound to {path}.client, connected to {path}" in repr(client)
+        with pytest.raises(AlreadyConnectedError):
+            await client.connect(path)
+        with pytest.raises(AlreadyConnectedError):
+            await client.send(b"x", third.address)
+        await client.send(b"x")
+        await client.send(Datagram(b"y", server.address))
+        assert [datagram.data for datagram in await server.receive_many()] == [b"x", b"y"]
+        await server.send(b"answer", client.address)
+        assert (await client.receive()).data == b"answer"
+        assert client.statistics().filtered == 1
+        client.disconnect()
+        assert client.address == UnixAddress(f"{path}.client")
+        await third.send(b"again", client.address)
+        assert (await client.receive()).address == third.address
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: only Linux finds a name by itself")
+async def test_connecting_finds_a_name_and_disconnecting_keeps_it(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path) as server:
+        async with trio_dgram.open_socket("unix", connect=path) as client:
+            name = client.address
+            await client.send(b"x")
+            assert (await server.receive()).address == name
+            client.disconnect()
+            await server.send(b"y", name)
+            assert await client.receive() == (b"y", server.address, None)
+
+
+async def test_what_is_queued_when_it_disconnects_is_received(path: str) -> None:
+    async with pair(path) as (server, client):
+        await client.connect(path)
+        await server.send_many([Datagram(b"%d" % number, client.address) for number in range(3)])
+        client.disconnect()
+        assert [datagram.data for datagram in await client.receive_many()] == [b"0", b"1", b"2"]
+
+
+@pytest.mark.parametrize("listening", [True, False])
+async def test_what_is_queued_when_it_disconnects_wakes_up_who_waits_for_it(path: str, listening: bool) -> None:
+    async with pair(path) as (server, client), trio.open_nursery() as nursery:
+        await client.connect(path)
+
+        async def receive() -> None:
+            assert (await receiver.receive()).data == b"x"
+
+        receiver = client.events(Datagram) if listening else client
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        server.send_nowait(b"x", client.address)
+        client.disconnect()
+
+
+async def test_a_peer_that_has_gone_away_refuses_each_datagram_until_another_is_connected_to(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=f"{path}.client") as client:
+        async with trio_dgram.open_socket("unix", path=path):
+            await client.connect(path)
+        await fails(client.send(b"x"), ConnectionRefusedError, errno.ECONNREFUSED, rf"send {path}: .*no process has")
+        async with trio_dgram.open_socket("unix", path=path) as server:
+            await fails(client.send(b"x"), OSError, errno.ENOTCONN, "disconnect, and connect again")
+            assert (client.statistics().send_errors, client.statistics().receive_errors) == (2, 0)
+            client.disconnect()
+            await client.connect(path)
+            await client.send(b"x")
+            assert (await server.receive()).data == b"x"
+
+
+async def test_a_peer_that_lets_go_with_something_queued_is_no_error_of_the_next_send(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path) as sock:
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+        ):
+            peer.bind(f"{path}.peer")
+            other.bind(f"{path}.other")
+            await sock.connect(f"{path}.peer")
+            peer.connect(path)
+            await sock.send(b"lost")
+            peer.connect(f"{path}.other")
+            await fails(sock.send(b"x"), PermissionError, errno.EPERM, "connected to another one")
+            with pytest.raises(ConnectionResetError):
+                await sock.receive()
+        statistics = sock.statistics()
+        assert (statistics.sent, statistics.send_errors, statistics.receive_errors) == (1, 1, 1)
+
+
+async def test_what_happens_is_told(path: str) -> None:
+    async with trio_dgram.open_socket("unix") as sock, trio_dgram.open_socket("unix", path=f"{path}.peer") as peer:
+        events = sock.events()
+        await sock.bind(path)
+        await peer.send(b"x", path)
+        await sock.connect(peer.address)
+        assert await events.receive() == Listening(UnixAddress(path))
+        assert {await events.receive(), await events.receive()} == {
+            Connected(peer.address),
+            Datagram(b"x", peer.address),
+        }
+        sock.close()
+        assert [event async for event in events] == [Closed()]
+
+
+async def test_whoever_has_gone_is_answered_without_an_error(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path) as server:
+        events = server.events(Failure)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.bind(f"{path}.client")
+            client.sendto(b"x", path)
+        question = await server.receive()
+        refused = [errno.ECONNREFUSED]
+        await server.send(b"y", question.address)
+        Path(f"{path}.client").unlink()
+        refused += [errno.ENOENT, errno.ENOENT]
+        await server.send(question.reply(b"y"))
+        await server.send_many([question.reply(b"y")])
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+            stream.bind(f"{path}.client")
+            refused.append(errno.EPROTOTYPE)
+            await server.send(b"y", question.address)
+            with pytest.raises(OSError, match="that is not a datagram socket"):
+                await server.send(b"y", UnixAddress(f"{path}.client"))
+        for number in refused:
+            failure = await events.receive()
+            assert (failure.operation, failure.address) == ("send", UnixAddress(f"{path}.client"))
+            assert isinstance(failure.error, OSError)
+            assert failure.error.errno == number
+        assert server.statistics().send_errors == len(refused) + 1
+
+
+async def test_whoever_has_no_name_cannot_be_answered_and_nothing_is_lost_by_trying(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path) as server:
+        events = server.events(Failure)
+        nameless(path, b"x")
+        nameless(path, b"y")
+        question = await server.receive()
+        assert question == Datagram(b"x", UnixAddress(""))
+        await server.send(b"answer", question.address)
+        await server.send(question.reply(b"answer"))
+        server.send_nowait(question.reply(b"answer"))
+        for _ in range(3):
+            failure = await events.receive()
+            text = r"send a socket without a name: .*\(a socket without a name cannot be answered\)"
+            with pytest.raises(OSError, match=text):
+                raise failure.error
+        assert (server.statistics().send_errors, server.statistics().sent) == (3, 0)
+        assert (await server.receive()).data == b"y"
+        for call in (server.send(b"x", UnixAddress("")), server.connect(UnixAddress(""))):
+            with pytest.raises(ValueError, match="to must be a path or an abstract name, not an empty one"):
+                await call
+        async with trio_dgram.open_socket("unix") as other:
+            with pytest.raises(ValueError, match="path must be a path or an abstract name, not an empty one"):
+                await other.bind(question.address)  # type: ignore[arg-type]
+            await fails(other.connect(question.address), OSError, errno.EINVAL, "cannot be answered")
+
+
+@pytest.mark.parametrize("options", [{}, {"packet_info": True}], ids=str)
+async def test_descriptors_that_somebody_sends_are_not_kept(path: str, options: Any) -> None:
+    async with trio_dgram.open_socket("unix", path=path, **options) as server:
+        with same_descriptors():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+                client.connect(path)
+                for _ in range(3):
+                    socket.send_fds(client, [b"x"], [0, 1, 2])
+            assert [datagram.data for datagram in await server.receive_many()] == [b"x"] * 3
+
+
+def test_descriptors_that_came_are_closed() -> None:
+    one, other = os.pipe()
+    _paths.close_descriptors([(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("=ii", one, other) + b"\0\0")])
+    for descriptor in (one, other):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+# Receivers without room
+
+
+async def test_a_sender_waits_for_a_peer_that_has_no_room_without_spinning(
+    path: str, autojump_clock: MockClock
+) -> None:
+    with faulty_kernel() as faults:
+        async with pair(path) as (server, client), trio.open_nursery() as nursery:
+            count = fill(client, path)
+            before = faults.calls["sendto"]
+            nursery.start_soon(client.send, b"last", path)
+            await trio.sleep(10)
+            assert 100 < faults.calls["sendto"] - before < 300
+            assert (await server.receive()).data == b"0"
+            # It looks again 20 times a second.
+            await trio.sleep(0.051)
+            assert client.statistics().sent == count + 1
+            received = await server.receive_many()
+            assert [datagram.data for datagram in received] == [*(b"%d" % each for each in range(1, count)), b"last"]
+
+
+async def test_a_sender_that_is_cancelled_while_it_waits_has_sent_nothing(path: str, autojump_clock: MockClock) -> None:
+    async with pair(path) as (server, client):
+        count = fill(client, path)
+        for call in (client.send(b"x", path), client.send_many([Datagram(b"x", server.address)])):
+            with trio.move_on_after(5) as scope:
+                await call
+            assert scope.cancelled_caught
+        assert client.statistics().sent == count
+        assert len(await server.receive_many()) == count
+        with pytest.raises(trio.WouldBlock):
+            server.receive_nowait()
+
+
+async def test_a_sender_that_waits_ends_when_it_or_its_peer_is_closed(path: str, autojump_clock: MockClock) -> None:
+    async with pair(path) as (server, client), trio_dgram.open_socket("unix", path=f"{path}.3") as third:
+        fill(client, path)
+        async with trio.open_nursery() as nursery:
+
+            async def send(sock: DatagramSocket, error: type[Exception]) -> None:
+                with pytest.raises(error):
+                    await sock.send(b"x", path)
+
+            nursery.start_soon(send, client, trio.ClosedResourceError)
+            nursery.start_soon(send, third, FileNotFoundError)
+            await trio.sleep(1)
+            client.close()
+            await trio.sleep(1)
+            server.close()
+
+
+async def test_one_peer_without_room_does_not_hold_up_what_is_for_another(path: str, autojump_clock: MockClock) -> None:
+    async with pair(path) as (server, client), trio_dgram.open_socket("unix", path=f"{path}.3") as slow:
+        fill(client, slow.address.host)
+        count = fill(client, path)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send, b"never", slow.address)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(client.send, b"soon", path)
+            await wait_all_tasks_blocked()
+            assert len(await server.receive_many()) == count
+            with trio.fail_after(1):
+                assert (await server.receive()).data == b"soon"
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_connected_sender_waits_until_there_is_room(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = 0
+    wait_writable = trio.lowlevel.wait_writable
+
+    async def count_waits(descriptor: int) -> None:
+        nonlocal waits
+        waits += 1
+        await wait_writable(descriptor)
+
+    monkeypatch.setattr(trio.lowlevel, "wait_writable", count_waits)
+    async with pair(path) as (server, client), trio.open_nursery() as nursery:
+        await client.connect(path)
+        count = fill(client, None)
+        nursery.start_soon(client.send, b"last")
+        await wait_all_tasks_blocked()
+        assert client.statistics().sent == count
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0):
+            await client.send(b"x")
+        received = 0
+        while received <= count:
+            received += len(await server.receive_many())
+        assert client.statistics().sent == count + 1
+        assert waits < 5
+
+
+# Who sent it
+
+
+@needs_credentials
+async def test_credentials_are_told_where_they_are_asked_for(path: str) -> None:
+    mine = Credentials(os.getpid(), os.geteuid(), os.getegid())
+    async with trio_dgram.open_socket("unix", path=path, packet_info=True) as server:
+        nameless(path, b"x")
+        datagram = await server.receive()
+        assert datagram.info is not None
+        assert datagram.info.credentials == mine
+        assert datagram.info.timestamp_ns is not None
+        assert (datagram.info.local_address, datagram.info.hop_limit, datagram.info.truncated) == (None, None, False)
+        async with trio_dgram.open_socket("unix", path=f"{path}.client") as client:
+            await client.send(b"question", path)
+            await server.send((await server.receive()).reply(b"answer"))
+            assert (await client.receive()).info is None
+
+
+SEND: Final = """
+import socket, sys
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+    sock.sendto(b"from the child", sys.argv[1])
+"""
+
+
+@needs_credentials
+async def test_credentials_are_those_of_each_datagrams_sender(path: str) -> None:
+    async with trio_dgram.open_socket("unix", path=path, packet_info=True) as server:
+        nameless(path, b"from here")
+        async with trio.open_nursery() as nursery:
+            child = await nursery.start(trio.run_process, [sys.executable, "-c", SEND, path])
+        nameless(path, b"from here again")
+        pids = [info.credentials.pid for _, _, info in await server.receive_many() if info and info.credentials]
+        assert pids == [os.getpid(), child.pid, os.getpid()]
+
+
+async def test_what_is_not_known_of_a_sender_is_none() -> None:
+    unknown = struct.pack("=iII", 0, 65534, 65534)
+    assert decode_packet_info([(socket.SOL_SOCKET, 2, unknown)]).credentials is None
+    other = struct.pack("=iII", 0, 0, 0)
+    assert decode_packet_info([(socket.SOL_SOCKET, 2, other)]).credentials == Credentials(0, 0, 0)
+
+
+async def test_without_the_capability_its_info_is_empty(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_system, "capabilities", _system.portable)
+    async with trio_dgram.open_socket("unix", path=path, packet_info=True) as server:
+        nameless(path, b"x")
+        datagram = await server.receive()
+        assert datagram.info is not None
+        assert datagram.info.credentials is None
