@@ -182,6 +182,20 @@ async def test_on_a_connected_socket_an_earlier_error_goes_to_the_next_receive_o
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(("type_", "host"), PEERS)
+async def test_an_error_of_one_who_was_sent_to_before_is_not_the_peers(type_: str, host: str) -> None:
+    async with (
+        trio_dgram.open_socket("udp6" if ":" in host else "udp4", port=0, host=host) as peer,
+        trio_dgram.open_socket(type_, icmp_errors=True) as sock,
+    ):
+        await sock.send(b"lost", nobody(host))
+        await sock.connect(peer.address)
+        await sock.send(b"question")
+        await peer.send((await peer.receive()).reply(b"answer"))
+        assert (await sock.receive()).data == b"answer"
+        assert sock.statistics().receive_errors == 1
+
+
 @contextmanager
 def narrow_road(machine: Machine) -> Generator[dict[str, str]]:
     """Lay a way over ``machine`` to a third one, whose second half takes packets of 1300 bytes; give its addresses."""

@@ -274,8 +274,8 @@ class Inbox:
 
     def _pass_on(self, error: OSError, operation: str, address: Address | None) -> None:
         self.errors += 1
-        # On an unconnected socket no peer's trouble is the receiver's; on a connected one it is.
-        if not self._report(error, operation, address) and self._peer is not None:
+        # On an unconnected socket no peer's trouble is the receiver's; on a connected one the peer's own is.
+        if not self._report(error, operation, address) and self._peer is not None and address == self._peer:
             self.error = error
 
     def discard(self) -> None:
