@@ -23,9 +23,11 @@ class Credentials:
 
 @attrs.frozen(kw_only=True)
 class PacketInfo:
-    """What came with a datagram besides its payload, or what is to go out with it.
+    """What came with a datagram besides its payload, or what is to go out with it (RFC 3542, ip(7)).
 
-    A field that the platform cannot tell, or that is not to be chosen, is ``None``.
+    A field that the platform cannot tell, or that is not to be chosen, is ``None``. What can be chosen for a datagram
+    to send are the local address, the interface, ECN (0 to 2: congestion is for routers to say), DSCP and the hop
+    limit (from 1); the rest is passed over then. Linux only.
     """
 
     local_address: str | None = None
