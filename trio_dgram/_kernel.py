@@ -51,6 +51,9 @@ _SEGMENT_SIZE_SPACE: Final = 64
 """Room for the segment size, in bytes."""
 _ANCILLARY_SPACE: Final = 512
 """Room for all that can be asked for, in bytes."""
+# As plain integers: the operators of what the socket module has cost as much as receiving a datagram.
+_TRUNCATED: Final = int(socket.MSG_TRUNC)
+_ANCILLARY_TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _BIND_TRIES: Final = 16
 _CREDENTIALS: Final = (socket.SOL_SOCKET, SO_PASSCRED)
 _MOST_ERRORS: Final = 256
@@ -328,29 +331,38 @@ class Kernel:
         is_internet = self.family.is_internet
         # Descriptors that somebody sends (unix(7)) are not even taken where there is no room for them.
         space = self._ancillary_space if is_internet or self._informs else 0
+        append, informs, is_udp4 = into.append, self._informs, self.family is UDP4
+        received_address = self.family.received_address
         before = len(into)
         target = limit
         try:
             while target > 0:
                 data, ancillary, flags, source = recvmsg(size, space)
                 target -= 1
+                if is_udp4 and source[1]:
+                    address: ReceivedAddress | None = new_tuple(ReceivedAddress, source)
+                else:
+                    address = received_address(source)
+                if not ancillary and not flags and not informs and address is not None:
+                    # One datagram alone, and nothing to be told of it.
+                    append(new_tuple(Datagram, (data, address, None)))
+                    continue
                 if not is_internet:
                     close_descriptors(ancillary)
-                address = self.family.received_address(source)
-                truncated = bool(flags & socket.MSG_TRUNC)
+                truncated = bool(flags & _TRUNCATED)
                 self.truncated += truncated
-                if self._coalescing and flags & socket.MSG_CTRUNC:
+                if self._coalescing and flags & _ANCILLARY_TRUNCATED:
                     # Without the segment size, where one datagram ends and the next begins cannot be told.
                     self.truncated += not truncated
                     self.received += 1
                     continue
-                info = decode_packet_info(ancillary, truncated=truncated) if self._informs else None
+                info = decode_packet_info(ancillary, truncated=truncated) if informs else None
                 segment = segment_size(ancillary) if self._coalescing else 0
                 if not segment:
                     if address is None:
                         self._turn_away(1)
                     else:
-                        into.append(new_tuple(Datagram, (data, address, info)))
+                        append(new_tuple(Datagram, (data, address, info)))
                     continue
                 segments = [data[start : start + segment] for start in range(0, len(data), segment)]
                 target -= len(segments) - 1

@@ -25,7 +25,8 @@ IP_MTU: Final = 14
 IPV6_MTU_DISCOVER: Final = 23
 IPV6_MTU: Final = 24
 MSG_ERRQUEUE: Final = 0x2000
-SO_PROTOCOL: Final = 38
+# A plain integer: the operators of the socket module's cost as much as a system call. Windows has none.
+_MSG_DONTWAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0))
 MCAST_JOIN_SOURCE_GROUP: Final = 46
 MCAST_LEAVE_SOURCE_GROUP: Final = 47
 
@@ -145,26 +146,26 @@ class SharedSocket(SystemSocket):
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
         """Receive as ``socket.recvfrom`` does, without waiting."""
-        return super().recvfrom(bufsize, flags | socket.MSG_DONTWAIT)
+        return super().recvfrom(bufsize, flags | _MSG_DONTWAIT)
 
     def recvmsg(
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
         """Receive as ``socket.recvmsg`` does, without waiting."""
-        return super().recvmsg(bufsize, ancbufsize, flags | socket.MSG_DONTWAIT)
+        return super().recvmsg(bufsize, ancbufsize, flags | _MSG_DONTWAIT)
 
     def send(self, data: Any, flags: int = 0, /) -> int:
         """Send as ``socket.send`` does, without waiting."""
-        return super().send(data, flags | socket.MSG_DONTWAIT)
+        return super().send(data, flags | _MSG_DONTWAIT)
 
     def sendto(self, data: Any, *flags_and_address: Any) -> int:
         """Send as ``socket.sendto`` does, without waiting."""
         *flags, address = flags_and_address
-        return super().sendto(data, sum(flags) | socket.MSG_DONTWAIT, address)
+        return super().sendto(data, sum(flags) | _MSG_DONTWAIT, address)
 
     def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> int:
         """Send as ``socket.sendmsg`` does, without waiting."""
-        return super().sendmsg(buffers, ancdata, flags | socket.MSG_DONTWAIT, address)
+        return super().sendmsg(buffers, ancdata, flags | _MSG_DONTWAIT, address)
 
 
 def share(descriptor: int) -> SharedSocket:
