@@ -40,6 +40,16 @@ async def test_it_is_known_for_an_address_of_ours_and_for_one_over_a_link(udp: F
 
 
 @needs_path_mtu
+async def test_it_is_known_for_a_broadcast_address(machine: Machine) -> None:
+    link = machine.link(mtu=1300)
+    for type_ in ("udp4", "udp6"):
+        async with trio_dgram.open_socket(type_, broadcast=True, mtu_discovery="do") as sock:
+            assert sock.path_mtu((link.host(4, 255), 9)) == 1300
+            with pytest.raises(OSError, match="packets of 1300 bytes"):
+                await sock.send(b"x" * 1400, (link.host(4, 255), 9))
+
+
+@needs_path_mtu
 @pytest.mark.parametrize("connected", [False, True])
 @pytest.mark.parametrize("icmp_errors", [False, True])
 async def test_a_datagram_too_big_for_the_path_is_refused_with_what_would_fit(

@@ -124,6 +124,8 @@ class SystemSocket(socket.socket):
             device = self.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
             if device:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+            # Only asked for: it sends nothing.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             probe.connect(sockaddr)
             return probe.path_mtu()
 
