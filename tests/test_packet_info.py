@@ -219,6 +219,49 @@ async def test_a_reply_to_a_link_local_peer_leaves_by_the_interface_it_came_in_o
         nursery.cancel_scope.cancel()
 
 
+async def test_an_answer_to_a_link_that_is_gone_is_reported_and_not_raised(machine: Machine) -> None:
+    link = machine.link()
+    for packet_info in (False, True):
+        async with trio_dgram.open_nursery() as nursery:
+            server = nursery.create_socket("udp6", packet_info=packet_info)
+            port = (await server.bind()).port
+            local = next(host for host in trio_dgram.interfaces()[-1].addresses if host.startswith("fe80:"))
+            with machine.entered():
+                client = nursery.create_socket("udp6")
+                await client.send(b"question", (f"{local.partition('%')[0]}%{link.peer_name}", port))
+            question = await server.receive()
+            failures = server.events(Failure)
+            ip(f"link del {link.name}")
+            await server.send(b"answer", question.address)
+            await server.send(question.reply(b"answer"))
+            server.send_nowait(question.reply(b"answer"))
+            await server.send_many([question.reply(b"answer")])
+            assert [(await failures.receive()).address for _ in range(4)] == [question.address] * 4
+            assert (server.statistics().sent, server.statistics().send_errors) == (0, 4)
+            # Whoever names that interface himself is told.
+            with pytest.raises(socket.gaierror, match=link.name):
+                await server.send(b"x", (question.address.host, question.address.port))
+            link = machine.link()
+            nursery.cancel_scope.cancel()
+
+
+@needs_packet_info
+async def test_a_datagram_is_sent_on_to_a_peer_of_the_other_family() -> None:
+    async with (
+        trio_dgram.open_socket("udp6", port=0, packet_info=True) as relay,
+        trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as ipv4,
+        trio_dgram.open_socket("udp6", port=0, host="::1") as ipv6,
+    ):
+        came = list[Datagram]()
+        for peer, host in ((ipv4, "127.0.0.1"), (ipv6, "::1")):
+            await peer.send(host, (host, relay.address.port))
+            came.append(await relay.receive())
+        await relay.send(Datagram(came[0].data, came[1].address, came[0].info))
+        assert (await ipv6.receive()).data == b"127.0.0.1"
+        await relay.send_many([Datagram(came[1].data, came[0].address, came[1].info)])
+        assert (await ipv4.receive()).data == b"::1"
+
+
 @needs_packet_info
 @pytest.mark.parametrize(("type_", "host"), PEERS)
 async def test_an_info_of_the_programs_own_is_sent_as_it_is(type_: str, host: str) -> None:

@@ -90,5 +90,12 @@ def answering(info: PacketInfo, peer: Address) -> PacketInfo | None:
     """Return what of ``info`` an answer to ``peer`` carries on: the address to answer from and, if a link is all that
     they share, the interface."""
     local = info.unicast_address if isinstance(info, ReceivedPacketInfo) else info.local_address
+    if local is not None and _is_ipv6(local) != _is_ipv6(peer.host):
+        # Sent on to somebody of the other family, which has no such address.
+        local = None
     interface = info.interface if is_link_local(peer.host) or is_link_local(local or "") else None
     return None if local is None and interface is None else PacketInfo(local_address=local, interface=interface)
+
+
+def _is_ipv6(host: str) -> bool:
+    return ":" in host and not host.startswith("::ffff:")

@@ -93,7 +93,7 @@ class Family:
             return None
         unscoped, _, zone = host.partition("%")
         if is_literal(unscoped, socket.AF_INET6):
-            return (unscoped, address[1], 0, _scope(host, zone)) if zone else address
+            return (unscoped, address[1], 0, _scope(address, zone)) if zone else address
         if is_literal(host, socket.AF_INET):
             if not dual_stack:
                 raise _wrong_family(host, "udp6 without IPv4")
@@ -188,13 +188,20 @@ def _host(sockaddr: Any) -> str:
     return host
 
 
-def _scope(host: str, zone: str) -> int:
+_NO_INTERFACE: Final = 2**31 - 1
+"""An index that no interface has."""
+
+
+def _scope(address: Address, zone: str) -> int:
     if zone.isascii() and zone.isdigit():
         return int(zone) & 0xFFFFFFFF
     try:
         return socket.if_nametoindex(zone)
     except OSError:
-        raise socket.gaierror(socket.EAI_NONAME, f"no interface {zone!r} for {host}") from None
+        if isinstance(address, ReceivedAddress):
+            # It has gone since. The kernel shall refuse the datagram, as it does what else cannot be answered.
+            return _NO_INTERFACE
+        raise socket.gaierror(socket.EAI_NONAME, f"no interface {zone!r} for {address.host}") from None
 
 
 def _wrong_family(host: str, type_: str) -> socket.gaierror:

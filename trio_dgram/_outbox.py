@@ -40,6 +40,7 @@ _CAUSED_BY_DESTINATION: Final = frozenset(
         errno.EPROTOTYPE,
         errno.EPERM,
         errno.EADDRNOTAVAIL,
+        errno.ENODEV,
         errno.EAFNOSUPPORT,
         errno.ENETUNREACH,
         errno.ENETDOWN,
