@@ -11,6 +11,7 @@ import trio
 from ._addresses import Address
 from ._channels import EventChannel
 from ._datagrams import Datagram
+from ._errors import annotated
 from ._events import Event, Failure
 from ._inbox import Inbox
 
@@ -131,7 +132,17 @@ class Subscriptions:
 
     async def _watch(self, inbox: Inbox, scope: trio.CancelScope) -> None:
         # A program may wait for failures only, and never receive.
-        with scope, inbox.watch_errors() as watch:
-            while True:
-                await trio.lowlevel.wait_readable(watch.fileno())
-                inbox.take_errors()
+        with scope:
+            # Stopped before it began, perhaps because the socket was closed.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                watch = inbox.watch_errors()
+            except OSError as error:
+                # No descriptor is left. Whoever opens the next channel tries again.
+                self._watching = None
+                self.report(annotated(error, "receive", None), "receive", None)
+                return
+            with watch:
+                while True:
+                    await trio.lowlevel.wait_readable(watch.fileno())
+                    inbox.take_errors()
