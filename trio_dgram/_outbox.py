@@ -17,7 +17,7 @@ from ._addresses import Address, ReceivedAddress, UnixAddress
 from ._budget import Budget
 from ._errors import AddressBlockedError, SendManyError, annotated, with_reason
 from ._families import Destination
-from ._inbox import NEWS_OF_EARLIER
+from ._inbox import NEWS_OF_EARLIER, Inbox
 from ._kernel import Kernel
 from ._lifetime import Lifetime
 from ._paths import why_not_reached
@@ -62,7 +62,7 @@ class Outbox:
     __slots__ = (
         "_blocked",
         "_budget",
-        "_earlier",
+        "_inbox",
         "_kernel",
         "_lifetime",
         "_news",
@@ -81,7 +81,7 @@ class Outbox:
         lifetime: Lifetime,
         budget: Budget,
         blocked: Callable[[str], bool] | None,
-        earlier: Callable[[OSError], None],
+        inbox: Inbox,
         report: Callable[[OSError, str, Address | None], bool],
     ) -> None:
         self.sent = 0
@@ -92,7 +92,7 @@ class Outbox:
         self._lifetime = lifetime
         self._budget = budget
         self._blocked = blocked
-        self._earlier = earlier
+        self._inbox = inbox
         self._report = report
         self._turn: trio.Lock | None = None
         # Nothing is between "unix" sockets, so what speaks against a datagram is said at once. But a peer that lets go
@@ -221,7 +221,7 @@ class Outbox:
                 break
         self._took(-(-len(payload) // segment) if segment else 1)
         if earlier is not None:
-            self._earlier(earlier)
+            self._inbox.failed(earlier)
 
     async def _hand_over_awaited(self, payload: bytes, destination: Destination) -> None:
         """Do as :meth:`_hand_over` does, with a socket that waits itself until there is room."""
@@ -234,13 +234,13 @@ class Outbox:
                 earlier = self._told_of_earlier(error, earlier)
             except trio.Cancelled:
                 if earlier is not None:
-                    self._earlier(earlier)
+                    self._inbox.failed(earlier)
                 raise
             else:
                 break
         self.sent += 1
         if earlier is not None:
-            self._earlier(earlier)
+            self._inbox.failed(earlier)
 
     def _told_of_earlier(self, error: OSError, earlier: OSError | None) -> OSError:
         """Return ``error`` if it may be about an earlier datagram, and raise it otherwise."""
@@ -249,7 +249,7 @@ class Outbox:
         if earlier is None and error.errno in self._news:
             return error
         if earlier is not None and earlier.errno != error.errno:
-            self._earlier(earlier)
+            self._inbox.failed(earlier)
         raise error
 
     def _took(self, count: int) -> None:
@@ -301,6 +301,9 @@ class Outbox:
                     await trio.sleep(delay)
                     delay = min(delay * 2, _LONGEST_DELAY)
                 else:
+                    if self._kernel.tells_errors:
+                        # Where nobody receives, what is in the error queue would wake it up again and again.
+                        self._inbox.read_errors()
                     await trio.lowlevel.wait_writable(self._kernel.fileno())
             except OSError as error:
                 if error.errno != errno.ENOBUFS:

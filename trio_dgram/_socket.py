@@ -55,7 +55,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         received_blocked = blocker(creation.receive_block_list)
         self._inbox = Inbox(self._kernel, self._lifetime, self._budget, received_blocked, report)
         sent_blocked = blocker(creation.send_block_list)
-        self._outbox = Outbox(self._kernel, self._lifetime, self._budget, sent_blocked, self._inbox.failed, report)
+        self._outbox = Outbox(self._kernel, self._lifetime, self._budget, sent_blocked, self._inbox, report)
         # How what was received can be answered straight away, where nothing else is to be looked at: see send.
         self._direct: Callable[[bytes, ReceivedAddress], object] | None = None
         if self._association.peer is not None:
