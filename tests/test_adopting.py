@@ -28,6 +28,7 @@ from trio_dgram import (
     UnixAddress,
 )
 from trio_dgram._ancillary import UDP_GRO, UDP_SEGMENT
+from trio_dgram._error_queue import IP_RECVERR, IPV6_RECVERR
 
 from .conformance.conftest import nursery as nursery  # noqa: PLC0414 -- pytest finds it here
 from .support.descriptors import same_descriptors
@@ -431,3 +432,20 @@ async def test_where_calls_cannot_be_told_not_to_wait_nothing_is_adopted(
         with pytest.raises(OSError, match="adopt") as caught:
             nursery.adopt_socket(theirs)
         assert caught.value.errno == errno.ENOTSUP
+
+
+@pytest.mark.skipif("config.getoption('--portable')", reason="kernel: the portable path has no error queue")
+async def test_an_error_queue_that_somebody_has_switched_on_is_emptied(udp: Family, nursery: DatagramNursery) -> None:
+    raw = plain(udp)
+    raw.setsockopt(*(socket.IPPROTO_IP, IP_RECVERR) if udp.type == "udp4" else (socket.IPPROTO_IPV6, IPV6_RECVERR), 1)
+    with plain(udp) as closed:
+        nobody = closed.getsockname()
+    raw.sendto(b"lost", nobody)
+    sock = nursery.adopt_socket(raw)
+    async with trio.open_nursery() as tasks:
+        tasks.start_soon(sock.receive)
+        # Else the queue would wake up the task again and again.
+        with trio.fail_after(20):
+            await trio.testing.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert sock.statistics().receive_errors == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from trio_dgram._system import SystemSocket
 
 from .support.families import Family
 from .support.faults import FaultySocket, faulty_kernel
-from .support.namespaces import Machine, another_machine, entered, ip, sysctl
+from .support.namespaces import Machine, another_machine, entered, ip, run, sysctl
 
 pytestmark = pytest.mark.skipif("config.getoption('--portable')", reason="kernel: the portable path has no error queue")
 
@@ -196,6 +197,32 @@ async def test_an_error_of_one_who_was_sent_to_before_is_not_the_peers(type_: st
         assert sock.statistics().receive_errors == 1
 
 
+@pytest.mark.parametrize("icmp_errors", [False, True])
+@pytest.mark.parametrize(("type_", "host"), PEERS)
+async def test_an_error_of_a_peer_that_was_let_go_is_told_as_its_own_and_not_as_the_next_peers(
+    type_: str, host: str, icmp_errors: bool
+) -> None:
+    gone = [nobody(host), nobody(host)]
+    async with (
+        trio_dgram.open_socket("udp6" if ":" in host else "udp4", port=0, host=host) as peer,
+        trio_dgram.open_socket(type_, icmp_errors=icmp_errors) as sock,
+    ):
+        for to in gone:
+            await sock.connect(to)
+            await sock.send(b"lost")
+            sock.disconnect()
+        await sock.connect(peer.address)
+        with pytest.raises(trio.WouldBlock):
+            sock.receive_nowait()
+        assert sock.statistics().receive_errors == 2
+        sock.disconnect()
+        failures = sock.events(Failure)
+        await sock.connect(gone[0])
+        await sock.send(b"lost")
+        sock.disconnect()
+        assert (await failures.receive()).address == (as_seen(type_, host), gone[0].port)
+
+
 @contextmanager
 def narrow_road(machine: Machine) -> Generator[dict[str, str]]:
     """Lay a way over ``machine`` to a third one, whose second half takes packets of 1300 bytes; give its addresses."""
@@ -338,3 +365,66 @@ async def test_what_is_in_the_queue_and_no_error_is_passed_over(udp: Family, mon
             await sock.send(b"x", sock.address)
             assert (await sock.receive()).data == b"x"
             assert sock.statistics().send_errors == 0
+
+
+async def test_what_the_queue_tells_of_something_else_than_delivery_is_passed_over(udp: Family) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
+        # SO_TIMESTAMPING, without the payload: when what is sent has left comes back by the same queue.
+        sock.setsockopt(socket.SOL_SOCKET, 37, 1 << 1 | 1 << 4 | 1 << 11)
+        await sock.send(b"x", sock.address)
+        assert (await sock.receive()).data == b"x"
+        await sock.send(b"lost", nobody(udp.loopback))
+        await sock.send(b"y", sock.address)
+        assert (await sock.receive()).data == b"y"
+        assert sock.statistics().receive_errors == 1
+
+
+async def test_who_waits_to_send_is_not_kept_busy_by_errors_that_nobody_takes(udp: Family, machine: Machine) -> None:
+    link = machine.link(mtu=1300)
+    # Almost nothing leaves, so that what is sent stays in the send buffer.
+    run("tc", "qdisc", "add", "dev", link.name, "root", "tbf", "rate", "1kbit", "burst", "1500", "limit", "1m")
+    async with trio_dgram.open_nursery() as nursery:
+        with machine.entered():
+            port = (await nursery.create_socket(udp.type).bind()).port
+        sock = nursery.create_socket(udp.type, icmp_errors=True, mtu_discovery="do", send_buffer_size=1)
+        to = Address(link.there[udp.type], port)
+        with pytest.raises(trio.WouldBlock):
+            while True:
+                sock.send_nowait(b"x" * 1000, to)
+        with pytest.raises(OSError, match="too long"):
+            sock.send_nowait(b"x" * 2000, to)
+        sent = sock.statistics().sent
+        nursery.start_soon(sock.send, b"x" * 1000, to)
+        with trio.fail_after(PATIENCE):
+            await trio.testing.wait_all_tasks_blocked()
+        assert sock.statistics().sent == sent
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_socket_that_is_closed_before_its_errors_are_watched_harms_nobody(udp: Family) -> None:
+    async with trio_dgram.open_nursery() as nursery:
+        sock = nursery.create_socket(udp.type, icmp_errors=True)
+        failures = sock.events(Failure)
+        sock.send_nowait(b"x", nobody(udp.loopback))
+        sock.close()
+        assert [event async for event in failures] == []
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_errors_that_cannot_be_watched_for_want_of_a_descriptor_are_a_failure(
+    udp: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(sock: SystemSocket) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
+        with monkeypatch.context() as patch:
+            patch.setattr(SystemSocket, "watch_errors", full)
+            failures = sock.events(Failure)
+            assert (await failures.receive()).error.errno == errno.EMFILE
+        # The next one to ask for them tries again.
+        others = sock.events(Failure)
+        to = nobody(udp.loopback)
+        await sock.send(b"x", to)
+        for channel in (failures, others):
+            assert (await next_error(channel)).address == to

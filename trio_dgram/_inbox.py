@@ -267,7 +267,8 @@ class Inbox:
 
     def take_errors(self) -> None:
         """Empty the error queue, and what the kernel keeps besides where that was full."""
-        self.read_errors()
+        if self._kernel.tells_errors:
+            self.read_errors()
         number = self._kernel.take_error()
         if number:
             self.failed(OSError(number, os.strerror(number)))

@@ -138,6 +138,10 @@ class Kernel:
         # Whoever had it may have switched this on, and then it is the only way to read it.
         if _system.capabilities.offload and self.family.is_internet:
             self._coalescing = bool(self._socket.getsockopt(socket.IPPROTO_UDP, UDP_GRO))
+        if _system.capabilities.error_queue and self.family.is_internet:
+            # Likewise: what is in the error queue would wake up a reader again and again.
+            places = self.options.places((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
+            self.tells_errors = any(self._socket.getsockopt(*place) for place in places)
         self._drops_before = self.drops() or 0
 
     def offload(self) -> None:
@@ -423,13 +427,18 @@ class Kernel:
             for _ in range(_MOST_ERRORS):
                 _, ancillary, _, destination = self._socket.recvmsg(0, _ANCILLARY_SPACE, MSG_ERRQUEUE)
                 record = decode_error(ancillary)
-                if record is not None:
+                # Records of other kinds, such as of when something was sent, have no destination.
+                if record is not None and destination:
                     found.append((self.family.address(destination), record))
         return found
 
     def take_error(self) -> int:
         """Return the errno that the next call would fail with on account of an earlier datagram, 0 if there is none."""
-        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        try:
+            return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError:
+            # A custom factory's may not tell.
+            return 0
 
     def watch_errors(self) -> select.epoll:
         """Return a descriptor that can be read while there is something in the error queue."""
