@@ -434,11 +434,7 @@ class Kernel:
 
     def take_error(self) -> int:
         """Return the errno that the next call would fail with on account of an earlier datagram, 0 if there is none."""
-        try:
-            return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        except OSError:
-            # A custom factory's may not tell.
-            return 0
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def watch_errors(self) -> select.epoll:
         """Return a descriptor that can be read while there is something in the error queue."""

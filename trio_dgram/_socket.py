@@ -147,9 +147,8 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
             # What is still queued then, Linux throws away.
             self._inbox.read_everything()
         self._association.disconnect()
-        if self._kernel.awaited is None:
-            # The kernel would keep what ICMP said about the peer, and say it of the next one.
-            self._inbox.take_errors()
+        # The kernel would keep what ICMP said about the peer, and say it of the next one.
+        self._inbox.take_errors()
         self._inbox.disconnected()
         self._direct = self._kernel.sendto if self._outbox.goes_straight else None
 
