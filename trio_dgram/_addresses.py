@@ -135,7 +135,9 @@ def check_unix_address(name: str, value: object) -> UnixAddress:
 
 def check_unix_path(name: str, value: object) -> UnixAddress:
     """Return ``value`` as the address of a ``"unix"`` socket that can be bound."""
-    address = value if isinstance(value, UnixAddress) else UnixAddress.__new__(UnixAddress, _check_path(name, value))
+    address: UnixAddress = (
+        value if isinstance(value, UnixAddress) else new_tuple(UnixAddress, (_check_path(name, value), 0))
+    )
     if not address.host:
         raise ValueError(f"{name} must be a path or an abstract name, not an empty one")
     return address

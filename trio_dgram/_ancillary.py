@@ -67,9 +67,10 @@ def decode_packet_info(ancillary: Ancillary, *, truncated: bool = False) -> Pack
     local = fields.pop("local", None)
     if local is not None:
         fields["local_address"] = _text(local)
-        fields["unicast_address"] = None if specific is None and _is_group(local) else _text(specific or local)
-        if specific is not None and len(local) == 16:
-            fields["unicast_address"] = _text(_MAPPED + specific)
+        if specific is not None:
+            fields["unicast_address"] = _text(_MAPPED + specific if len(local) == 16 else specific)
+        elif not _is_group(local):
+            fields["unicast_address"] = _text(local)
     return ReceivedPacketInfo(**fields)
 
 
@@ -140,7 +141,7 @@ def _ipv6_packet_info(fields: dict[str, Any], data: bytes) -> None:
 
 
 def _traffic_class(fields: dict[str, Any], data: bytes) -> None:
-    byte = int.from_bytes(data[:1] if len(data) == 1 else struct.pack("B", struct.unpack("=i", data)[0] & 0xFF), "big")
+    byte = data[0] if len(data) == 1 else struct.unpack("=i", data)[0] & 0xFF
     fields["dscp"], fields["ecn"] = byte >> 2, byte & 3
 
 

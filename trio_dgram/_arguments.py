@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable
 
 
 def check_bool(name: str, value: object) -> bool:
@@ -18,6 +19,16 @@ def check_integer(name: str, value: object, lowest: int, highest: int) -> int:
         raise TypeError(f"{name} must be an integer, not {describe_value(value)}")
     if not lowest <= value <= highest:
         raise ValueError(f"{name} must be from {lowest} to {highest}, not {value}")
+    return value
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``."""
+    names = ", ".join(map(repr, choices))
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {names}, not {describe_value(value)}")
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {names}, not {value!r}")
     return value
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 import trio
 
 from ._addresses import Address, UnixAddress, written
+from ._awaited import unsupported
 from ._creation import Creation
 from ._datagrams import PacketInfo
 from ._errors import AlreadyBoundError, AlreadyConnectedError, NotBoundError, NotConnectedError, annotated
@@ -71,13 +72,13 @@ class Association:
         with self._becoming_bound(address), self._lifetime.waiting(), self._kernel.taking_path(address):
             if not sockaddr:
                 # Trio passes on nothing that asks Linux for an abstract name.
-                raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory need a name to be bound to")
+                raise unsupported("need a name to be bound to")
             await self._kernel.awaited.bind(sockaddr)
 
     def bind_anywhere(self) -> None:
         """Have the kernel bind to an ephemeral port on all interfaces."""
         if self._kernel.awaited is not None:
-            raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory must be bound first")
+            raise unsupported("must be bound first")
         self._bind(*self.anywhere)
 
     @property
@@ -134,8 +135,7 @@ class Association:
         return self.peer
 
     def disconnect(self) -> None:
-        """Have the kernel let the peer go."""
-        self.remote("disconnect")
+        """Have the kernel let the peer go, where there is one."""
         before = self._kernel.local_address()
         self._kernel.disconnect()
         self._kernel.rebind(before)
@@ -171,7 +171,7 @@ class Association:
     def check_synchronous(self) -> None:
         """Raise ENOTSUP if the socket is of a kind that has to be awaited."""
         if self._kernel.awaited is not None:
-            raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory can only be awaited")
+            raise unsupported("can only be awaited")
 
     def destination(self, address: Address, sockaddr: SocketAddress | None, info: PacketInfo | None) -> Destination:
         """Return where a datagram for ``address`` goes, and as ``info`` says; to the peer if there is one."""
@@ -182,9 +182,7 @@ class Association:
 
     def locate(self, wanted: Address) -> tuple[Address, SocketAddress | None]:
         """Return ``wanted``, an empty host as loopback, and the same as the kernel takes it: ``None`` for a name."""
-        family = self._kernel.family
-        address = wanted if wanted.host or not family.is_internet else Address(family.loopback, wanted.port)
-        return address, family.sockaddr(address, dual_stack=self._kernel.dual_stack)
+        return self._kernel.family.locate(wanted, dual_stack=self._kernel.dual_stack)
 
     async def numeric(self, wanted: Address) -> tuple[Address, SocketAddress]:
         """Do as :meth:`locate`, resolving a name."""

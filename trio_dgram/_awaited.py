@@ -12,6 +12,11 @@ from typing import Any, NoReturn, TypeAlias
 from ._system import SystemSocket
 
 
+def unsupported(what: str) -> OSError:
+    """Return the error that says ``what`` is with the sockets of the factory."""
+    return OSError(errno.ENOTSUP, f"the sockets of this custom socket factory {what}")
+
+
 class AwaitedSocket:
     """What such a socket can do at once, as the rest of the library asks for it.
 
@@ -43,7 +48,7 @@ class AwaitedSocket:
 
     def disconnect(self) -> NoReturn:
         """Say that there is no such call."""
-        raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory cannot be disconnected")
+        raise unsupported("cannot be disconnected")
 
     def _not_at_all(self, *_: object) -> NoReturn:
         raise AssertionError("a call that is not made on a socket whose calls are awaited")  # pragma: no cover

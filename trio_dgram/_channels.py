@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, 
 import attrs
 import trio
 
-from ._arguments import describe_value
+from ._arguments import check_choice, describe_value
 from ._budget import Budget
 from ._datagrams import Datagram
 from ._events import Closed, Connected, Event, Failure, Listening
@@ -57,11 +57,7 @@ def check_buffer_size(value: object) -> float:
 
 def check_overflow(value: object) -> Overflow:
     """Return ``value`` if it is an overflow policy."""
-    if not isinstance(value, str):
-        raise TypeError(f"overflow must be one of {', '.join(map(repr, _POLICIES))}, not {describe_value(value)}")
-    if value not in _POLICIES:
-        raise ValueError(f"overflow must be one of {', '.join(map(repr, _POLICIES))}, not {value!r}")
-    return cast("Overflow", value)
+    return cast("Overflow", check_choice("overflow", value, _POLICIES))
 
 
 @attrs.define(eq=False, slots=True)

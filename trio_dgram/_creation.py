@@ -16,7 +16,7 @@ from ._block_list import BlockListEntry, IPNetwork, check_block_list
 from ._errors import annotated
 from ._families import FAMILIES, UDP6, Family, check_type
 from ._kernel import Kernel
-from ._options import NOT_OF_THE_INTERNET, OPTIONS, MTUDiscovery, check_option, write_option
+from ._options import OPTIONS, MTUDiscovery, check_option, write_option
 from ._resolution import Lookup
 from ._system import SharedSocket, SystemSocket, share
 
@@ -142,7 +142,7 @@ def check_creation(type_: object, options: SocketOptions, adopted: SharedSocket 
         raise ValueError(f"ipv6_only is for udp6 sockets, not for {family.type}")
     if not family.is_internet:
         for name, value in options.items():
-            if name in written.keys() - NOT_OF_THE_INTERNET or (value and name not in _NOT_OF_THE_INTERNET):
+            if OPTIONS[name].is_internets if name in OPTIONS else value and name not in _EVERY_SOCKETS:
                 raise ValueError(f"{name} is for udp4 and udp6 sockets, not for {family.type}")
     if adopted is not None and family is UDP6:
         ipv6_only = bool(adopted.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
@@ -162,7 +162,8 @@ def check_creation(type_: object, options: SocketOptions, adopted: SharedSocket 
     )
 
 
-_NOT_OF_THE_INTERNET: Final = NOT_OF_THE_INTERNET | {"packet_info", "offload"}
+_EVERY_SOCKETS: Final = frozenset({"packet_info", "offload"})
+"""Keywords besides those in ``OPTIONS`` that are not for the internet's sockets alone."""
 
 
 @contextmanager

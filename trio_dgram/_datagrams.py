@@ -77,7 +77,7 @@ class Datagram(NamedTuple):
         counted and reported as a :class:`Failure`.
         """
         address = self.address
-        if type(address) is not ReceivedAddress and not isinstance(address, ReceivedAddress):
+        if not isinstance(address, ReceivedAddress):
             address = as_received(address)
         info = self.info
         if info is not None:

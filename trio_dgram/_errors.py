@@ -86,15 +86,16 @@ def annotated(error: OSErrorT, operation: str, address: object) -> OSErrorT:
     """
     about = written(address) if isinstance(address, Address) else address
     subject = operation if about is None else f"{operation} {about}"
-    error.strerror = f"{subject}: {error.strerror}"
-    error.args = (error.errno, error.strerror)
     vars(error).update(operation=operation, address=address)
-    return error
+    return _reworded(error, f"{subject}: {error.strerror}")
 
 
 def with_reason(error: OSErrorT, reason: str | None) -> OSErrorT:
     """Make ``error`` say in words what its errno means here, where ``reason`` adds anything."""
-    if reason is not None:
-        error.strerror = f"{error.strerror} ({reason})"
-        error.args = (error.errno, error.strerror)
+    return error if reason is None else _reworded(error, f"{error.strerror} ({reason})")
+
+
+def _reworded(error: OSErrorT, text: str) -> OSErrorT:
+    error.strerror = text
+    error.args = (error.errno, text)
     return error

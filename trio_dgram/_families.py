@@ -24,7 +24,7 @@ from ._addresses import (
     new_tuple,
 )
 from ._ancillary import ControlMessage
-from ._arguments import describe_value
+from ._arguments import check_choice
 
 SocketAddress: TypeAlias = tuple[Any, ...] | str | bytes
 """An address as the socket module has it: two items on IPv4, two or four on IPv6, a path or an abstract name."""
@@ -100,6 +100,11 @@ class Family:
             return (f"::ffff:{host}", address[1])
         return None
 
+    def locate(self, wanted: Address, *, dual_stack: bool) -> tuple[Address, SocketAddress | None]:
+        """Return ``wanted``, an empty host as loopback, and the same as :meth:`sockaddr` does: ``None`` for a name."""
+        address = wanted if wanted.host else Address(self.loopback, wanted.port)
+        return address, self.sockaddr(address, dual_stack=dual_stack)
+
     def wrote(self, address: Address) -> bool:
         """Whether a received address, without a zone, is one that sockets of this family receive from."""
         return (":" in address[0]) == (self.family == socket.AF_INET6)
@@ -146,6 +151,10 @@ class UnixFamily(Family):
         """Return ``address`` as the kernel takes it."""
         return os.fsencode(address.host)
 
+    def locate(self, wanted: Address, *, dual_stack: bool) -> tuple[Address, SocketAddress | None]:
+        """Return ``wanted`` and the same as the kernel takes it: there is no path that an empty one stands for."""
+        return wanted, self.sockaddr(wanted, dual_stack=dual_stack)
+
     def address(self, sockaddr: Any) -> UnixAddress:
         """Return an address of the kernel's as a value."""
         return UnixAddress(sockaddr or "")
@@ -169,12 +178,7 @@ if hasattr(socket, "AF_UNIX"):  # pragma: no branch -- Windows has none
 
 def check_type(value: object) -> Family:
     """Return the family that the type ``value`` of a socket stands for."""
-    names = ", ".join(map(repr, FAMILIES))
-    if not isinstance(value, str):
-        raise TypeError(f"type must be one of {names}, not {describe_value(value)}")
-    if value not in FAMILIES:
-        raise ValueError(f"type must be one of {names}, not {value!r}")
-    return FAMILIES[value]
+    return FAMILIES[check_choice("type", value, FAMILIES)]
 
 
 def _host(sockaddr: Any) -> str:

@@ -136,7 +136,9 @@ class Inbox:
         socket that gets one datagram at a time is not asked for a second one each time.
         """
         ready = self.ready
-        if self._kernel.tells_errors:
+        if (
+            self._kernel.tells_errors
+        ):  # looked at here too, since most sockets have none and this is done for each batch
             self.read_errors()
         sifting = self._blocked is not None or self._sifted_for is not None
         fresh: deque[Datagram] | list[Datagram] = [] if sifting else ready
@@ -228,7 +230,7 @@ class Inbox:
 
     def failed(self, error: OSError) -> None:
         """Count an error of the receiving side and tell it to whom it concerns."""
-        if error.errno in NEWS_OF_EARLIER and self._kernel.tells_errors and self.read_errors():
+        if error.errno in NEWS_OF_EARLIER and self.read_errors():
             # The queue has told more about it.
             return
         annotated(error, "receive", self._peer)
@@ -239,7 +241,10 @@ class Inbox:
             self.error = error
 
     def read_errors(self) -> int:
-        """Empty the error queue and tell what it says; return how many records there were about delivery."""
+        """Empty the error queue, if there is one, and tell what it says; return how many records there were about
+        delivery."""
+        if not self._kernel.tells_errors:
+            return 0
         count = 0
         for destination, record in self._kernel.read_errors():
             # What this machine itself refused, the call that sent it has raised.
@@ -267,8 +272,7 @@ class Inbox:
 
     def take_errors(self) -> None:
         """Empty the error queue, and what the kernel keeps besides where that was full."""
-        if self._kernel.tells_errors:
-            self.read_errors()
+        self.read_errors()
         number = self._kernel.take_error()
         if number:
             self.failed(OSError(number, os.strerror(number)))

@@ -33,7 +33,7 @@ from ._ancillary import (
     encode_packet_info,
     segment_size,
 )
-from ._awaited import AwaitedSocket, KernelSocket
+from ._awaited import AwaitedSocket, KernelSocket, unsupported
 from ._datagrams import Datagram, PacketInfo
 from ._error_queue import IP_RECVERR, IPV6_RECVERR, ErrorRecord, decode_error
 from ._errors import with_reason
@@ -151,7 +151,7 @@ class Kernel:
     def inform(self) -> None:
         """Let the kernel tell what it knows about each datagram."""
         if self.awaited:
-            raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory cannot tell of their datagrams")
+            raise unsupported("cannot tell of their datagrams")
         self._informs = True
         self._ancillary_space = _ANCILLARY_SPACE
         if not _system.capabilities.packet_info:
@@ -170,7 +170,7 @@ class Kernel:
     def tell_errors(self) -> None:
         """Let the kernel keep what ICMP says in the error queue."""
         if self.awaited:
-            raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory have no queue of ICMP errors")
+            raise unsupported("have no queue of ICMP errors")
         if not _system.capabilities.error_queue:
             raise OSError(errno.ENOTSUP, "there is no queue of ICMP errors here")
         self._switch_on(IP_RECVERR, IPV6_RECVERR)
@@ -394,7 +394,7 @@ class Kernel:
     def packet_info(self, info: PacketInfo, host: Any) -> list[ControlMessage]:
         """Return how to tell the kernel to send a datagram to ``host`` as ``info`` says."""
         if self.awaited:
-            raise OSError(errno.ENOTSUP, "the sockets of this custom socket factory cannot send packet info")
+            raise unsupported("cannot send packet info")
         if not self.family.is_internet or not _system.capabilities.packet_info:
             raise OSError(errno.ENOTSUP, f"a {self.family.type} socket cannot send a PacketInfo here")
         byte = 0
@@ -404,20 +404,14 @@ class Kernel:
 
     def send_message(self, payload: bytes, ancillary: Sequence[ControlMessage], sockaddr: SocketAddress | None) -> None:
         """Send one datagram to ``sockaddr``, or the peer, with something beside the payload."""
-        if sockaddr is None:
-            self._socket.sendmsg([payload], ancillary)
-        else:
-            self._socket.sendmsg([payload], ancillary, 0, sockaddr)
+        self._socket.sendmsg([payload], ancillary, 0, sockaddr)
 
     def send_segments(
         self, payload: bytes, size: int, ancillary: Sequence[ControlMessage], sockaddr: SocketAddress | None
     ) -> None:
         """Send datagrams of ``size`` bytes each, the last perhaps shorter, to ``sockaddr`` or the peer."""
         segment = (socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", size))
-        if sockaddr is None:
-            self._socket.sendmsg([payload], [segment, *ancillary])
-        else:
-            self._socket.sendmsg([payload], [segment, *ancillary], 0, sockaddr)
+        self._socket.sendmsg([payload], [segment, *ancillary], 0, sockaddr)
 
     def read_errors(self) -> list[tuple[Address, ErrorRecord]]:
         """Empty the error queue; return what it says about delivery, with the destination of the datagram."""

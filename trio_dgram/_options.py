@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 import attrs
 
 from . import _system
-from ._arguments import check_bool, check_integer, describe_value
+from ._arguments import check_bool, check_choice, check_integer, describe_value
 from ._awaited import KernelSocket
 from ._errors import annotated
 from ._families import UDP6, Family, is_literal
@@ -53,6 +53,8 @@ class Option(Generic[T]):
     check: Callable[[str, object], T]
     write: Callable[[Target, T], None]
     read: Callable[[Target], T]
+    is_internets: bool = True
+    """Whether only the internet's sockets have it."""
 
 
 def _integer(lowest: int, highest: int, ipv4: Place, ipv6: Place) -> Option[int]:
@@ -92,7 +94,7 @@ def _buffer_size(number: int) -> Option[int]:
     def read(target: Target) -> int:
         return target.socket.getsockopt(socket.SOL_SOCKET, number)
 
-    return Option(lambda name, value: check_integer(name, value, 1, 2**31 - 1), write, read)
+    return Option(lambda name, value: check_integer(name, value, 1, 2**31 - 1), write, read, is_internets=False)
 
 
 def _check_device(name: str, value: object) -> str | None:
@@ -149,14 +151,6 @@ MTUDiscovery: TypeAlias = Literal["dont", "want", "do", "probe"]
 """How a socket goes about the MTU of a path."""
 
 
-def _check_mtu_discovery(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be one of {', '.join(map(repr, _MTU_DISCOVERY))}, not {describe_value(value)}")
-    if value not in _MTU_DISCOVERY:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, _MTU_DISCOVERY))}, not {value!r}")
-    return value
-
-
 def _mtu_discovery_places(target: Target) -> tuple[Place, ...]:
     if not _system.capabilities.path_mtu:
         raise OSError(errno.ENOTSUP, "this platform has no mtu_discovery for sockets")
@@ -186,13 +180,13 @@ OPTIONS: Final[dict[str, Option[Any]]] = {
     "multicast_loopback": _switch((_IP, socket.IP_MULTICAST_LOOP), (_IPV6, socket.IPV6_MULTICAST_LOOP)),
     "multicast_interface": Option(_check_interface, _write_multicast_interface, _read_multicast_interface),
     "device": Option(_check_device, _write_device, _read_device),
-    "mtu_discovery": Option(_check_mtu_discovery, _write_mtu_discovery, _read_mtu_discovery),
+    "mtu_discovery": Option(
+        lambda name, value: check_choice(name, value, _MTU_DISCOVERY), _write_mtu_discovery, _read_mtu_discovery
+    ),
     "receive_buffer_size": _buffer_size(socket.SO_RCVBUF),
     "send_buffer_size": _buffer_size(socket.SO_SNDBUF),
 }
 """Every option that has a property, by name, in the order in which they are written at creation."""
-NOT_OF_THE_INTERNET: Final = frozenset({"receive_buffer_size", "send_buffer_size"})
-"""Those that every socket has."""
 
 
 def check_option(name: str, value: object) -> Any:
@@ -202,10 +196,8 @@ def check_option(name: str, value: object) -> Any:
 
 def write_option(target: Target, name: str, value: object) -> None:
     """Check ``value`` and write it to the kernel."""
-    option = OPTIONS[name]
-    checked = option.check(name, value)
-    if name not in NOT_OF_THE_INTERNET:
-        target.family.check_internet(name)
+    checked = check_option(name, value)
+    option = _option_of(target, name)
     try:
         option.write(target, checked)
     except OSError as error:
@@ -214,6 +206,11 @@ def write_option(target: Target, name: str, value: object) -> None:
 
 def read_option(target: Target, name: str) -> Any:
     """Read the option ``name`` from the kernel."""
-    if name not in NOT_OF_THE_INTERNET:
+    return _option_of(target, name).read(target)
+
+
+def _option_of(target: Target, name: str) -> Option[Any]:
+    option = OPTIONS[name]
+    if option.is_internets:
         target.family.check_internet(name)
-    return OPTIONS[name].read(target)
+    return option

@@ -128,9 +128,7 @@ class Outbox:
         except OSError as error:
             self._refused(error, payload, destination)
 
-    async def send_many(  # noqa: C901 -- the path of every datagram is written out
-        self, payloads: list[bytes], runs: list[tuple[int, Destination]]
-    ) -> None:
+    async def send_many(self, payloads: list[bytes], runs: list[tuple[int, Destination]]) -> None:
         """Send ``payloads`` in order, each of ``runs`` saying from which of them on they go to its destination.
 
         Raises:
@@ -157,18 +155,15 @@ class Outbox:
                         try:
                             if count == 1:
                                 sendto(payload, sockaddr)
+                                self.sent += 1
                             else:
                                 segments = b"".join(payloads[position : position + count])
                                 send_segments(segments, len(payload), (), sockaddr)
+                                self._took(count)
                         except OSError as error:
                             if count > 1 and self._segmentation.refused(address[0], len(payload), error):
                                 count = 1
                             count = await self._send_run(payloads[position : position + count], destination)
-                        else:
-                            self.sent += count
-                            if count > 1:
-                                self.segmented_sends += 1
-                                self.segmented_datagrams += count
                     else:
                         count = await self._send_run(payloads[position : position + count], destination)
                 except OSError as error:
@@ -301,9 +296,8 @@ class Outbox:
                     await trio.sleep(delay)
                     delay = min(delay * 2, _LONGEST_DELAY)
                 else:
-                    if self._kernel.tells_errors:
-                        # Where nobody receives, what is in the error queue would wake it up again and again.
-                        self._inbox.read_errors()
+                    # Where nobody receives, what is in the error queue would wake it up again and again.
+                    self._inbox.read_errors()
                     await trio.lowlevel.wait_writable(self._kernel.fileno())
             except OSError as error:
                 if error.errno != errno.ENOBUFS:

@@ -37,10 +37,8 @@ async def resolve(host: str | None, port: int, type: str) -> Address:
     name = check_host("host", host)
     check_port("port", port, lowest=1)
     await trio.lowlevel.checkpoint()
-    address = Address(name or family.loopback, port)
-    if family.sockaddr(address, dual_stack=False) is not None:
-        return address
-    return await look_up(address, family, None)
+    address, sockaddr = family.locate(Address(name, port), dual_stack=False)
+    return await look_up(address, family, None) if sockaddr is None else address
 
 
 async def look_up(address: Address, family: Family, lookup: Lookup | None) -> Address:

@@ -131,7 +131,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
                 peer = await self._association.connect(sockaddr)
             except OSError as error:
                 raise annotated(explained(error, address), "connect", address) from None
-        self._direct = None
+        self._choose_way()
         self._inbox.connected(peer)
         self._subscriptions.announce(Connected(peer))
 
@@ -150,7 +150,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         # The kernel would keep what ICMP said about the peer, and say it of the next one.
         self._inbox.take_errors()
         self._inbox.disconnected()
-        self._direct = self._kernel.sendto if self._outbox.goes_straight else None
+        self._choose_way()
 
     @property
     def address(self) -> Address:
@@ -400,12 +400,14 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
             self._now_bound()
 
     def _now_bound(self) -> None:
-        self._direct = self._kernel.sendto if self._outbox.goes_straight else None
-        if self._association.peer is not None:
-            self._direct = None
+        self._choose_way()
         self._subscriptions.announce(Listening(self.address))
         self._subscriptions.read(self._inbox)
         self._owner.state_changed(self)
+
+    def _choose_way(self) -> None:
+        straight = self._association.peer is None and self._outbox.goes_straight
+        self._direct = self._kernel.sendto if straight else None
 
     async def _bind_implicitly(self) -> None:
         if self._association.bound:

@@ -33,8 +33,6 @@ class SocketWithEvents(SocketWithOptions):
     _outbox: Outbox
     _subscriptions: Subscriptions
 
-    address: Any
-
     @overload
     def events(self, /, **options: Unpack[ChannelOptions]) -> EventChannel[Event]: ...
     @overload
@@ -76,7 +74,7 @@ class SocketWithEvents(SocketWithOptions):
         channel: EventChannel[Any] = EventChannel(kinds, size, policy, self._budget, changed)
         self._subscriptions.add(channel, self._inbox)
         if self._association.bound:
-            channel.offer(Listening(self.address))
+            channel.offer(Listening(self._kernel.local_address()))
             self._subscriptions.read(self._inbox)
         if self._association.peer is not None:
             channel.offer(Connected(self._association.peer))

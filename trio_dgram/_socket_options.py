@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar, overload
 
-from ._addresses import Address
 from ._errors import annotated
 from ._interfaces import Interface
 from ._kernel import Kernel
@@ -185,10 +184,8 @@ class SocketWithOptions:
         """
         family = self._kernel.family
         family.check_internet("path MTU")
-        wanted = family.check_address("address", address)
-        if not wanted.host:
-            wanted = Address(family.loopback, wanted.port)
-        sockaddr = family.sockaddr(wanted, dual_stack=self._kernel.dual_stack)
+        named = family.check_address("address", address)
+        wanted, sockaddr = family.locate(named, dual_stack=self._kernel.dual_stack)
         if sockaddr is None:
             raise ValueError(f"path_mtu takes numeric hosts, and {wanted.host!r} is a name: resolve it first")
         self._lifetime.check()
