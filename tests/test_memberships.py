@@ -428,25 +428,119 @@ async def test_what_went_with_its_interface_is_joined_again_when_that_is_back(
             assert joined(group) == []
 
 
-async def test_what_cannot_be_joined_again_is_an_error_that_names_it(udp: Family, net: Net) -> None:
+async def test_an_interface_made_again_by_its_number_too_has_lost_what_was_joined(
+    udp: Family, net: Net, source: str | None
+) -> None:
+    group, _ = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type) as sock:
+        (interface,) = sock.add_membership(group, net.first.name, source=source)
+        before = sock.memberships
+        ip(
+            f"link delete {interface.name}",
+            f"link add {interface.name} index {interface.index} type veth peer name another",
+            f"link set {interface.name} up",
+        )
+        assert joined(group) == []
+        assert sock.rejoin() == sock.memberships == before
+        assert joined(group) == [interface.name]
+
+
+async def test_what_ipv6_loses_with_a_small_mtu_is_joined_again_with_a_large_one(
+    udp: Family, net: Net, source: str | None
+) -> None:
+    group, _ = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type) as sock:
+        sock.add_membership(group, net.first.name, source=source)
+        before = sock.memberships
+        # IPv6 needs 1280 bytes (RFC 8200, 5).
+        ip(f"link set {net.first.name} mtu 1000")
+        assert sock.rejoin() == (before if udp.type == "udp4" else ())
+        assert sock.memberships == before
+        ip(f"link set {net.first.name} mtu 1500")
+        assert sock.rejoin() == before
+        assert joined(group) == [net.first.name]
+
+
+@pytest.mark.usefixtures("source_membership")
+async def test_two_sources_are_joined_again_and_others_still_not_heard(udp: Family, net: Net) -> None:
+    group, _ = GROUPS[udp.type]
+    version = 4 if udp.type == "udp4" else 6
+    first, second, stranger = (net.first.host(version, number) for number in (2, 3, 4))
+    async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
+        for each in (first, second):
+            sock.add_membership(group, net.first.name, source=each)
+        ip(f"link delete {net.first.name}")
+        net.machine.link(1)
+        assert [membership.source for membership in sock.rejoin()] == [first, second]
+        with net.machine.entered():
+            for each in (second, stranger):
+                ip(f"addr add {each}/{24 if version == 4 else 64} dev {net.first.peer_name} {'nodad' * (version == 6)}")
+        for each in (stranger, first, second):
+            sender = net.sender(nursery, udp.type, net.first)
+            with net.machine.entered():
+                await sender.bind(0, each)
+            await sender.send(each, (group, PORT))
+        assert await arrivals(sock, second.encode()) == [first.encode(), second.encode()]
+
+
+async def test_on_an_interface_made_again_a_group_is_joined_and_left_by_name(
+    udp: Family, net: Net, source: str | None
+) -> None:
+    group, other = GROUPS[udp.type]
+    async with trio_dgram.open_socket(udp.type) as sock:
+        for each in (group, other):
+            sock.add_membership(each, net.first.name, source=source)
+        sock.add_membership(group, net.second.name, source=source)
+        ip(f"link delete {net.first.name}")
+        net.machine.link(1)
+        # What was joined there has gone already, and is not to come back.
+        assert names(sock.drop_membership(group, net.first.name, source=source)) == [net.first.name]
+        (new,) = sock.add_membership(other, net.first.name, source=source)
+        assert [(each.group, each.interface) for each in sock.rejoin()] == [
+            (group, net.second.name),
+            (other, net.first.name),
+        ]
+        assert sock.memberships[1].index == new.index
+        assert joined(group) == [net.second.name]
+        assert names(sock.drop_membership(other, source=source)) == [net.first.name]
+        assert joined(other) == []
+
+
+@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM])
+async def test_what_cannot_be_joined_again_is_an_error_that_names_it(udp: Family, net: Net, error: int) -> None:
     group, _ = GROUPS[udp.type]
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=PORT) as sock:
             sock.add_membership(group, net.first.name)
             before = sock.memberships
-            faults.set("setsockopt", errno.ENOBUFS)
+            faults.set("setsockopt", None, error)
             with pytest.raises(OSError, match=f"rejoin {group} on {net.first.name}") as caught:
                 sock.rejoin()
-            assert caught.value.errno == errno.ENOBUFS
+            assert caught.value.errno == error
             assert sock.memberships == before
+            assert joined(group) == []
+            assert sock.rejoin() == before
+            assert joined(group) == [net.first.name]
 
 
-async def test_memberships_of_interfaces_that_have_gone_take_no_place(net: Net) -> None:
-    group, _ = GROUPS["udp4"]
-    async with trio_dgram.open_socket("udp4", port=PORT) as sock:
-        sock.add_membership(group, net.first.name)
-        # More than a socket may have (net.ipv4.igmp_max_memberships).
-        for _ in range(22):
+async def test_what_could_not_be_left_is_still_joined(udp: Family, net: Net, source: str | None) -> None:
+    group, _ = GROUPS[udp.type]
+    with faulty_kernel() as faults:
+        async with trio_dgram.open_socket(udp.type, port=PORT) as sock:
+            sock.add_membership(group, net.first.name, source=source)
+            faults.set("setsockopt", errno.EADDRNOTAVAIL)
+            assert sock.rejoin() == sock.memberships != ()
+            assert joined(group) == [net.first.name]
+
+
+async def test_memberships_of_interfaces_that_have_gone_take_no_place(
+    udp: Family, net: Net, source: str | None
+) -> None:
+    group, _ = GROUPS[udp.type]
+    sysctl("net.ipv4.igmp_max_memberships", 1)
+    async with trio_dgram.open_socket(udp.type) as sock:
+        sock.add_membership(group, net.first.name, source=source)
+        for _ in range(2):
             ip(f"link delete {net.first.name}")
             net.machine.link(1)
             assert len(sock.rejoin()) == 1

@@ -28,6 +28,9 @@ _OUT_OF_ROOM: Final = (errno.ENOBUFS, errno.ENOMEM)
 _JOINED_ALREADY: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
 """What the kernel says when a group is joined twice, from any source and from one."""
 
+_UNABLE: Final = (errno.ENODEV, errno.EINVAL)
+"""What the kernel says when an interface cannot multicast in that family, to groups that it has let in before."""
+
 
 @attrs.frozen
 class Group:
@@ -101,6 +104,7 @@ class Memberships:
         """Join ``group`` on one interface, or on every one that can; return where it was joined."""
         if interface is not None:
             self._change(group, interface, _join, "add_membership")
+            self._forget_predecessors(group, interface)
             self._joined[group, interface.index] = interface.name
             return (interface,)
         joined: list[Interface] = []
@@ -126,8 +130,10 @@ class Memberships:
     def drop(self, group: Group, interface: Interface | None) -> tuple[Interface, ...]:
         """Leave ``group`` on one interface, or wherever it was joined; return where it was left."""
         if interface is not None:
-            self._change(group, interface, _leave, "drop_membership")
-            self._joined.pop((group, interface.index), None)
+            had_gone = self._forget_predecessors(group, interface)
+            if (group, interface.index) in self._joined or not had_gone:
+                self._change(group, interface, _leave, "drop_membership")
+                self._joined.pop((group, interface.index), None)
             return (interface,)
         indices = [index for joined, index in self._joined if joined == group]
         if not indices:
@@ -145,29 +151,53 @@ class Memberships:
         return tuple(left)
 
     def rejoin(self) -> tuple[Membership, ...]:
-        """Join again what went with its interface; return what is joined on interfaces that are up."""
-        # The kernel keeps a membership while an interface is down, or without addresses. One that is made again, be it
-        # by the same name, is another to it.
-        up = {interface.name: interface for interface in interfaces() if interface.up}
+        """Join everything again; return what is joined on interfaces that are up."""
+        # The kernel keeps a membership while an interface is down or without addresses, but not once it is made again,
+        # nor on IPv6 once its MTU falls below 1280. The socket's own list, which says EADDRINUSE, keeps it even then,
+        # and a new interface can have the old number. So what looks joined may not be: only leaving it first is sure.
+        present = interfaces()
+        up = {interface.name: interface for interface in present if interface.up}
+        indices = {interface.index for interface in present}
+        in_place: set[tuple[Group, int]] = set()
         for (group, index), name in list(self._joined.items()):
             interface = up.get(name)
             if interface is None:
                 continue
+            if index in indices:
+                with suppress(OSError):
+                    _leave(self._socket, group, index)
+            else:
+                self._leave_what_is_gone(group, index)
             try:
                 self._change(group, interface, _join, "rejoin")
             except OSError as error:
+                if error.errno in _UNABLE:
+                    continue
                 if error.errno not in _JOINED_ALREADY:
                     raise
             if index != interface.index:
                 del self._joined[group, index]
                 self._joined[group, interface.index] = name
-                self._leave_what_is_gone(group, index)
-        return tuple(membership for membership in self.list() if membership.interface in up)
+            in_place.add((group, interface.index))
+        return tuple(membership for key, membership in zip(self._joined, self.list(), strict=True) if key in in_place)
+
+    def _forget_predecessors(self, group: Group, interface: Interface) -> bool:
+        """Forget ``group`` on interfaces that had this one's name before; return whether it was joined there."""
+        former = [
+            index
+            for (joined, index), name in self._joined.items()
+            if joined == group and name == interface.name and index != interface.index
+        ]
+        for index in former:
+            del self._joined[group, index]
+            self._leave_what_is_gone(group, index)
+        return bool(former)
 
     def _leave_what_is_gone(self, group: Group, index: int) -> None:
-        # It would go on taking one of the places that a socket has.
+        # It would go on taking one of the places that a socket has. Without its interface a source cannot be left, but
+        # the group can, and all its sources there went with it.
         with suppress(OSError):
-            _leave(self._socket, group, index)
+            _leave(self._socket, attrs.evolve(group, source=None), index)
 
     def _change(
         self, group: Group, interface: Interface, change: Callable[[KernelSocket, Group, int], None], operation: str

@@ -156,14 +156,17 @@ class SocketWithOptions:
         """Join again what was lost with an interface that went away and came back under its name.
 
         While an interface is merely down, the kernel keeps its memberships; once it was made again, as by unplugging
-        it, they have to be joined anew. What is in place stays so meanwhile. What belongs to an interface that is
-        missing or down is passed over, and remembered for the next time.
+        it, they have to be joined anew. Since Linux does not tell which ones those are, each is left for a moment,
+        in which a datagram may be missed. What belongs to an interface that is missing, down or unable to
+        multicast is passed over, and remembered for the next time.
 
         Returns:
-          The memberships on interfaces that are up.
+          The memberships that are in place now.
 
         Raises:
-          OSError: what the kernel says, with group and interface in its text.
+          trio.ClosedResourceError: if the socket is closed.
+          OSError: what the kernel says (ip(7), ipv6(7), RFC 3678), with group and interface in its text, such as
+            ENOBUFS or ENOMEM where there are too many. What was not joined by then is remembered.
         """
         self._lifetime.check()
         return self._kernel.memberships.rejoin()
