@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import math
+import pickle
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -11,7 +14,8 @@ import pytest
 import trio
 
 import trio_dgram
-from trio_dgram import Address, Datagram, DatagramSocket, PacketInfo, _system
+from trio_dgram import Address, Datagram, DatagramSocket, PacketInfo, PeerUnreachable, SendManyError, _system
+from trio_dgram._errors import annotated
 
 from .support.descriptors import same_descriptors
 from .support.families import Family
@@ -300,3 +304,21 @@ async def test_the_short_way_of_an_answer_checks_as_well(udp: Family) -> None:
         with pytest.raises(TypeError, match="payload"):
             await sock.send(None, datagram.address)  # type: ignore[arg-type]
         await works(sock, udp)
+
+
+def pickled(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))  # noqa: S301 -- our own
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled])
+def test_errors_can_be_copied_and_pickled(again: Callable[[Any], Any]) -> None:
+    to = Address("192.0.2.1", 9)
+    unreachable = PeerUnreachable(
+        errno.ECONNREFUSED, icmp_type=3, icmp_code=3, reason="port unreachable", offender=None, path_mtu=None
+    )
+    annotated(unreachable, "send", to)
+    refused = annotated(OSError(errno.EACCES, "no"), "send", to)
+    for error in (unreachable, SendManyError(refused, 3, 2)):
+        copied = again(error)
+        assert type(copied) is type(error)
+        assert (copied.errno, str(copied), vars(copied)) == (error.errno, str(error), vars(error))

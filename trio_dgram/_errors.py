@@ -64,6 +64,10 @@ class PeerUnreachable(DatagramError, OSError):  # noqa: N818 -- named for what i
         self.path_mtu = path_mtu
         """For a datagram that was too big: the largest packet that the path takes, in bytes, where it is known."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Tell how to copy and pickle it."""
+        return _made_again, (type(self), self.args, vars(self))
+
 
 class SendManyError(DatagramError, OSError):
     """One datagram of a ``send_many`` failed; those before it were sent, those after it were not.
@@ -77,6 +81,18 @@ class SendManyError(DatagramError, OSError):
         """The position of the datagram that failed, from 0."""
         self.sent = sent
         """How many of the datagrams the kernel took in this call."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Tell how to copy and pickle it."""
+        return _made_again, (type(self), self.args, vars(self))
+
+
+def _made_again(kind: type[OSErrorT], arguments: tuple[object, ...], attributes: dict[str, object]) -> OSErrorT:
+    error = kind.__new__(kind)
+    # Their own initialisers take what the text was made of.
+    OSError.__init__(error, *arguments)
+    vars(error).update(attributes)
+    return error
 
 
 def annotated(error: OSErrorT, operation: str, address: object) -> OSErrorT:
