@@ -27,6 +27,7 @@ LAYERS: Final = {
         "_socket_events",
         "_socket_options",
         "_subscriptions",
+        "_waiting",
     ],
     "nursery": ["_nursery"],
     "services": [],

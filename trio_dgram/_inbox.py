@@ -23,6 +23,7 @@ from ._error_queue import ICMP, ICMP6
 from ._errors import PeerUnreachable, annotated
 from ._kernel import Kernel
 from ._lifetime import Lifetime
+from ._waiting import wait_readable
 
 Reader: TypeAlias = Literal["receive", "events"]
 """Who has the receiving side: a task in ``receive``, or the event channels that take datagrams."""
@@ -194,10 +195,10 @@ class Inbox:
         if self._kernel.awaited is not None:
             await self._await_datagram()
         elif self._kernel.family.is_internet:
-            await trio.lowlevel.wait_readable(self._kernel.fileno())
+            await wait_readable(self._kernel)
         else:
             with trio.CancelScope() as self._waiting:
-                await trio.lowlevel.wait_readable(self._kernel.fileno())
+                await wait_readable(self._kernel)
         self._budget.restart()
 
     async def _await_datagram(self) -> None:

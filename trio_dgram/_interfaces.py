@@ -8,6 +8,8 @@ import os
 import socket
 import sys
 from collections import defaultdict
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Final
 
 import attrs
@@ -39,11 +41,15 @@ class Interface:
 
 
 def interfaces() -> list[Interface]:
-    """Return the network interfaces of this machine, by index.
+    """Return the network interfaces of this machine, by index; on a simulated network those of the task's host.
 
     It asks the kernel each time, since interfaces come and go. Which flags there are besides ``up`` depends
     on the platform: on Windows ``multicast`` is true and ``loopback`` is read off the addresses.
     """
+    return listing.get()()
+
+
+def _of_this_machine() -> list[Interface]:
     addresses: defaultdict[str, list[str]] = defaultdict(list)
     for label, found in psutil.net_if_addrs().items():
         # Linux labels IPv4 addresses, with the interface's name or with one that goes on after a colon.
@@ -69,6 +75,12 @@ def interfaces() -> list[Interface]:
             )
         )
     return sorted(listed, key=lambda interface: interface.index)
+
+
+listing: Final[ContextVar[Callable[[], list[Interface]]]] = ContextVar(
+    "trio_dgram interfaces", default=_of_this_machine
+)
+"""Where the interfaces come from that a program sees: this machine, unless its sockets are on a simulated network."""
 
 
 def find_interface(which: object, name: str = "interface") -> Interface:

@@ -41,7 +41,7 @@ from ._families import UDP4, UDP6, Family, SocketAddress
 from ._memberships import Memberships
 from ._options import Target, read_option, write_option
 from ._paths import MadePath, close_descriptors, made_path, why_not_bound
-from ._system import MSG_ERRQUEUE
+from ._system import MSG_ERRQUEUE, Capabilities, capabilities_of
 
 _LARGEST: Final = 65536
 """More than the payload of any UDP datagram, in bytes."""
@@ -88,6 +88,7 @@ class Kernel:
         "sendto",
         "tells_errors",
         "truncated",
+        "waits",
     )
 
     def __init__(self, sock: KernelSocket, family: Family, *, dual_stack: bool = False) -> None:
@@ -107,6 +108,8 @@ class Kernel:
         """Whether there is an error queue to be read."""
         self.awaited: Any = sock.awaited if isinstance(sock, AwaitedSocket) else None
         """Trio's own kind of socket, where a custom factory offers nothing else: its calls are awaited."""
+        self.waits: Any = sock if hasattr(sock, "wait_readable") else None
+        """What waits until the socket can be read or written, where a custom factory's has no need of a descriptor."""
         self._recvfrom = sock.recvfrom
         self._socket = sock
         self._may_coalesce = False
@@ -125,7 +128,7 @@ class Kernel:
         if self.family is UDP6:
             with nullcontext() if ipv6_only else unasked:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
-        if _system.capabilities.group_isolation and self.family.is_internet:
+        if self._can.group_isolation and self.family.is_internet:
             for place in self.options.places(
                 (socket.IPPROTO_IP, _system.IP_MULTICAST_ALL), (socket.IPPROTO_IPV6, _system.IPV6_MULTICAST_ALL)
             ):
@@ -136,9 +139,9 @@ class Kernel:
     def adopt(self) -> None:
         """Go on with a descriptor as it is, which others may share."""
         # Whoever had it may have switched this on, and then it is the only way to read it.
-        if _system.capabilities.offload and self.family.is_internet:
+        if self._can.offload and self.family.is_internet:
             self._coalescing = bool(self._socket.getsockopt(socket.IPPROTO_UDP, UDP_GRO))
-        if _system.capabilities.error_queue and self.family.is_internet:
+        if self._can.error_queue and self.family.is_internet:
             # Likewise: what is in the error queue would wake up a reader again and again.
             places = self.options.places((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
             self.tells_errors = any(self._socket.getsockopt(*place) for place in places)
@@ -146,7 +149,7 @@ class Kernel:
 
     def offload(self) -> None:
         """Use offload for what it can be used for."""
-        self.can_segment = _system.capabilities.offload and self.family.is_internet and not self.awaited
+        self.can_segment = self._can.offload and self.family.is_internet and not self.awaited
 
     def inform(self) -> None:
         """Let the kernel tell what it knows about each datagram."""
@@ -154,7 +157,7 @@ class Kernel:
             raise unsupported("cannot tell of their datagrams")
         self._informs = True
         self._ancillary_space = _ANCILLARY_SPACE
-        if not _system.capabilities.packet_info:
+        if not self._can.packet_info:
             return
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         if not self.family.is_internet:
@@ -171,7 +174,7 @@ class Kernel:
         """Let the kernel keep what ICMP says in the error queue."""
         if self.awaited:
             raise unsupported("have no queue of ICMP errors")
-        if not _system.capabilities.error_queue:
+        if not self._can.error_queue:
             raise OSError(errno.ENOTSUP, "there is no queue of ICMP errors here")
         self._switch_on(IP_RECVERR, IPV6_RECVERR)
         self.tells_errors = True
@@ -179,6 +182,10 @@ class Kernel:
     def _switch_on(self, ipv4: int, ipv6: int) -> None:
         for place in self.options.places((socket.IPPROTO_IP, ipv4), (socket.IPPROTO_IPV6, ipv6)):
             self._socket.setsockopt(*place, 1)
+
+    @property
+    def _can(self) -> Capabilities:
+        return capabilities_of(self._socket)
 
     def fileno(self) -> int:
         """Return the descriptor's number, -1 once closed."""
@@ -191,7 +198,7 @@ class Kernel:
                 # Without a name, Linux finds an abstract one (unix(7)).
                 self._socket.bind(sockaddr)
             return
-        if address.port or not _system.capabilities.dissolve:
+        if address.port or not self._can.dissolve:
             self._socket.bind(sockaddr)
             return
         # Disconnecting frees a port that the kernel chose and keeps one that was named. So let it choose, let
@@ -237,10 +244,10 @@ class Kernel:
 
     def probe(self, sockaddr: SocketAddress) -> None:
         """Raise what connecting this unbound socket would, and leave it unbound."""
-        if self.awaited or not _system.capabilities.dissolve:
+        if self.awaited or not self._can.dissolve:
             return
         # Where credentials are asked for, connecting a "unix" socket gives it a name that stays (unix(7)).
-        named = not self.family.is_internet and _system.capabilities.packet_info and self.getsockopt(*_CREDENTIALS)
+        named = not self.family.is_internet and self._can.packet_info and self.getsockopt(*_CREDENTIALS)
         if named:
             self.setsockopt(*_CREDENTIALS, 0)
         try:
@@ -395,7 +402,7 @@ class Kernel:
         """Return how to tell the kernel to send a datagram to ``host`` as ``info`` says."""
         if self.awaited:
             raise unsupported("cannot send packet info")
-        if not self.family.is_internet or not _system.capabilities.packet_info:
+        if not self.family.is_internet or not self._can.packet_info:
             raise OSError(errno.ENOTSUP, f"a {self.family.type} socket cannot send a PacketInfo here")
         byte = 0
         if (info.ecn is None) != (info.dscp is None):
@@ -437,13 +444,13 @@ class Kernel:
     def path_mtu(self, sockaddr: SocketAddress | None) -> int | None:
         """Return the largest packet that the path to ``sockaddr``, or to the peer, takes, in bytes; ``None`` where
         that cannot be told."""
-        if not _system.capabilities.path_mtu or self.awaited or not self.family.is_internet:
+        if not self._can.path_mtu or self.awaited or not self.family.is_internet:
             return None
         return self._socket.path_mtu(sockaddr)
 
     def drops(self) -> int | None:
         """Return how many datagrams the kernel dropped for want of room, ``None`` where it cannot tell."""
-        if self._closed or not _system.capabilities.drop_counter:
+        if self._closed or not self._can.drop_counter:
             return self._drops
         try:
             memory = self._socket.getsockopt(socket.SOL_SOCKET, _system.SO_MEMINFO, 36)
@@ -457,7 +464,7 @@ class Kernel:
     @property
     def drops_are_datagrams(self) -> bool:
         """Whether what :meth:`drops` counts are datagrams, not whole batches of them."""
-        return _system.capabilities.drop_counter and not self._coalescing
+        return self._can.drop_counter and not self._coalescing
 
     def setsockopt(self, *arguments: Any) -> None:
         """Set any option (Linux man page setsockopt(2))."""

@@ -14,13 +14,12 @@ from typing import Final
 
 import attrs
 
-from . import _system
 from ._arguments import describe_value
 from ._awaited import KernelSocket
 from ._errors import annotated
 from ._families import UDP4, Family
 from ._interfaces import Interface, find_interface, interfaces
-from ._system import MCAST_JOIN_SOURCE_GROUP, MCAST_LEAVE_SOURCE_GROUP
+from ._system import MCAST_JOIN_SOURCE_GROUP, MCAST_LEAVE_SOURCE_GROUP, capabilities_of
 
 _OUT_OF_ROOM: Final = (errno.ENOBUFS, errno.ENOMEM)
 """What the kernel says when a socket may join no more groups or sources: IPv4's word and IPv6's."""
@@ -231,7 +230,7 @@ def _set(sock: KernelSocket, group: Group, index: int, ipv4: int, ipv6: int, wit
     is_ipv4 = group.family is UDP4
     level = socket.IPPROTO_IP if is_ipv4 else socket.IPPROTO_IPV6
     if group.source is not None:
-        if not _system.capabilities.source_membership:
+        if not capabilities_of(sock).source_membership:
             raise OSError(errno.ENOTSUP, "this platform cannot join a group from one source")
         request = _group_source_request(group.family.family, index, group.group, group.source)
         sock.setsockopt(level, with_source, request)

@@ -152,7 +152,7 @@ MTUDiscovery: TypeAlias = Literal["dont", "want", "do", "probe"]
 
 
 def _mtu_discovery_places(target: Target) -> tuple[Place, ...]:
-    if not _system.capabilities.path_mtu:
+    if not _system.capabilities_of(target.socket).path_mtu:
         raise OSError(errno.ENOTSUP, "this platform has no mtu_discovery for sockets")
     return target.places((_IP, _system.IP_MTU_DISCOVER), (_IPV6, _system.IPV6_MTU_DISCOVER))
 

@@ -22,6 +22,7 @@ from ._kernel import Kernel
 from ._lifetime import Lifetime
 from ._paths import why_not_reached
 from ._segmentation import LARGEST_PAYLOAD, Segmentation
+from ._waiting import wait_writable
 
 _PATIENCE: Final = 0.050
 """How long a send is tried again while the kernel says ENOBUFS, in seconds."""
@@ -298,7 +299,7 @@ class Outbox:
                 else:
                     # Where nobody receives, what is in the error queue would wake it up again and again.
                     self._inbox.read_errors()
-                    await trio.lowlevel.wait_writable(self._kernel.fileno())
+                    await wait_writable(self._kernel)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise

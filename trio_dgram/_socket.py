@@ -25,6 +25,7 @@ from ._outbox import Outbox, explained
 from ._payload import Payload, check_datagrams, check_outgoing
 from ._socket_events import SocketWithEvents
 from ._subscriptions import SocketOwner, Subscriptions
+from ._waiting import notify_closing
 
 _START = 0  # the default offset, known again by its identity
 
@@ -349,8 +350,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         self._direct = None
         self._subscriptions.end()
         self._inbox.discard()
-        if self._kernel.awaited is None:
-            trio.lowlevel.notify_closing(self._kernel.fileno())
+        notify_closing(self._kernel)
         self._kernel.close()
         self._owner.state_changed(self)
 

@@ -54,6 +54,16 @@ class Capabilities:
     """``connect`` to AF_UNSPEC: a connected socket can be disconnected (POSIX)."""
 
 
+linux: Final = Capabilities(
+    offload=True,
+    drop_counter=True,
+    group_isolation=True,
+    source_membership=True,
+    packet_info=True,
+    error_queue=True,
+    path_mtu=True,
+    dissolve=True,
+)
 portable: Final = Capabilities(
     offload=False,
     drop_counter=False,
@@ -68,21 +78,16 @@ portable: Final = Capabilities(
 
 def detect() -> Capabilities:
     """Return what this platform can do."""
-    if sys.platform != "linux":
-        return portable
-    return Capabilities(
-        offload=True,
-        drop_counter=True,
-        group_isolation=True,
-        source_membership=True,
-        packet_info=True,
-        error_queue=True,
-        path_mtu=True,
-        dissolve=True,
-    )
+    return linux if sys.platform == "linux" else portable
 
 
 capabilities: Capabilities = detect()
+
+
+def capabilities_of(sock: object) -> Capabilities:
+    """Return what a socket can do: what it says itself, if it is of another kind than this platform's."""
+    own: Capabilities | None = getattr(sock, "capabilities", None)
+    return capabilities if own is None else own
 
 
 @cache
