@@ -15,7 +15,7 @@ from trio_dgram import _inbox, _system
 
 from .support.families import FAMILIES, Family
 
-pytest_plugins = ["tests.support.namespaces"]
+pytest_plugins = ["pytester", "tests.support.namespaces"]
 
 # Plain pytest does not put it there; last, so that it hides no package that is installed.
 sys.path.append(str(Path(__file__).parents[1]))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from benchmarks.__main__ import plan
-from benchmarks.cases import CASES, OURS, PEERS, Bulk, Case, Peer, Row
+from benchmarks.cases import CASES, OURS, OWN, PEERS, Bulk, Case, Peer, Row
 from benchmarks.comparing import Ratio, ratio
 from benchmarks.measuring import Figure
 from benchmarks.report import Line, sum_up, table
@@ -21,9 +21,18 @@ BARS = {
     "receive flood, sender without offload": {"uvloop": 0.9, "asyncio": 5.0},
     "bulk send": {"blocking Python": 8.0, "Node": 4.0},
     "many peers": {"our own echo": 0.9},
+    "simulated network": {"trio.socket on loopback": 0.5},
 }
-AT_MOST = {"idle sockets": 4096}
-LESS_IS_BETTER = {"ping-pong", "idle sockets", "peers, growing", "sockets, growing"}
+AT_MOST = {"idle sockets": 4096, "a million simulated datagrams": 2**20}
+SIMULATED_CASES = {"simulated network", "simulated hosts, growing", "a million simulated datagrams"}
+LESS_IS_BETTER = {
+    "ping-pong",
+    "idle sockets",
+    "peers, growing",
+    "sockets, growing",
+    "simulated hosts, growing",
+    "a million simulated datagrams",
+}
 
 NO_COMPILER = "no C compiler is installed"
 OTHER = Peer("other", ("other",))
@@ -156,7 +165,7 @@ def test_what_could_not_be_measured_has_no_line_and_without_the_first_row_nothin
 
 def test_without_a_compiler_the_cases_whose_load_is_c_are_left_out() -> None:
     run = plan(list(CASES.values()), None, NO_COMPILER)
-    assert set(run.rows) == {"bulk send", "idle sockets"}
+    assert set(run.rows) == {"bulk send", "idle sockets", *SIMULATED_CASES}
     for name in CASES.keys() - run.rows.keys():
         assert run.left_out[name] == f"its load is written in C, and {NO_COMPILER}"
     assert run.left_out["blocking C"] == run.left_out["C with offloads"] == NO_COMPILER
@@ -185,4 +194,4 @@ def test_the_bars_are_those_that_were_set() -> None:
     assert {name: rows for name, rows in bars.items() if rows} == BARS
     assert {name: of.at_most for name, of in CASES.items() if of.at_most is not None} == AT_MOST
     assert {name for name, of in CASES.items() if not of.higher_is_better} == LESS_IS_BETTER
-    assert {of.rows[0].peer.name for of in CASES.values()} == {OURS}
+    assert {of.rows[0].peer.name for of in CASES.values()} == OWN

@@ -25,8 +25,8 @@ from trio_dgram import (
     _system,
 )
 from trio_dgram._budget import current_budget
+from trio_dgram.sim import cancel_everywhere
 
-from .support.explorer import cancel_everywhere
 from .support.families import Family
 from .support.faults import faulty_kernel
 

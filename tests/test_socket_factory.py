@@ -17,9 +17,9 @@ from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
 from trio_dgram import Address, Datagram, DatagramNursery, DatagramSocket, Failure, Listening, PacketInfo
+from trio_dgram.sim import cancel_everywhere
 
 from .support.descriptors import same_descriptors
-from .support.explorer import cancel_everywhere
 from .support.factories import AwaitedSockets, awaited_sockets
 from .support.families import Family
 

@@ -17,8 +17,9 @@ from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
 from trio_dgram import Datagram, DatagramSocket
+from trio_dgram.sim._descriptors import open_descriptors
 
-from .support.descriptors import open_descriptors, same_descriptors
+from .support.descriptors import same_descriptors
 from .support.families import FAMILIES, Family
 from .support.faults import FaultySocket, faulty_kernel
 

@@ -8,9 +8,10 @@ import sys
 import pytest
 import trio
 
+from trio_dgram.sim import cancel_everywhere
+
 from .conftest import refuse_skip
 from .support.descriptors import same_descriptors
-from .support.explorer import cancel_everywhere
 from .support.programs import find_program
 
 

@@ -1,13 +1,16 @@
 """What several of these tests begin with, and what all of them run on.
 
-Every test of a socket runs twice: on the kernel, and on a custom socket factory that offers Trio's sockets alone.
+Every test of a socket runs on the kernel, on a custom socket factory that offers Trio's sockets alone, and on the
+simulated network.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import closing
 from inspect import iscoroutinefunction
+from typing import Any, Final
 
 import attrs
 import pytest
@@ -15,29 +18,79 @@ import trio
 
 import trio_dgram
 from trio_dgram import Address, DatagramNursery
+from trio_dgram.sim import SimulatedSocket
 
 from ..support.factories import run_on_awaited_sockets
 from ..support.families import Family
+from ..support.namespaces import Link, Machine, another_machine, network_namespace
+from ..support.simulated import SimulatedLink, SimulatedMachine, run_simulated
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "kernel_transport(why): what is tested is nothing that a custom factory's sockets can do"
     )
+    config.addinivalue_line("markers", "not_simulated(why): what is tested is left out of the simulated network")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if iscoroutinefunction(metafunc.function):
         kernel_only = metafunc.definition.get_closest_marker("kernel_transport")
-        metafunc.parametrize("transport", ["kernel"] if kernel_only else ["kernel", "factory"], indirect=True)
+        transports = ["kernel"] if kernel_only else ["kernel", "factory", "simulation"]
+        if metafunc.definition.get_closest_marker("not_simulated") and not kernel_only:
+            transports.remove("simulation")
+        metafunc.parametrize("transport", transports, indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def transport(request: pytest.FixtureRequest) -> None:
+def transport(request: pytest.FixtureRequest) -> str:
     """What sockets run on."""
-    if getattr(request, "param", "kernel") == "factory":
+    name: str = getattr(request, "param", "kernel")
+    run = _RUNS.get(name)
+    if run is not None:
         # The first one counts, and one is there.
-        request.node.add_marker(pytest.mark.trio(run=run_on_awaited_sockets), append=False)
+        request.node.add_marker(pytest.mark.trio(run=run), append=False)
+    return name
+
+
+_RUNS: Final = {"factory": run_on_awaited_sockets, "simulation": run_simulated}
+
+
+@pytest.fixture
+def namespace(transport: str) -> Generator[int | None]:
+    """A new network namespace that the test runs in; a simulated network is one already."""
+    if transport == "simulation":
+        yield None
+        return
+    with network_namespace() as inside:
+        yield inside
+
+
+@pytest.fixture
+def machine(namespace: int | None) -> Generator[Machine | SimulatedMachine]:
+    """Another machine, which the test's is or can be linked to."""
+    if namespace is None:
+        yield SimulatedMachine()
+        return
+    with another_machine(namespace) as there:
+        yield there
+
+
+@pytest.fixture
+def veth(machine: Machine | SimulatedMachine) -> Link | SimulatedLink:
+    """The first link between the test's machine and the other."""
+    return machine.link()
+
+
+def plain_socket(family: socket.AddressFamily) -> Any:
+    """Return a non-blocking socket of the transport without Trio: the standard library's, or one like it."""
+    made: Any = trio.socket.socket(family, socket.SOCK_DGRAM)
+    if isinstance(made, SimulatedSocket):
+        return closing(made.kernel_socket())
+    made.close()
+    plain = socket.socket(family, socket.SOCK_DGRAM)
+    plain.settimeout(0)
+    return plain
 
 
 @pytest.fixture

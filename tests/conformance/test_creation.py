@@ -34,6 +34,7 @@ async def test_a_type_that_is_no_string_is_refused(nursery: DatagramNursery, wro
         nursery.create_socket(wrong)
 
 
+@pytest.mark.not_simulated("a simulated socket's descriptor only mirrors whether it can be read")
 async def test_an_unbound_socket_has_its_descriptor_and_takes_options(udp: Family, nursery: DatagramNursery) -> None:
     options: dict[str, Any] = {
         "ttl": 16,

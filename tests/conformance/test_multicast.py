@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 import sys
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from trio_dgram import Address, DatagramNursery, DatagramSocket, _system
 
 from ..support.families import Family
 from ..support.namespaces import Link, Machine, ip
+from ..support.simulated import SECOND_HERE, SimulatedLink
+from .conftest import plain_socket
 
 ANOTHER_GROUP: Final = {"udp4": "239.9.9.9", "udp6": "ff02::9999"}
 MESSAGES: Final = [b"First message", b"Second message", b"Third message", b"Fourth message"]
@@ -39,7 +42,9 @@ def place(udp: Family, request: pytest.FixtureRequest) -> Place:
     if udp.type == "udp4":
         request.getfixturevalue("namespace")
         return Place("lo", ("127.0.0.1", "127.0.0.2"))
-    veth: Link = request.getfixturevalue("veth")
+    veth: Link | SimulatedLink = request.getfixturevalue("veth")
+    if isinstance(veth, SimulatedLink):
+        return Place(veth.name, (veth.here["udp6"], SECOND_HERE))
     second = veth.host(6, 3)
     ip(f"addr add {second}/64 dev {veth.name} nodad")
     return Place(veth.name, (veth.here["udp6"], second))
@@ -55,6 +60,11 @@ def source_membership() -> None:
 def group_isolation() -> None:
     if not _system.capabilities.group_isolation:
         pytest.skip("kernel: getting one's own groups only is not among the portable calls")
+
+
+def index_of(name: str) -> int:
+    """Return the number of an interface."""
+    return next(interface.index for interface in trio_dgram.interfaces() if interface.name == name)
 
 
 async def arrivals(sock: DatagramSocket, last: bytes) -> list[bytes]:
@@ -125,7 +135,7 @@ async def test_leaving_and_joining_by_source_hears_only_that_source(
     receiver.drop_membership(udp.group, place.interface, source=second)
     assert await heard() == [first]
     receiver.drop_membership(udp.group, source=first)
-    receiver.add_membership(udp.group, socket.if_nametoindex(place.interface))
+    receiver.add_membership(udp.group, index_of(place.interface))
     assert await heard() == [first, second]
 
 
@@ -142,6 +152,7 @@ async def test_a_socket_gets_its_own_groups_only(udp: Family, place: Place, nurs
     assert [datagram.data for datagram in await other.receive_many()] == [b"for the other"]
 
 
+@pytest.mark.not_simulated("a host has one interface besides loopback")
 @pytest.mark.parametrize("by", ["name", "address", "index"])
 async def test_the_outgoing_interface_is_chosen_reset_and_checked(
     udp: Family, machine: Machine, nursery: DatagramNursery, by: str
@@ -200,17 +211,21 @@ async def test_the_multicast_hop_limit_goes_out(udp: Family, place: Place, nurse
         "udp4": (socket.IPPROTO_IP, 12),
         "udp6": (socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT),
     }[udp.type]
-    receiver = nursery.create_socket(udp.type)
-    await receiver.bind(PORT)
-    receiver.add_membership(udp.group, place.interface)
-    receiver.setsockopt(level, option, 1)
+    group, index = socket.inet_pton(udp.family, udp.group), index_of(place.interface)
+    # struct ip_mreqn, struct ipv6_mreq
+    joining = {
+        "udp4": (socket.IP_ADD_MEMBERSHIP, group + bytes(4) + struct.pack("=i", index)),
+        "udp6": (socket.IPV6_JOIN_GROUP, group + struct.pack("=i", index)),
+    }
     sender = nursery.create_socket(udp.type, multicast_interface=place.interface)
-    with socket.socket(fileno=socket.dup(receiver.fileno())) as same:
-        same.settimeout(0)
+    with plain_socket(udp.family) as receiver:
+        receiver.bind((udp.wildcard, PORT))
+        receiver.setsockopt(level, *joining[udp.type])
+        receiver.setsockopt(level, option, 1)
         for hops in (32, 1, 0, 255):
             sender.multicast_ttl = hops
             await sender.send(b"PING", (udp.group, PORT))
-            _, ((_, _, data),), _, _ = same.recvmsg(10, 100)
+            _, ((_, _, data),), _, _ = receiver.recvmsg(10, 100)
             assert int.from_bytes(data, sys.byteorder) == hops
 
 
@@ -270,7 +285,7 @@ async def test_three_receivers_each_get_all_four_broadcasts(
         await receiver.bind(PORT)
     sender = nursery.create_socket("udp4", broadcast=True, device=veth.name)
     await sender.bind(PORT, veth.here["udp4"])
-    for message, host in zip(MESSAGES, ["255.255.255.255", veth.host(4, 255)] * 2, strict=True):
+    for message, host in zip(MESSAGES, ["255.255.255.255", veth.broadcast] * 2, strict=True):
         await sender.send(message, (host, PORT))
     for receiver in receivers:
         received = [await receiver.receive() for _ in MESSAGES]

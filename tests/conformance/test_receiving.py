@@ -29,6 +29,7 @@ async def test_an_echo_tells_address_and_port_in_both_directions(udp: Family) ->
         assert await client.receive() == Datagram(b"ping", server.address)
 
 
+@pytest.mark.not_simulated("there are no link-local addresses")
 async def test_a_link_local_address_has_its_zone_and_can_be_answered(veth: Link) -> None:
     (here,) = (interface for interface in trio_dgram.interfaces() if interface.name == veth.name)
     (host,) = (address for address in here.addresses if address.startswith("fe80:"))
@@ -51,6 +52,7 @@ async def test_a_link_local_address_has_its_zone_and_can_be_answered(veth: Link)
             assert await client.receive() == (b"by number", server.address, None)
 
 
+@pytest.mark.not_simulated("there are no link-local addresses")
 async def test_the_zone_is_the_interface_that_it_came_in_by(
     machine: Machine, veth: Link, nursery: DatagramNursery
 ) -> None:

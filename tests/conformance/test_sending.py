@@ -18,7 +18,7 @@ from trio_dgram import Address, Datagram, DatagramSocket, Failure, Listening
 
 from ..support.families import Family
 from ..support.faults import faulty_kernel
-from .conftest import HeldLookup
+from .conftest import HeldLookup, plain_socket
 
 PAYLOADS = {
     "bytes": (b"0123456789", b"0123456789"),
@@ -275,9 +275,8 @@ async def test_more_datagrams_than_fit_a_batch_arrive_once_each(udp: Family) -> 
 
 
 async def test_a_batch_reaches_any_other_socket_as_single_datagrams(udp: Family) -> None:
-    with socket.socket(udp.family, socket.SOCK_DGRAM) as receiver:
+    with plain_socket(udp.family) as receiver:
         receiver.bind((udp.loopback, 0))
-        receiver.settimeout(0)
         to = Address(*receiver.getsockname()[:2])
         async with trio_dgram.open_socket(udp.type) as sender:
             await sender.send_many([Datagram(bytes(size), to) for size in (1000, 1000, 500)])
@@ -290,9 +289,8 @@ async def test_hop_limit_and_traffic_class_go_out_with_each_datagram(udp: Family
         "udp4": (socket.IPPROTO_IP, (12, socket.IP_RECVTOS)),
         "udp6": (socket.IPPROTO_IPV6, (socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVTCLASS)),
     }[udp.type]
-    with socket.socket(udp.family, socket.SOCK_DGRAM) as receiver:
+    with plain_socket(udp.family) as receiver:
         receiver.bind((udp.loopback, 0))
-        receiver.settimeout(0)
         for option in wanted:
             receiver.setsockopt(level, option, 1)
         async with trio_dgram.open_socket(udp.type, ttl=16, dscp=24, ecn=2) as sender:

@@ -151,6 +151,11 @@ class Link:
         """The addresses of the interface there, likewise."""
         return {"udp4": self.host(4, 2), "udp6": self.host(6, 2)}
 
+    @property
+    def broadcast(self) -> str:
+        """The IPv4 address of everybody on this link."""
+        return self.host(4, 255)
+
     def host(self, version: int, number: int) -> str:
         """Return an address on this link: 1 is here, 2 is there, 255 on IPv4 is everybody."""
         return f"198.18.{self.number}.{number}" if version == 4 else f"2001:db8:{self.number:x}::{number:x}"

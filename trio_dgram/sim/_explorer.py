@@ -14,9 +14,10 @@ from typing import TypeVar
 import attrs
 import trio
 
-from trio_dgram._budget import current_budget
-
-from .descriptors import open_descriptors
+from .._budget import current_budget
+from ._descriptors import open_descriptors
+from ._endpoint import Endpoint
+from ._network import current_networks
 
 T = TypeVar("T")
 LIMIT = 2000
@@ -61,12 +62,17 @@ class _Canceller(trio.abc.Instrument):
         return True
 
 
+def _simulated_sockets() -> frozenset[Endpoint]:
+    return frozenset(endpoint for network in current_networks() for endpoint in network.open_sockets())
+
+
 @attrs.frozen
 class _Surroundings:
-    """What a scenario may not add to. A socket that was left open is among the descriptors."""
+    """What a scenario may not add to. A real socket that was left open is among the descriptors."""
 
     nurseries: tuple[trio.Nursery, ...]
     descriptors: dict[int, str] = attrs.field(factory=open_descriptors)
+    sockets: frozenset[Endpoint] = attrs.field(factory=_simulated_sockets)
     tasks: frozenset[trio.lowlevel.Task] = attrs.field(factory=lambda: frozenset(_all_tasks()))
 
     def new_tasks(self) -> frozenset[trio.lowlevel.Task]:
@@ -75,8 +81,7 @@ class _Surroundings:
 
 def _all_tasks() -> Generator[trio.lowlevel.Task]:
     root = trio.lowlevel.current_root_task()
-    assert root is not None
-    to_visit = [root]
+    to_visit = [root] if root is not None else []
     while to_visit:
         task = to_visit.pop()
         yield task
@@ -148,13 +153,20 @@ async def _run_cancelled(
         finally:
             trio.lowlevel.remove_instrument(canceller)
     left = open_descriptors()
-    assert left == before.descriptors, f"descriptors were left or taken: {left.items() ^ before.descriptors.items()}"
-    assert tuple(task.child_nurseries) == before.nurseries, "a nursery was left open"
+    _expect(left == before.descriptors, f"descriptors were left or taken: {left.items() ^ before.descriptors.items()}")
+    forgotten = _simulated_sockets() - before.sockets
+    _expect(not forgotten, f"sockets were left: {', '.join(map(repr, forgotten))}")
+    _expect(tuple(task.child_nurseries) == before.nurseries, "a nursery was left open")
     for _ in range(_LAST_STEPS):
         if not before.new_tasks():
             break
         await trio.lowlevel.checkpoint()
-    assert not before.new_tasks(), f"tasks were left: {before.new_tasks()}"
+    _expect(not before.new_tasks(), f"tasks were left: {before.new_tasks()}")
     if check is not None:
         await check(result)
     return scope.cancel_called
+
+
+def _expect(holds: bool, what_else: str) -> None:  # noqa: FBT001 -- as with assert
+    if not holds:
+        raise AssertionError(what_else)

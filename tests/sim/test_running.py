@@ -1,0 +1,289 @@
+"""A scenario runs the same every time, in virtual time, and comes to an end."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import trio_dgram
+from trio_dgram import sim
+from trio_dgram.sim import _determinism
+
+from ..support.many_hosts import scenario as many_hosts
+from .programs import ask, echo
+
+MANY_HOSTS = Path(__file__).parents[1] / "support" / "many_hosts.py"
+
+
+def digest_elsewhere(seed: int, hosts: int, silent: int = 0, *, hash_seed: int) -> str:
+    """Return the digest that another process comes to."""
+    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed)}
+    command = [sys.executable, str(MANY_HOSTS), *map(str, (seed, hosts, silent))]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_what_a_scenario_returns_is_returned_with_what_it_was_given() -> None:
+    async def scenario(network: sim.Network, first: int, second: str) -> tuple[int, str, object]:
+        return first, second, network.seed
+
+    assert sim.run(scenario, 1, "two", seed="three") == (1, "two", "three")
+
+
+def test_time_is_virtual_and_begins_with_the_year() -> None:
+    async def scenario(network: sim.Network) -> None:
+        assert (network.time, time.monotonic(), time.monotonic_ns()) == (0, 0, 0)
+        assert time.gmtime(time.time())[:6] == (2026, 1, 1, 0, 0, 0)
+        await trio.sleep(3600.5)
+        assert (network.time, time.monotonic(), time.monotonic_ns()) == (3600.5, 3600.5, 3_600_500_000_000)
+        assert time.gmtime(time.time())[:6] == (2026, 1, 1, 1, 0, 0)
+        assert time.time_ns() == round(time.time() * 1_000_000_000)
+
+    began = time.perf_counter()
+    sim.run(scenario)
+    assert time.perf_counter() - began < 3600
+    assert time.time() > 1_700_000_000
+
+
+def test_another_thread_has_its_own_time() -> None:
+    async def scenario(_: sim.Network) -> float:
+        with trio.CancelScope():
+            await trio.to_thread.run_sync(lambda: found.append(time.time()))
+        return 0
+
+    found: list[float] = []
+    with pytest.raises(sim.ThreadStartedError):
+        sim.run(scenario)
+    assert found[0] != 1_767_225_600
+
+
+def test_what_passes_for_chance_follows_from_the_seed() -> None:
+    async def scenario(_: sim.Network) -> list[Any]:
+        numbers = [random.random(), os.urandom(8), secrets.token_hex(4), random.SystemRandom().random()]
+        return [*numbers, uuid.uuid4(), uuid.uuid1(), uuid.uuid1()]
+
+    assert sim.run(scenario, seed=1) == sim.run(scenario, seed=1)
+    one, other = sim.run(scenario, seed=1), sim.run(scenario, seed=2)
+    assert not set(one) & set(other)
+
+
+def test_time_and_chance_are_left_alone_if_told_so() -> None:
+    async def scenario(_: sim.Network) -> tuple[float, bytes]:
+        return time.time(), os.urandom(16)
+
+    first = sim.run(scenario, fake_time=False, fake_randomness=False)
+    second = sim.run(scenario, fake_time=False, fake_randomness=False)
+    assert second[0] >= first[0] > 1_767_225_600
+    assert first[1] != second[1]
+
+
+def test_everything_is_as_it_was_afterwards_whatever_happened() -> None:
+    before = time.time, time.monotonic, os.urandom, random.getstate(), uuid.getnode
+
+    async def scenario(_: sim.Network) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        sim.run(scenario)
+    assert (time.time, time.monotonic, os.urandom, random.getstate(), uuid.getnode) == before
+
+
+@pytest.mark.parametrize("missing", ["_ALLOW_DETERMINISTIC_SCHEDULING", "_r"])
+def test_a_trio_that_has_moved_its_lots_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    names = {"_ALLOW_DETERMINISTIC_SCHEDULING": "_ALLOW", "_r": "_LOTS"}
+    monkeypatch.setattr(_determinism, names[missing], "gone")
+    with pytest.raises(RuntimeError, match=rf"trio {trio.__version__} no longer has"):
+        sim.run(many_hosts, 1, 0)
+
+
+def test_the_same_seed_has_the_same_digest_and_another_seed_another() -> None:
+    digests = [sim.run(many_hosts, 20, 0, seed=seed) for seed in (1, 1, 2)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_processes_with_other_hash_seeds_come_to_the_same() -> None:
+    wanted = sim.run(many_hosts, 50, 0, seed=7)
+    assert {digest_elsewhere(7, 50, hash_seed=hash_seed) for hash_seed in (0, 1, 2)} == {wanted}
+
+
+def test_hosts_that_say_nothing_change_nothing() -> None:
+    assert sim.run(many_hosts, 20, 0, seed=7) == sim.run(many_hosts, 20, 9, seed=7)
+
+
+def test_a_run_is_the_same_on_every_python() -> None:
+    assert sim.run(many_hosts, 10, 0, seed=1) == "ccc9b820074e9b538bfe16c4194128da"
+
+
+def test_payloads_are_in_the_digest_where_that_is_wanted() -> None:
+    async def scenario(network: sim.Network, payload: bytes) -> str:
+        network.host("server").start_soon(echo, "udp4")
+        await trio.testing.wait_all_tasks_blocked()
+        await network.host("client").run(ask, "udp4", payload)
+        return network.digest
+
+    assert sim.run(scenario, b"one") == sim.run(scenario, b"two")
+    assert sim.run(scenario, b"one", payload=True) != sim.run(scenario, b"two", payload=True)
+
+
+def test_checking_finds_the_first_difference() -> None:
+    runs = iter([b"same", b"longer"])
+
+    async def scenario(network: sim.Network) -> None:
+        async with trio_dgram.open_socket("udp4") as sock:
+            await sock.send(b"first", ("127.0.0.1", 9))
+            await sock.send(next(runs), ("127.0.0.1", 9))
+
+    with pytest.raises(sim.NotDeterministicError, match=r"(?s)#\d+.*4 bytes.*\n.*6 bytes"):
+        sim.run(scenario, check=True)
+
+
+def test_checking_finds_what_one_run_has_more() -> None:
+    runs = iter([1, 2])
+
+    async def scenario(_: sim.Network) -> None:
+        async with trio_dgram.open_socket("udp4") as sock:
+            for _number in range(next(runs)):
+                await sock.send(b"x", ("127.0.0.1", 9))
+
+    with pytest.raises(sim.NotDeterministicError, match="nothing"):
+        sim.run(scenario, check=True)
+
+
+def test_checking_finds_nothing_in_what_is_the_same() -> None:
+    assert sim.run(many_hosts, 5, 0, check=True)
+
+
+# It comes to an end
+
+
+def test_a_scenario_that_waits_for_nothing_is_stuck_and_says_who_waits_where() -> None:
+    async def scenario(network: sim.Network) -> None:
+        network.host("server").start_soon(echo, "udp4")
+        async with trio_dgram.open_socket("udp4", port=9) as sock:
+            await sock.receive()
+
+    with pytest.raises(sim.Stuck, match=r"no deadline left") as caught:
+        sim.run(scenario)
+    text = str(caught.value)
+    assert "server: tests.sim.programs.echo waits in echo (" in text
+    assert f"scenario ({__file__}:" in text
+    assert "0.0.0.0:7" in text
+
+
+def test_one_that_goes_round_in_circles_is_stuck() -> None:
+    async def scenario(_: sim.Network) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    with pytest.raises(sim.Stuck, match=r"time stands still at 0\.000000 s"):
+        sim.run(scenario, passes=1000)
+
+
+def test_one_that_swallows_its_end_is_stuck_all_the_same() -> None:
+    async def scenario(_: sim.Network) -> None:
+        try:
+            await trio.sleep_forever()
+        except BaseException as error:
+            raise ValueError("hidden") from error
+
+    with pytest.raises(sim.Stuck):
+        sim.run(scenario)
+
+
+def test_one_that_waits_for_the_outside_has_a_moment() -> None:
+    async def scenario(_: sim.Network) -> bytes:
+        command = [sys.executable, "-c", "print('here')"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
+            assert process.stdout is not None
+            await trio.lowlevel.wait_readable(process.stdout)
+            return process.stdout.read()
+
+    assert sim.run(scenario) == b"here\n"
+
+
+def test_a_thread_is_refused() -> None:
+    async def scenario(_: sim.Network) -> None:
+        await trio.to_thread.run_sync(int)
+
+    with pytest.raises(sim.ThreadStartedError, match="virtual time would not wait"):
+        sim.run(scenario)
+
+
+def test_a_scenario_that_takes_too_long_ends() -> None:
+    async def scenario(_: sim.Network) -> None:
+        for _second in range(100):
+            await trio.sleep(1)
+
+    sim.run(scenario, time_limit=100)
+    with pytest.raises(trio.TooSlowError, match="longer than 50 s"):
+        sim.run(scenario, time_limit=50)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"time_limit": -1}, ValueError, "time_limit must be at least 0"),
+        ({"time_limit": "1"}, TypeError, "time_limit must be a number"),
+        ({"passes": 0}, ValueError, "passes"),
+        ({"seed": 1.5}, TypeError, "seed must be an integer, a string or bytes"),
+        ({"trace_limit": -1}, ValueError, "trace_limit"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        sim.run(many_hosts, 1, 0, **options)
+
+
+# What it tells
+
+
+def test_a_failure_brings_its_story() -> None:
+    async def scenario(network: sim.Network) -> None:
+        network.host("server").start_soon(echo, "udp4")
+        await trio.testing.wait_all_tasks_blocked()
+        await network.host("client").run(ask, "udp4", b"why")
+        raise ValueError("the reason")
+
+    with pytest.raises(ValueError, match="the reason") as caught:
+        sim.run(scenario, seed=5)
+    (note,) = caught.value.__notes__
+    assert "seed 5, digest " in note
+    assert "The last 2 of 2 datagrams:" in note
+    assert "client" in note
+    assert "3 bytes" in note
+    assert "(closed)" in note
+
+
+def test_a_failure_without_a_datagram_says_so() -> None:
+    async def scenario(_: sim.Network) -> None:
+        raise ValueError("the reason")
+
+    with pytest.raises(ValueError, match="the reason") as caught:
+        sim.run(scenario)
+    assert "Nothing was sent." in caught.value.__notes__[0]
+
+
+def test_what_a_hosts_task_raises_ends_the_run() -> None:
+    async def fail() -> None:
+        raise ValueError("on a host")
+
+    async def scenario(network: sim.Network) -> None:
+        network.host("server").start_soon(fail)
+        await trio.sleep_forever()
+
+    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="on a host")):
+        sim.run(scenario)
+
+
+def test_the_core_imports_nothing_of_it() -> None:
+    program = "import sys, trio_dgram; sys.exit(any(name.startswith('trio_dgram.sim') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,68 @@
+"""The simulated network: real programs, unchanged, on a network that is as bad as you like, in virtual time, the same
+every time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import presets
+from ._conditions import Conditions, Knobs
+from ._explorer import cancel_everywhere
+from ._host import Host, HostStoppedError
+from ._losses import Burst, DropList, GilbertElliott, Markov4
+from ._network import Network, open_network
+from ._pipe import Pipe
+from ._records import Packet, Record, Report
+from ._running import NotDeterministicError, run
+from ._stuck import Stuck, ThreadStartedError
+from ._trace import Trace
+from ._trio_socket import SimulatedSocket
+
+if TYPE_CHECKING:
+    from . import strategies
+
+__all__ = [
+    "Burst",
+    "Conditions",
+    "DropList",
+    "GilbertElliott",
+    "Host",
+    "HostStoppedError",
+    "Knobs",
+    "Markov4",
+    "Network",
+    "NotDeterministicError",
+    "Packet",
+    "Pipe",
+    "Record",
+    "Report",
+    "SimulatedSocket",
+    "Stuck",
+    "ThreadStartedError",
+    "Trace",
+    "cancel_everywhere",
+    "open_network",
+    "presets",
+    "run",
+    "strategies",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # It needs Hypothesis, and the rest of this does not.
+    if name == "strategies":
+        from importlib import import_module  # noqa: PLC0415 -- for this alone
+
+        return import_module(".strategies", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# What is public is shown by its public name, wherever it is written down.
+def _show_public_names() -> None:
+    for name in __all__:
+        public = globals().get(name)
+        if getattr(public, "__module__", "").startswith(f"{__name__}."):
+            public.__module__ = __name__
+
+
+_show_public_names()

@@ -1,0 +1,172 @@
+"""The fabric: every host, the pipes between them, and what is under way. It has no clock: it is told the time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from .._addresses import Address
+from ._conditions import Conditions, Seed
+from ._machine import Machine
+from ._pipe import TOO_BIG, Outcome, Pipe
+from ._places import ROUTER4, ROUTER6, assigned, is_ipv6, kind_of
+from ._records import Packet, Record, Report
+
+NO_SUCH_HOST: Final = "no host has that address"
+_HOST_UNREACHABLE: Final = {False: (3, 1), True: (1, 3)}
+_TOO_BIG_REPORT: Final = {False: (3, 4), True: (2, 0)}
+"""ICMP's type and code, by whether it is IPv6."""
+_SLACK: Final = 1e-9
+"""By so much a clock that has slept until a time may be behind it, in seconds."""
+
+
+class Fabric:
+    """The network without a clock."""
+
+    def __init__(
+        self,
+        seed: Seed,
+        clock: Callable[[], float],
+        epoch: float,
+        note: Callable[[Record], None],
+        sooner: Callable[[], None],
+    ) -> None:
+        self.seed: Seed = seed
+        self.default: Conditions = Conditions()
+        self.machines: dict[str, Machine] = {}
+        """By name."""
+        self.owners: dict[str, Machine] = {}
+        """By address."""
+        self.pipes: dict[tuple[str, str], Pipe] = {}
+        """By the names of the hosts at its two ends."""
+        self._clock = clock
+        self._epoch = epoch
+        self._instant: float | None = None
+        self._note = note
+        self._sooner = sooner
+        self._numbers = 0
+        self._due: list[tuple[float, int, int, Callable[[], object]]] = []
+        """What happens when, in order: time, pipe, which of that pipe's, and what."""
+        self._counts: dict[int, int] = {}
+        self._order: dict[str, int] = {}
+
+    def add(self, name: str, addresses: tuple[str, ...]) -> Machine:
+        """Make a host; it gets an address of each family in which it was given none."""
+        ipv4, ipv6 = assigned(name, self.owners.__contains__)
+        own = tuple(addresses)
+        if not any(not is_ipv6(address) for address in own):
+            own += (ipv4,)
+        if not any(map(is_ipv6, own)):
+            own += (ipv6,)
+        machine = self.machines[name] = Machine(self, name, own)
+        self.owners |= dict.fromkeys(own, machine)
+        return machine
+
+    def pipe(self, sender: str, receiver: str) -> Pipe:
+        """Return the pipe from one host to another."""
+        pipe = self.pipes.get((sender, receiver))
+        if pipe is None:
+            pipe = self.pipes[sender, receiver] = Pipe(f"{sender} -> {receiver}", self.default, self.seed)
+        return pipe
+
+    # What machines ask
+
+    def now(self) -> float:
+        """Return the time, in seconds since the network was opened."""
+        # What happens on the network happens when it was to happen, also where the clock is a little late.
+        return self._clock() if self._instant is None else self._instant
+
+    def nanoseconds(self, time: float) -> int:
+        """Return the time of day at a time of the network's, as a Unix time in nanoseconds."""
+        # Each for itself: a float has no room for nanoseconds since 1970.
+        return int(self._epoch) * 1_000_000_000 + round((self._epoch % 1 + time) * 1_000_000_000)
+
+    def next_number(self) -> int:
+        """Return the number of the next datagram."""
+        self._numbers += 1
+        return self._numbers
+
+    def record(self, packet: Packet, reason: str, receiver: str) -> None:
+        """Note what became of a packet; ``reason`` is empty if it was delivered."""
+        self._note(Record(packet, self.now(), "dropped" if reason else "delivered", reason, receiver))
+
+    def transmit(self, machine: Machine, packet: Packet) -> None:
+        """Take a packet that leaves a host."""
+        host = packet.destination.host
+        owner = self.owners.get(host)
+        if owner is not None:
+            self._enter(machine, owner, packet)
+        elif kind_of(host) in ("group", "broadcast"):
+            # A host that nobody listens on is not asked: that it is there changes nothing.
+            for other in self.machines.values():
+                if other is not machine and other.wants(packet):
+                    self._enter(machine, other, packet)
+        else:
+            self.record(packet, NO_SUCH_HOST, "")
+            if packet.report is None:
+                self._complain(machine, packet, _HOST_UNREACHABLE[packet.is_ipv6], 0, self.pipe("", machine.name))
+
+    def _enter(self, sender: Machine, receiver: Machine, packet: Packet) -> None:
+        pipe = self.pipe(sender.name, receiver.name)
+        self._bring(pipe, pipe.enter(self.now(), packet), sender, receiver)
+
+    def _bring(self, pipe: Pipe, outcomes: list[Outcome], sender: Machine, receiver: Machine) -> None:
+        """See to it that what a pipe says comes true."""
+        for at, packet, reason in outcomes:
+            if not reason:
+                self.schedule(at, partial(receiver.receive, packet), self._number_of(pipe))
+                continue
+            self._note(Record(packet, at, "dropped", reason, receiver.name))
+            if reason == TOO_BIG and packet.report is None:
+                back = self.pipe(receiver.name, sender.name)
+                self._complain(sender, packet, _TOO_BIG_REPORT[packet.is_ipv6], pipe.conditions.mtu, back)
+
+    def release(self, sender: str, receiver: str) -> None:
+        """Let go what is held in the pipe between two hosts."""
+        pipe = self.pipe(sender, receiver)
+        self._bring(pipe, pipe.release(self.now()), self.machines[sender], self.machines[receiver])
+
+    def _complain(self, sender: Machine, packet: Packet, kind: tuple[int, int], mtu: int, back: Pipe) -> None:
+        """Let the router say to ``sender`` what became of its packet."""
+        source = ROUTER6 if packet.is_ipv6 else ROUTER4
+        message = Packet(
+            self.next_number(),
+            Address(source, 0),
+            Address(packet.source.host, 0),
+            b"",
+            "",
+            self.now(),
+            report=Report(*kind, mtu, packet),
+        )
+        # Whoever sends it back is no host: what gets lost of it is told to nobody.
+        self._bring(back, back.enter(self.now(), message), sender, sender)
+
+    # What happens when
+
+    def _number_of(self, pipe: Pipe) -> int:
+        return self._order.setdefault(pipe.name, len(self._order))
+
+    def schedule(self, at: float, action: Callable[[], object], pipe: int = -1) -> None:
+        """Have ``action`` done at a time, in seconds since the network was opened; those of no pipe go first."""
+        count = self._counts[pipe] = self._counts.get(pipe, 0) + 1
+        heapq.heappush(self._due, (at, pipe, count, action))
+        if self._due[0][3] is action:
+            self._sooner()
+
+    @property
+    def next_time(self) -> float | None:
+        """When something happens next, in seconds since the network was opened; ``None`` if nothing does."""
+        return self._due[0][0] if self._due else None
+
+    def advance(self, now: float) -> None:
+        """Do what is due at ``now``."""
+        due = self._due
+        limit = now + _SLACK
+        try:
+            while due and due[0][0] <= limit:
+                self._instant, _, _, action = heapq.heappop(due)
+                action()
+        finally:
+            self._instant = None

@@ -1,0 +1,97 @@
+"""Numeric addresses on the simulated network: how they are written, and what kind of place each one is."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, Final, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["unicast", "loopback", "group", "broadcast", "wildcard"]
+
+NETWORK: Final = ipaddress.IPv4Network("10.0.0.0/8")
+"""The one IPv4 network that every host is on."""
+LOCAL_BROADCAST: Final = "127.255.255.255"
+BROADCASTS: Final = frozenset({"255.255.255.255", str(NETWORK.broadcast_address), LOCAL_BROADCAST})
+"""Everybody on the network, by either name, and everybody on this host."""
+ROUTER4: Final = "10.0.0.1"
+"""Who says on IPv4 that something cannot be reached, or is too big."""
+ROUTER6: Final = "fd00::1"
+"""The same on IPv6."""
+
+LOOPBACK_INDEX: Final = 1
+INTERFACE_INDEX: Final = 2
+INTERFACES: Final = {LOOPBACK_INDEX: "lo", INTERFACE_INDEX: "eth0"}
+"""The interfaces that every host has, by index."""
+
+_MAPPED: Final = "::ffff:"
+
+
+def refusal(number: int) -> OSError:
+    """Return the error that the kernel calls ``number``."""
+    return OSError(number, os.strerror(number))
+
+
+@lru_cache(maxsize=4096)
+def plain(host: str) -> str:
+    """Return a numeric address as the network writes it: shortest form, an IPv4-mapped one as IPv4, without zone.
+
+    Raises:
+      OSError: if it is no numeric address.
+    """
+    host = host.partition("%")[0]
+    if ":" not in host:
+        return socket.inet_ntop(socket.AF_INET, socket.inet_pton(socket.AF_INET, host))
+    text = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host))
+    return text.removeprefix(_MAPPED) if text.startswith(_MAPPED) and "." in text else text
+
+
+def packed(host: str) -> bytes:
+    """Return a numeric address as bytes, 4 or 16 of them."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+
+
+@lru_cache(maxsize=4096)
+def kind_of(host: str) -> Kind:
+    """Return what kind of place a plain address is."""
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:
+        return "wildcard"
+    if host in BROADCASTS:
+        return "broadcast"
+    if address.is_loopback:
+        return "loopback"
+    if address.is_multicast:
+        return "group"
+    return "unicast"
+
+
+def is_ipv6(host: str) -> bool:
+    """Whether a plain address is an IPv6 one."""
+    return ":" in host
+
+
+def sockaddr_of(family: int, host: str, port: int) -> tuple[Any, ...]:
+    """Return a plain address as a socket of ``family`` has it."""
+    if family == socket.AF_INET:
+        return (host, port)
+    return (host if is_ipv6(host) else _MAPPED + host, port, 0, 0)
+
+
+def assigned(name: str, taken: Callable[[str], bool]) -> tuple[str, str]:
+    """Return an IPv4 and an IPv6 address for the host ``name``, none of them ``taken``.
+
+    They follow from the name alone, so that they stay the same whatever other hosts there are.
+    """
+    attempt = 0
+    while True:
+        number = int.from_bytes(blake2b(f"{attempt} {name}".encode(), digest_size=3).digest(), "big")
+        ipv4 = str(NETWORK[number])
+        ipv6 = str(ipaddress.IPv6Address((0xFD00 << 112) | number))
+        # The first ones are the router's, and the last is everybody's.
+        if 256 <= number < NETWORK.num_addresses - 256 and not taken(ipv4) and not taken(ipv6):
+            return ipv4, ipv6
+        attempt += 1
