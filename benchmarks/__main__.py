@@ -16,7 +16,7 @@ from typing import Final
 
 import attrs
 
-from benchmarks.cases import CASES, OURS, PEERS, Case, Row
+from benchmarks.cases import CASES, OWN, PEERS, Case, Row
 from benchmarks.measuring import Figure, Measuring
 from benchmarks.programs import (
     HERE,
@@ -72,6 +72,8 @@ class Run:
         """Measure every row once."""
         for case, rows in self.rows.items():
             for row in tuple(rows):
+                if CASES[case].once and row.name in self.measured.get(case, {}):
+                    continue
                 announce(f"{case}: {row.name}")
                 try:
                     figure = measuring.measure(row)
@@ -99,7 +101,7 @@ def plan(cases: Sequence[Case], wanted: Sequence[str] | None, without_c: str) ->
         run.rows[case.name] = []
         for row in case.rows:
             name = row.peer.name
-            if name != OURS and wanted is not None and name not in wanted:
+            if name not in OWN and wanted is not None and name not in wanted:
                 continue
             reason = without_c if row.needs_c and without_c else missing(row.peer.needs)
             if reason:

@@ -11,6 +11,9 @@ import attrs
 from benchmarks.programs import HERE
 
 OURS: Final = "trio_dgram"
+SIMULATED: Final = "trio_dgram.sim"
+OWN: Final = frozenset({OURS, SIMULATED})
+"""The peers that are no peers: what the others are compared with, always measured."""
 
 
 @attrs.frozen
@@ -34,6 +37,7 @@ PEERS: Final = {
     for peer in (
         Peer(OURS, _python("ours")),
         Peer("trio.socket", _python("raw_trio")),
+        Peer(SIMULATED, _python("simulated")),
         Peer("anyio on Trio", _python("anyio_trio"), ("python:anyio",)),
         Peer("asyncio", _python("asyncio_protocol")),
         Peer("uvloop", _python("asyncio_protocol", "uvloop"), ("python:uvloop",)),
@@ -71,11 +75,11 @@ class Bulk:
 
 
 @attrs.frozen
-class Idle:
-    """Sockets are open and bound, and nothing comes; their Python heap is what counts."""
+class Alone:
+    """A program does it all by itself, and tells its figure."""
 
 
-Work = Echo | Flood | Bulk | Idle
+Work = Echo | Flood | Bulk | Alone
 
 
 @attrs.frozen
@@ -85,6 +89,7 @@ class Row:
     name: str
     peer: Peer
     arguments: tuple[str, ...]
+    """``{seconds}`` stands for how long it measures."""
     work: Work
     bar: float | None = None
     """What the first row's figure divided by this one's is to reach, if we want that."""
@@ -92,7 +97,7 @@ class Row:
     @property
     def needs_c(self) -> bool:
         """Whether there is nothing to measure without the C programs."""
-        return self.peer.in_c or not isinstance(self.work, Bulk | Idle)
+        return self.peer.in_c or not isinstance(self.work, Bulk | Alone)
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +113,8 @@ class Case:
     """The rows are steps of something that grows: show what each is to the first, and not the first to each."""
     at_most: float | None = None
     """What the first row's figure may be."""
+    once: bool = False
+    """It takes so long, and says so much, that one round is enough."""
 
 
 def _beside(work: Work, told: str, bars: Mapping[str, float | None], *, ours: str = "") -> tuple[Row, ...]:
@@ -219,7 +226,7 @@ _CASES: Final = (
     Case(
         name="idle sockets",
         unit="bytes of Python heap each",
-        rows=(Row("1,000 in one nursery", PEERS[OURS], ("idle", "1000"), Idle()),),
+        rows=(Row("1,000 in one nursery", PEERS[OURS], ("idle", "1000"), Alone()),),
         higher_is_better=False,
         at_most=4096,
     ),
@@ -243,6 +250,32 @@ _CASES: Final = (
         ),
         higher_is_better=False,
         growth=True,
+    ),
+    Case(
+        name="simulated network",
+        unit="datagrams/s",
+        rows=(
+            Row("between two hosts", PEERS[SIMULATED], ("hosts", "2", "{seconds}"), Alone()),
+            Row("trio.socket on loopback", PEERS["trio.socket"], ("loopback", "{seconds}"), Alone(), bar=0.5),
+        ),
+    ),
+    Case(
+        name="simulated hosts, growing",
+        unit="us per datagram",
+        rows=tuple(
+            Row(f"{count:,} hosts", PEERS[SIMULATED], ("cost", str(count), "{seconds}"), Alone())
+            for count in (2, 100, 1_000)
+        ),
+        higher_is_better=False,
+        growth=True,
+    ),
+    Case(
+        name="a million simulated datagrams",
+        unit="bytes of growth",
+        rows=(Row("1,000 remembered", PEERS[SIMULATED], ("growth", "{seconds}"), Alone()),),
+        higher_is_better=False,
+        at_most=2**20,
+        once=True,
     ),
 )
 CASES: Final = {case.name: case for case in _CASES}

@@ -11,6 +11,8 @@ import attrs
 from benchmarks.cases import PEERS, Bulk, Echo, Flood, Row
 from benchmarks.programs import ProgramError, cores, running
 
+LONGEST_ALONE: Final = 240.0
+"""How many seconds a program may take that counts its work and not the time."""
 STARTING: Final = 10.0
 """How many seconds a program may take to start before what serves it ends by itself."""
 
@@ -42,11 +44,16 @@ class Measuring:
             case Bulk():
                 return self._bulk(row)
             case _:
-                with running(self._command(row.peer.command, *row.arguments), cores()[0], self.seconds) as program:
-                    return Figure(*program.numbers())
+                return self._alone(row)
 
     def _command(self, command: Sequence[str], *arguments: object) -> list[str]:
         return [*(part.format(c=self.c) for part in command), *map(str, arguments)]
+
+    def _alone(self, row: Row) -> Figure:
+        arguments = (argument.format(seconds=self.seconds) for argument in row.arguments)
+        lasts = self.seconds + LONGEST_ALONE
+        with running(self._command(row.peer.command, *arguments), cores()[0], lasts) as program:
+            return Figure(*program.numbers())
 
     def _echo(self, row: Row, work: Echo) -> Figure:
         server_core, load_core = cores()
