@@ -101,6 +101,7 @@ def test_peeking_leaves_it_there(make: Any, udp: Family) -> None:
     sock.bind((udp.loopback, 0))
     sock.sendto(b"hello", sock.getsockname())
     assert sock.recv(10, socket.MSG_PEEK) == b"hello"
+    assert sock.recvfrom(10, socket.MSG_PEEK) == (b"hello", sock.getsockname())
     assert sock.recv(10) == b"hello"
 
 
@@ -371,6 +372,9 @@ def test_the_multicast_interface_is_named_by_address_or_index(make: Any) -> None
     sock.setsockopt(*place, bytes(4))
     with refused(errno.EINVAL):
         sock.setsockopt(*place, b"")
+    for nowhere in (socket.inet_aton("203.0.113.7"), bytes(8) + struct.pack("=i", 99)):
+        with refused(errno.EADDRNOTAVAIL):
+            sock.setsockopt(*place, nowhere)
     six = make(socket.AF_INET6)
     six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, 1)
     assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF) == 1

@@ -14,7 +14,7 @@ import trio.testing
 
 import trio_dgram
 from trio_dgram import Datagram, sim
-from trio_dgram.sim._names import Trouble
+from trio_dgram.sim._names import Resolver, Trouble
 from trio_dgram.sim._session import opened
 
 from ..support.families import Family
@@ -184,6 +184,8 @@ def test_names_are_looked_up_both_ways() -> None:
         assert await trio.socket.getnameinfo(("192.0.2.9", 9), socket.NI_NUMERICSERV) == ("192.0.2.9", "9")
         found = await trio.socket.getaddrinfo("localhost", 9, type=socket.SOCK_DGRAM)
         assert [entry[4][0] for entry in found] == ["127.0.0.1", "::1"]
+        nothing = await Resolver().getaddrinfo(None, 9, socket.AF_INET, socket.SOCK_DGRAM)
+        assert nothing[0][4] == ("127.0.0.1", 9)
         wildcard = await trio.socket.getaddrinfo(None, 9, socket.AF_INET, socket.SOCK_DGRAM, 0, socket.AI_PASSIVE)
         assert wildcard[0][4] == ("0.0.0.0", 9)
 

@@ -267,5 +267,8 @@ def test_failures_can_be_watched_again(udp: Family) -> None:
                     async with sock.events(Failure) as failures:
                         await sock.send(b"x", (address_of(server, udp), 7))
                         assert isinstance((await failures.receive()).error, PeerUnreachable)
+                    # Nobody watches now.
+                    await sock.send(b"x", (address_of(server, udp), 7))
+                    await trio.sleep(1)
 
     sim.run(scenario)

@@ -9,14 +9,14 @@ from typing import TypeAlias
 
 import pytest
 
-from trio_dgram import sim
+from trio_dgram import pytest_plugin, sim
 
 PROGRAM = """
     import pytest
     import time
     import trio
     import trio_dgram
-    from trio_dgram import sim
+    from trio_dgram import pytest_plugin, sim
 """
 # What is imported in such a run alone is forgotten after it, and imported again by the next.
 KEPT = sim
@@ -232,3 +232,13 @@ def test_nothing_of_it_is_imported_by_tests_that_do_not_use_it(pytester: pytest.
     """)
     load = () if LOADED else ("-p", "trio_dgram.pytest_plugin")
     pytester.runpytest_subprocess(*load, "-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_where_nobody_has_imported_it_no_networks_are_gathered(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "trio_dgram.sim")
+    call = pytest_plugin.pytest_runtest_call(request.node)
+    next(call)
+    with pytest.raises(StopIteration):
+        call.send(None)

@@ -266,3 +266,21 @@ def test_it_says_what_it_is_and_what_it_is_not(udp: Family) -> None:
             await sock.accept()
 
     run(scenario, udp)
+
+
+def test_of_two_that_wait_one_gets_it_and_the_other_waits_on(udp: Family) -> None:
+    async def scenario(_: sim.Network, udp: Family) -> None:
+        sock, got = await bound(udp), []
+
+        async def receive() -> None:
+            got.append(await sock.recv(10))
+
+        async with trio.open_nursery() as nursery:
+            for _number in range(2):
+                nursery.start_soon(receive)
+            for payload in (b"one", b"two"):
+                await trio.testing.wait_all_tasks_blocked()
+                await sock.sendto(payload, sock.getsockname())
+        assert got == [b"one", b"two"]
+
+    run(scenario, udp)

@@ -46,6 +46,6 @@ async def scenario(network: sim.Network, hosts: int, silent: int) -> str:
     return network.digest
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover -- in a process of its own
     seed, hosts, silent = map(int, sys.argv[1:])
     sys.stdout.write(sim.run(scenario, hosts, silent, seed=seed))

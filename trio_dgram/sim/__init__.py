@@ -10,6 +10,7 @@ from ._conditions import Conditions, Knobs
 from ._explorer import cancel_everywhere
 from ._host import Host, HostStoppedError
 from ._losses import Burst, DropList, GilbertElliott, Markov4
+from ._nat_handle import NatHandle
 from ._network import Network, open_network
 from ._pipe import Pipe
 from ._records import Packet, Record, Report
@@ -30,6 +31,7 @@ __all__ = [
     "HostStoppedError",
     "Knobs",
     "Markov4",
+    "NatHandle",
     "Network",
     "NotDeterministicError",
     "Packet",

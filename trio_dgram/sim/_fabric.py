@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
+
+import attrs
 
 from .._addresses import Address
 from ._conditions import Conditions, Seed
 from ._machine import Machine
+from ._nat import Nat
 from ._pipe import TOO_BIG, Outcome, Pipe
 from ._places import ROUTER4, ROUTER6, assigned, is_ipv6, kind_of
 from ._records import Packet, Record, Report
 
 NO_SUCH_HOST: Final = "no host has that address"
+BEHIND_A_NAT: Final = "behind a NAT"
+HOP_LIMIT: Final = "hop limit exceeded"
+_HOP_LIMIT_REPORT: Final = (11, 0)
 _HOST_UNREACHABLE: Final = {False: (3, 1), True: (1, 3)}
 _TOO_BIG_REPORT: Final = {False: (3, 4), True: (2, 0)}
 """ICMP's type and code, by whether it is IPv6."""
 _SLACK: Final = 1e-9
 """By so much a clock that has slept until a time may be behind it, in seconds."""
+
+
+def _port_of(packet: Packet) -> int:
+    """Return the outside port that a packet for a translator is about."""
+    return packet.destination.port if packet.report is None else packet.report.about.source.port
 
 
 class Fabric:
@@ -39,6 +50,10 @@ class Fabric:
         """By name."""
         self.owners: dict[str, Machine] = {}
         """By address."""
+        self.nats: dict[str, Nat] = {}
+        """By the name of the host that is behind it."""
+        self.outside: dict[str, Nat] = {}
+        """By the address that it has outside."""
         self.pipes: dict[tuple[str, str], Pipe] = {}
         """By the names of the hosts at its two ends."""
         self._clock = clock
@@ -54,7 +69,7 @@ class Fabric:
 
     def add(self, name: str, addresses: tuple[str, ...]) -> Machine:
         """Make a host; it gets an address of each family in which it was given none."""
-        ipv4, ipv6 = assigned(name, self.owners.__contains__)
+        ipv4, ipv6 = assigned(name, lambda address: address in self.owners or address in self.outside)
         own = tuple(addresses)
         if not any(not is_ipv6(address) for address in own):
             own += (ipv4,)
@@ -63,6 +78,21 @@ class Fabric:
         machine = self.machines[name] = Machine(self, name, own)
         self.owners |= dict.fromkeys(own, machine)
         return machine
+
+    def add_nat(self, nat: Nat, inside: Iterable[str]) -> None:
+        """Put a translator between the hosts ``inside`` and all others."""
+        self.outside[nat.address] = nat
+        self.nats |= dict.fromkeys(inside, nat)
+
+    def rebind(self, nat: Nat, address: str) -> None:
+        """Give a translator another address outside."""
+        del self.outside[nat.address]
+        nat.rebind(address)
+        self.outside[address] = nat
+
+    def free_address(self, name: str) -> str:
+        """Return the IPv4 address that ``name`` is assigned."""
+        return assigned(name, lambda address: address in self.owners or address in self.outside)[0]
 
     def pipe(self, sender: str, receiver: str) -> Pipe:
         """Return the pipe from one host to another."""
@@ -95,38 +125,80 @@ class Fabric:
     def transmit(self, machine: Machine, packet: Packet) -> None:
         """Take a packet that leaves a host."""
         host = packet.destination.host
-        owner = self.owners.get(host)
-        if owner is not None:
-            self._enter(machine, owner, packet)
+        receiver = self.owners.get(host)
+        if receiver is not None and not self.nats:
+            self._enter(machine, receiver, packet)
         elif kind_of(host) in ("group", "broadcast"):
             # A host that nobody listens on is not asked: that it is there changes nothing.
             for other in self.machines.values():
-                if other is not machine and other.wants(packet):
+                if other is not machine and self._are_beside(machine, other, packet) and other.wants(packet):
                     self._enter(machine, other, packet)
+        elif receiver is not None and self._are_beside(machine, receiver, packet):
+            self._enter(machine, receiver, packet)
+        elif receiver is not None and receiver.name not in self.nats:
+            self._enter_translated(machine, receiver.name, packet)
+        elif host in self.outside:
+            nat = self.outside[host]
+            inside = nat.find(_port_of(packet), self.now())
+            self._enter_translated(machine, nat.name if inside is None else self.owners[inside.host].name, packet)
         else:
-            self.record(packet, NO_SUCH_HOST, "")
+            self.record(packet, NO_SUCH_HOST if receiver is None else BEHIND_A_NAT, "")
             if packet.report is None:
                 self._complain(machine, packet, _HOST_UNREACHABLE[packet.is_ipv6], 0, self.pipe("", machine.name))
 
+    def _are_beside(self, one: Machine, other: Machine, packet: Packet) -> bool:
+        """Whether nothing translates what goes between two hosts; IPv6 is never translated."""
+        return packet.is_ipv6 or self.nats.get(one.name) is self.nats.get(other.name)
+
     def _enter(self, sender: Machine, receiver: Machine, packet: Packet) -> None:
         pipe = self.pipe(sender.name, receiver.name)
-        self._bring(pipe, pipe.enter(self.now(), packet), sender, receiver)
+        self._bring(pipe, pipe.enter(self.now(), packet), sender, receiver.name, receiver.receive)
 
-    def _bring(self, pipe: Pipe, outcomes: list[Outcome], sender: Machine, receiver: Machine) -> None:
+    def _enter_translated(self, sender: Machine, receiver: str, packet: Packet) -> None:
+        pipe = self.pipe(sender.name, receiver)
+        self._bring(pipe, pipe.enter(self.now(), packet), sender, receiver, partial(self._translate, sender))
+
+    def _translate(self, sender: Machine, packet: Packet) -> None:
+        """Let a packet pass the translators that are at the end of its way: its sender's and its receiver's."""
+        if packet.hop_limit <= 1:
+            # No message of ICMP's comes from so near its end.
+            self.record(packet, HOP_LIMIT, "")
+            self._complain(sender, packet, _HOP_LIMIT_REPORT, 0, self.pipe("", sender.name))
+            return
+        passing = attrs.evolve(packet, hop_limit=packet.hop_limit - 1)
+        ways = ((self.nats.get(sender.name), Nat.leave), (self.outside.get(packet.destination.host), Nat.enter))
+        for nat, pass_by in ways:
+            if nat is None:
+                continue
+            passed = pass_by(nat, passing, self.now())
+            if isinstance(passed, str):
+                self.record(passing, passed, nat.name)
+                return
+            passing = passed
+        self.owners[passing.destination.host].receive(passing)
+
+    def _bring(
+        self, pipe: Pipe, outcomes: list[Outcome], sender: Machine, receiver: str, deliver: Callable[[Packet], None]
+    ) -> None:
         """See to it that what a pipe says comes true."""
         for at, packet, reason in outcomes:
             if not reason:
-                self.schedule(at, partial(receiver.receive, packet), self._number_of(pipe))
+                self.schedule(at, partial(deliver, packet), self._number_of(pipe))
                 continue
-            self._note(Record(packet, at, "dropped", reason, receiver.name))
+            self._note(Record(packet, at, "dropped", reason, receiver))
             if reason == TOO_BIG and packet.report is None:
-                back = self.pipe(receiver.name, sender.name)
+                back = self.pipe(receiver, sender.name)
                 self._complain(sender, packet, _TOO_BIG_REPORT[packet.is_ipv6], pipe.conditions.mtu, back)
 
     def release(self, sender: str, receiver: str) -> None:
         """Let go what is held in the pipe between two hosts."""
         pipe = self.pipe(sender, receiver)
-        self._bring(pipe, pipe.release(self.now()), self.machines[sender], self.machines[receiver])
+        machine = self.machines[sender]
+        self._bring(pipe, pipe.release(self.now()), machine, receiver, partial(self._arrive, machine, receiver))
+
+    def _arrive(self, sender: Machine, receiver: str, packet: Packet) -> None:
+        beside = self._are_beside(sender, self.machines[receiver], packet)
+        (self.machines[receiver].receive if beside else partial(self._translate, sender))(packet)
 
     def _complain(self, sender: Machine, packet: Packet, kind: tuple[int, int], mtu: int, back: Pipe) -> None:
         """Let the router say to ``sender`` what became of its packet."""
@@ -141,7 +213,7 @@ class Fabric:
             report=Report(*kind, mtu, packet),
         )
         # Whoever sends it back is no host: what gets lost of it is told to nobody.
-        self._bring(back, back.enter(self.now(), message), sender, sender)
+        self._bring(back, back.enter(self.now(), message), sender, sender.name, sender.receive)
 
     # What happens when
 

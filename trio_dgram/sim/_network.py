@@ -19,6 +19,8 @@ from ._endpoint import Endpoint
 from ._fabric import Fabric
 from ._host import Host, current_host
 from ._names import Answer, Resolver, Trouble, canonical_name
+from ._nat import Behaviour, Nat
+from ._nat_handle import NatHandle
 from ._numbers import check_number
 from ._pipe import Pipe
 from ._places import kind_of, plain
@@ -220,6 +222,58 @@ class Network:
     def _clog(self, sender: str, receiver: str, begin: float, end: float) -> None:
         self.at(begin, self.hold, sender, receiver)
         self.at(end, self.release, sender, receiver)
+
+    def nat(
+        self,
+        inside: Iterable[AnyHost],
+        *,
+        mapping: Behaviour = "endpoint",
+        filtering: Behaviour | None = None,
+        timeout: float = 120.0,
+        hairpin: bool = True,
+        name: str | None = None,
+    ) -> NatHandle:
+        """Put hosts behind a NAT: others see its address instead of their IPv4 addresses (RFC 4787).
+
+        Args:
+          inside: the hosts behind it. Among themselves nothing is translated, nor is IPv6. What they send to groups and
+            to everybody does not leave it.
+          mapping: whether what a socket is outside is independent of whom it sends to, ``"endpoint"``; or another port
+            for each ``"address"``, or each ``"address-port"``.
+          filtering: whose datagrams are let in, by the same words; as ``mapping`` if it is None.
+          timeout: how long a mapping lasts by which nothing goes out, in seconds.
+          hairpin: whether the hosts inside reach each other by their addresses outside.
+          name: what it is called in the trace.
+
+        Paths are between hosts, as without it: it is at their end, and one hop.
+
+        Raises:
+          ValueError: if an argument is wrong, or a host is behind a NAT already.
+        """
+        names = [self._named(host).name for host in inside]
+        words = ("endpoint", "address", "address-port")
+        check_choice("mapping", mapping, words)
+        if filtering is not None:
+            check_choice("filtering", filtering, words)
+        check_number("timeout", timeout, 0)
+        check_bool("hairpin", hairpin)
+        if not names:
+            raise ValueError("inside must be one host at least")
+        for host in names:
+            if host in self._fabric.nats:
+                raise ValueError(f"inside must be hosts that are behind no NAT yet, and {host!r} is")
+        name = f"NAT {len(self._fabric.outside) + 1}" if name is None else name
+        made = Nat(
+            name,
+            self._fabric.free_address(name),
+            mapping=mapping,
+            filtering=filtering or mapping,
+            timeout=timeout,
+            hairpin=hairpin,
+            ports=stream(self.seed, name, "ports"),
+        )
+        self._fabric.add_nat(made, names)
+        return NatHandle(made, self._fabric)
 
     def look_up(self, name: str, *, error: Trouble | None = None, delay: float = 0.0) -> None:
         """Say how looking up a name goes from now on.

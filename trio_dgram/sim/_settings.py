@@ -143,7 +143,14 @@ class Settings:
             self.device = name
             return True
         if place == (_IP, socket.IP_MULTICAST_IF):
-            self.multicast_index = self._interface(decode_interface(value))
+            which = decode_interface(value)
+            try:
+                index = self._interface(which)
+            except OSError:
+                index = -1
+            if index and index not in INTERFACES:
+                raise refusal(errno.EADDRNOTAVAIL)
+            self.multicast_index = index
             return True
         request = decode_request(*place, value)
         if request is None:

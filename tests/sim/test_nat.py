@@ -1,0 +1,382 @@
+"""Hosts behind a NAT are seen by its address, and reached as it lets them be (RFC 4787)."""
+
+from __future__ import annotations
+
+import errno
+import random
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+import trio_dgram
+from trio_dgram import Address, Datagram, DatagramSocket, Failure, PeerUnreachable, sim
+from trio_dgram.sim import Packet, _nat
+from trio_dgram.sim._nat import FILTERED, NO_HAIRPIN, NO_MAPPING, NO_PORT, Behaviour, Nat
+
+INSIDE = Address("10.0.0.5", 5000)
+OUTSIDE = "203.0.113.1"
+PEER, SAME_HOST, STRANGER = Address("198.51.100.1", 7), Address("198.51.100.1", 8), Address("198.51.100.2", 7)
+WORDS: tuple[Behaviour, ...] = ("endpoint", "address", "address-port")
+
+
+def make_nat(**options: Any) -> Nat:
+    given: dict[str, Any] = {
+        "mapping": "endpoint",
+        "filtering": "endpoint",
+        "timeout": 120.0,
+        "hairpin": True,
+    } | options
+    return Nat("NAT", OUTSIDE, ports=random.Random(1), **(given | options))
+
+
+def packet(source: Address, destination: Address) -> Packet:
+    return Packet(1, source, destination, b"x", "sender", 0.0)
+
+
+def sent(nat: Nat, peer: Address, now: float = 0.0, source: Address = INSIDE) -> Packet:
+    passed = nat.leave(packet(source, peer), now)
+    assert isinstance(passed, Packet)
+    return passed
+
+
+@pytest.mark.parametrize("mapping", WORDS)
+@pytest.mark.parametrize("filtering", WORDS)
+def test_what_maps_and_what_is_let_in(mapping: Behaviour, filtering: Behaviour) -> None:
+    nat = make_nat(mapping=mapping, filtering=filtering)
+    first = sent(nat, PEER)
+    assert first.source.host == OUTSIDE
+    assert (first.destination, first.payload) == (PEER, b"x")
+    same = {peer: sent(nat, peer).source.port == first.source.port for peer in (PEER, SAME_HOST, STRANGER)}
+    assert same == {PEER: True, SAME_HOST: mapping != "address-port", STRANGER: mapping == "endpoint"}
+
+    nat = make_nat(mapping=mapping, filtering=filtering)
+    outside = sent(nat, PEER).source
+    let_in = {peer: isinstance(nat.enter(packet(peer, outside), 1.0), Packet) for peer in same}
+    assert let_in == {PEER: True, SAME_HOST: filtering != "address-port", STRANGER: filtering == "endpoint"}
+    entered = nat.enter(packet(PEER, outside), 1.0)
+    assert isinstance(entered, Packet)
+    assert (entered.source, entered.destination) == (PEER, INSIDE)
+    if filtering == "address-port":
+        assert nat.enter(packet(SAME_HOST, outside), 1.0) == FILTERED
+
+
+def test_a_mapping_lasts_while_something_goes_out() -> None:
+    nat = make_nat(timeout=10.0)
+    outside = sent(nat, PEER, 0.0).source
+    assert sent(nat, PEER, 10.0).source == outside
+    assert isinstance(nat.enter(packet(PEER, outside), 20.0), Packet)
+    assert [mapping.port for mapping in nat.mappings(20.0)] == [outside.port]
+    # What comes in does not keep it.
+    assert nat.enter(packet(PEER, outside), 20.5) == NO_MAPPING
+    assert (nat.mappings(20.5), nat.find(outside.port, 20.5)) == ([], None)
+    assert sent(nat, PEER, 30.0).source != outside
+
+
+def test_what_was_never_mapped_is_not_let_in() -> None:
+    assert make_nat().enter(packet(PEER, Address(OUTSIDE, 1)), 0.0) == NO_MAPPING
+
+
+def test_hosts_inside_have_ports_of_their_own() -> None:
+    nat = make_nat()
+    ports = {sent(nat, PEER, source=Address("10.0.0.5", port)).source.port for port in range(100)}
+    assert len(ports) == 100
+
+
+def test_when_every_port_is_taken_those_that_have_expired_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_nat, "_PORTS", range(1024, 1027))
+    nat = make_nat(timeout=10.0)
+    for port in range(3):
+        sent(nat, PEER, port, Address("10.0.0.5", port))
+    assert nat.leave(packet(INSIDE, PEER), 5.0) == NO_PORT
+    assert sent(nat, PEER, 10.5).source.port in range(1024, 1027)
+    assert len(nat.mappings(10.5)) == 3
+
+
+def test_a_mapping_remembers_so_many_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_nat, "_MOST_PEERS", 2)
+    nat = make_nat(filtering="address-port")
+    outside = sent(nat, PEER).source
+    for peer in (SAME_HOST, STRANGER):
+        sent(nat, peer)
+    assert nat.enter(packet(PEER, outside), 0.0) == FILTERED
+    assert isinstance(nat.enter(packet(SAME_HOST, outside), 0.0), Packet)
+
+
+def test_nothing_is_turned_back_without_a_hairpin() -> None:
+    nat = make_nat(hairpin=False)
+    outside = sent(nat, PEER).source
+    assert nat.enter(packet(Address(OUTSIDE, 1), outside), 0.0) == NO_HAIRPIN
+
+
+def test_a_report_about_what_is_not_mapped_goes_nowhere() -> None:
+    nat = make_nat()
+    about = packet(Address(OUTSIDE, 9), PEER)
+    report = attrs.evolve(about, report=sim.Report(3, 3, 0, about))
+    assert nat.enter(report, 0.0) == nat.leave(report, 0.0) == NO_MAPPING
+
+
+# On the network
+
+
+async def count(datagrams: list[Datagram]) -> None:
+    async with trio_dgram.open_socket("udp4", port=7) as sock:
+        async for datagram in sock:
+            datagrams.append(datagram)
+            await sock.send(datagram.data, datagram.address)
+
+
+async def ask(sock: DatagramSocket, to: tuple[str, int]) -> bool:
+    await sock.send(b"ask", to)
+    with trio.fail_after(1):
+        return (await sock.receive()).data == b"ask"
+
+
+def test_a_server_sees_the_nats_address_and_answers_it() -> None:
+    async def scenario(network: sim.Network) -> None:
+        client, server = network.host("client"), network.host("server")
+        network.path(client, server, symmetric=True, delay=0.25)
+        nat = network.nat([client])
+        came: list[Datagram] = []
+        server.start_soon(count, came)
+        await trio.testing.wait_all_tasks_blocked()
+        with client.entered():
+            async with trio_dgram.open_socket("udp4") as sock:
+                assert await ask(sock, (server.ipv4, 7))
+                assert network.time == 0.5
+                assert came[0].address.host == nat.address
+                (mapping,) = nat.mappings
+                assert (mapping.inside.host, mapping.port) == (client.ipv4, came[0].address.port)
+                nat.rebind()
+                assert nat.address != came[0].address.host
+                assert await ask(sock, (server.ipv4, 7))
+        assert came[1].address.host == nat.address != came[0].address.host
+        assert came[1].address != came[0].address
+        assert repr(nat) == f"<trio_dgram.sim.NatHandle NAT 1: {nat.address}>"
+
+    sim.run(scenario)
+
+
+def test_an_inside_address_cannot_be_reached_from_outside_but_from_inside() -> None:
+    async def scenario(network: sim.Network) -> None:
+        client, neighbour, server = network.host("client"), network.host("neighbour"), network.host("server")
+        network.nat([client, neighbour])
+        came: list[Datagram] = []
+        client.start_soon(count, came)
+        await trio.testing.wait_all_tasks_blocked()
+        with server.entered():
+            async with trio_dgram.open_socket("udp4", icmp_errors=True) as sock:
+                failures = sock.events(Failure)
+                await sock.send(b"x", (client.ipv4, 7))
+                error = (await failures.receive()).error
+                assert isinstance(error, PeerUnreachable)
+                assert error.errno == errno.EHOSTUNREACH
+        assert network.trace.records[0].reason == "behind a NAT"
+        with neighbour.entered():
+            async with trio_dgram.open_socket("udp4") as sock:
+                assert await ask(sock, (client.ipv4, 7))
+        assert came[0].address.host == neighbour.ipv4
+
+    sim.run(scenario)
+
+
+def test_ipv6_is_not_translated() -> None:
+    async def scenario(network: sim.Network) -> str:
+        client, server = network.host("client"), network.host("server")
+        network.nat([client])
+        with server.entered():
+            async with trio_dgram.open_socket("udp6", port=7) as receiver:
+                with client.entered():
+                    async with trio_dgram.open_socket("udp6") as sock:
+                        await sock.send(b"x", (server.ipv6, 7))
+                return "" if (await receiver.receive()).address.host == client.ipv6 else "translated"
+
+    assert sim.run(scenario) == ""
+
+
+@pytest.mark.parametrize(("behaviour", "comes_through"), [("endpoint", True), ("address-port", False)])
+def test_two_peers_behind_two_nats_punch_holes(behaviour: Behaviour, comes_through: bool) -> None:
+    async def peer(own: list[Address], other: list[Address], rendezvous: str, heard: list[bytes]) -> None:
+        async with trio_dgram.open_socket("udp4") as sock:
+            await sock.send(b"here I am", (rendezvous, 7))
+            host, _, port = (await sock.receive()).data.decode().partition(" ")
+            own.append(Address(host, int(port)))
+            await trio.sleep(1)
+            for _ in range(3):
+                await sock.send(b"hello", other[0])
+                with trio.move_on_after(1):
+                    heard.append((await sock.receive()).data)
+
+    async def rendezvous() -> None:
+        async with trio_dgram.open_socket("udp4", port=7) as sock:
+            async for datagram in sock:
+                await sock.send(f"{datagram.address.host} {datagram.address.port}", datagram.address)
+
+    async def scenario(network: sim.Network) -> bool:
+        one, other, server = network.host("one"), network.host("other"), network.host("server")
+        for host in (one, other):
+            network.nat([host], mapping=behaviour, filtering="address-port")
+        server.start_soon(rendezvous)
+        await trio.testing.wait_all_tasks_blocked()
+        addresses: tuple[list[Address], list[Address]] = ([], [])
+        heard: list[bytes] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.run, peer, addresses[0], addresses[1], server.ipv4, heard)
+            nursery.start_soon(other.run, peer, addresses[1], addresses[0], server.ipv4, heard)
+        return len(heard) > 2
+
+    assert sim.run(scenario) is comes_through
+
+
+@pytest.mark.parametrize("hairpin", [True, False])
+def test_hosts_inside_reach_each_other_by_outside_addresses_by_a_hairpin_alone(hairpin: bool) -> None:
+    async def scenario(network: sim.Network) -> None:
+        one, other, server = network.host("one"), network.host("other"), network.host("server")
+        nat = network.nat([one, other], hairpin=hairpin)
+        came: list[Datagram] = []
+        server.start_soon(count, came)
+        await trio.testing.wait_all_tasks_blocked()
+        with one.entered():
+            async with trio_dgram.open_socket("udp4") as first:
+                assert await ask(first, (server.ipv4, 7))
+                outside = came[0].address
+                with other.entered():
+                    async with trio_dgram.open_socket("udp4") as second:
+                        await second.send(b"hello", outside)
+                        with trio.move_on_after(1):
+                            assert (await first.receive()).address.host == nat.address
+                            assert hairpin
+                            return
+        assert not hairpin
+        assert network.trace.records[-1].reason == "the NAT does not turn packets back"
+
+    sim.run(scenario)
+
+
+def test_a_refusal_finds_its_way_back_in() -> None:
+    async def scenario(network: sim.Network) -> None:
+        client, server = network.host("client"), network.host("server")
+        network.nat([client])
+        with client.entered():
+            async with trio_dgram.open_socket("udp4") as sock:
+                await sock.connect((server.ipv4, 9))
+                await sock.send(b"x")
+                with pytest.raises(ConnectionRefusedError):
+                    await sock.receive()
+
+    sim.run(scenario)
+
+
+def test_a_refusal_from_inside_is_the_outside_addresses() -> None:
+    async def scenario(network: sim.Network) -> None:
+        client, server = network.host("client"), network.host("server")
+        nat = network.nat([client])
+        came: list[Datagram] = []
+        server.start_soon(count, came)
+        await trio.testing.wait_all_tasks_blocked()
+        with client.entered():
+            async with trio_dgram.open_socket("udp4") as sock:
+                assert await ask(sock, (server.ipv4, 7))
+        with server.entered():
+            async with trio_dgram.open_socket("udp4", icmp_errors=True) as sock:
+                failures = sock.events(Failure)
+                await sock.send(b"too late", came[0].address)
+                failure = await failures.receive()
+                assert isinstance(failure.error, PeerUnreachable)
+                assert (failure.address, failure.error.offender) == (came[0].address, nat.address)
+
+    sim.run(scenario)
+
+
+def test_what_comes_to_no_mapping_is_told_in_the_trace() -> None:
+    async def scenario(network: sim.Network) -> list[str]:
+        client, server = network.host("client"), network.host("server")
+        nat = network.nat([client], name="the router")
+        with server.entered():
+            async with trio_dgram.open_socket("udp4") as sock:
+                await sock.send(b"x", (nat.address, 5))
+                await trio.sleep(1)
+        return [f"{record.receiver}: {record.reason}" for record in network.trace]
+
+    assert sim.run(scenario) == ["the router: the NAT has no mapping"]
+
+
+def test_a_translator_is_a_hop() -> None:
+    async def scenario(network: sim.Network) -> list[str]:
+        client, server = network.host("client"), network.host("server")
+        network.nat([client])
+        with client.entered():
+            async with trio_dgram.open_socket("udp4", ttl=1, icmp_errors=True) as sock:
+                failures = sock.events(Failure)
+                await sock.send(b"x", (server.ipv4, 7))
+                error = (await failures.receive()).error
+                assert isinstance(error, PeerUnreachable)
+                assert error.reason == "hop limit exceeded"
+        return [record.reason for record in network.trace]
+
+    assert sim.run(scenario) == ["hop limit exceeded", ""]
+
+
+def test_groups_do_not_cross_it() -> None:
+    async def member(datagrams: list[Datagram]) -> None:
+        async with trio_dgram.open_socket("udp4", port=7) as sock:
+            sock.add_membership("239.1.2.3", "eth0")
+            async for datagram in sock:
+                datagrams.append(datagram)
+
+    async def scenario(network: sim.Network) -> tuple[int, int]:
+        came: tuple[list[Datagram], list[Datagram]] = ([], [])
+        inside, neighbour, outside = network.host("inside"), network.host("neighbour"), network.host("outside")
+        network.nat([inside, neighbour])
+        for host, datagrams in zip((neighbour, outside), came, strict=True):
+            host.start_soon(member, datagrams)
+        await trio.testing.wait_all_tasks_blocked()
+        with inside.entered():
+            async with trio_dgram.open_socket("udp4", multicast_interface="eth0") as sock:
+                await sock.send(b"x", ("239.1.2.3", 7))
+        await trio.sleep(1)
+        return len(came[0]), len(came[1])
+
+    assert sim.run(scenario) == (1, 0)
+
+
+def test_what_was_held_is_translated_when_it_is_released() -> None:
+    async def scenario(network: sim.Network) -> None:
+        client, server = network.host("client"), network.host("server")
+        nat = network.nat([client])
+        came: list[Datagram] = []
+        server.start_soon(count, came)
+        await trio.testing.wait_all_tasks_blocked()
+        network.hold(client, server)
+        with client.entered():
+            async with trio_dgram.open_socket("udp4") as sock:
+                await sock.send(b"x", (server.ipv4, 7))
+                network.release(client, server)
+                await sock.receive()
+        assert came[0].address.host == nat.address
+
+    sim.run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mapping": "symmetric"}, "mapping must be"),
+        ({"filtering": "none"}, "filtering must be"),
+        ({"timeout": -1}, "timeout must be"),
+        ({"hairpin": "no"}, "hairpin must be"),
+        ({"inside": []}, "inside must be one host at least"),
+        ({"inside": ["behind"]}, "behind no NAT yet, and 'behind' is"),
+        ({"inside": ["nobody"]}, "there is no host 'nobody'"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    async def scenario(network: sim.Network) -> None:
+        network.host("a")
+        network.nat([network.host("behind")])
+        with pytest.raises((ValueError, TypeError), match=message):
+            network.nat(**({"inside": ["a"]} | options))
+
+    sim.run(scenario)
