@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import socket
 from collections.abc import Callable
 from hashlib import blake2b
@@ -14,6 +15,7 @@ import trio.testing
 
 import trio_dgram
 from trio_dgram import Datagram, sim
+from trio_dgram._budget import current_budget
 from trio_dgram.sim._names import Resolver, Trouble
 from trio_dgram.sim._session import opened
 
@@ -405,6 +407,35 @@ def test_a_killed_program_leaves_a_host_that_refuses() -> None:
             await client.run(ask, "udp4", b"hello")
 
     sim.run(scenario)
+
+
+def test_what_goes_wrong_with_its_goodbyes_is_told_to_nobody() -> None:
+    async def fail_at_the_end() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("in its last moment")
+
+    async def program() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_at_the_end)
+            nursery.start_soon(trio.sleep_forever)
+
+    async def scenario(network: sim.Network) -> None:
+        server = network.host("server")
+        server.start_soon(program)
+        await trio.testing.wait_all_tasks_blocked()
+        server.kill()
+        await trio.sleep(1)
+
+    sim.run(scenario)
+
+
+def test_no_socket_yields_for_the_time_that_has_passed() -> None:
+    async def scenario(_: sim.Network) -> float:
+        return current_budget().seconds
+
+    assert sim.run(scenario) == math.inf
 
 
 def test_a_call_on_a_host_that_is_stopped_says_so() -> None:

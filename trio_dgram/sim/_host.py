@@ -95,16 +95,17 @@ class Host:
 
     @contextmanager
     def _stoppable(self) -> Generator[trio.CancelScope]:
-        with trio.CancelScope() as scope:
-            self._running[scope] = None
-            try:
+        scope = trio.CancelScope()
+        self._running[scope] = None
+        try:
+            with scope:
                 yield scope
-            except Exception:
-                # A program that is gone tells nobody what went wrong with its goodbyes.
-                if not scope.cancel_called:
-                    raise
-            finally:
-                del self._running[scope]
+        except Exception:
+            # A program that is gone tells nobody what went wrong with its goodbyes.
+            if not scope.cancel_called:
+                raise
+        finally:
+            del self._running[scope]
 
     def interfaces(self) -> list[Interface]:
         """Return its network interfaces, as :func:`trio_dgram.interfaces` does for a program on it."""
