@@ -16,6 +16,8 @@ from trio_dgram import Address, Datagram, DatagramSocket, Failure, PeerUnreachab
 from trio_dgram.sim import Packet, _nat
 from trio_dgram.sim._nat import FILTERED, NO_HAIRPIN, NO_MAPPING, NO_PORT, Behaviour, Nat
 
+from ..support.families import Family
+
 INSIDE = Address("10.0.0.5", 5000)
 OUTSIDE = "203.0.113.1"
 PEER, SAME_HOST, STRANGER = Address("198.51.100.1", 7), Address("198.51.100.1", 8), Address("198.51.100.2", 7)
@@ -29,7 +31,7 @@ def make_nat(**options: Any) -> Nat:
         "timeout": 120.0,
         "hairpin": True,
     } | options
-    return Nat("NAT", OUTSIDE, ports=random.Random(1), **(given | options))
+    return Nat("NAT", OUTSIDE, ports=random.Random(1), **given)
 
 
 def packet(source: Address, destination: Address) -> Packet:
@@ -105,6 +107,31 @@ def test_a_mapping_remembers_so_many_peers(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(nat.enter(packet(SAME_HOST, outside), 0.0), Packet)
 
 
+def test_a_translator_remembers_so_many_that_came_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_nat, "_MOST_PEERS", 1)
+    nat = make_nat()
+    outside = sent(nat, PEER).source
+    refusals = []
+    for peer in (PEER, STRANGER):
+        came = nat.enter(packet(peer, outside), 0.0)
+        assert isinstance(came, Packet)
+        refusals.append(attrs.evolve(came, report=sim.Report(3, 3, 0, came)))
+    passed = nat.leave(refusals[1], 0.0)
+    assert isinstance(passed, Packet)
+    assert passed.report is not None
+    assert (passed.source, passed.report.about.destination) == (Address(OUTSIDE, 0), outside)
+    assert nat.leave(refusals[0], 0.0) == NO_MAPPING
+
+
+def test_what_is_shown_of_a_mapping_is_a_copy() -> None:
+    nat = make_nat(filtering="address-port")
+    outside = sent(nat, PEER).source
+    (shown,) = nat.mappings(0.0)
+    shown.peers.clear()
+    shown.last_used = -1000.0
+    assert isinstance(nat.enter(packet(PEER, outside), 0.0), Packet)
+
+
 def test_nothing_is_turned_back_without_a_hairpin() -> None:
     nat = make_nat(hairpin=False)
     outside = sent(nat, PEER).source
@@ -159,6 +186,47 @@ def test_a_server_sees_the_nats_address_and_answers_it() -> None:
     sim.run(scenario)
 
 
+def test_after_a_silence_the_server_sees_another_port_and_the_old_one_is_nobodys() -> None:
+    async def scenario(network: sim.Network) -> None:
+        client, server = network.host("client"), network.host("server")
+        nat = network.nat([client], timeout=30)
+        came: list[Datagram] = []
+        server.start_soon(count, came)
+        await trio.testing.wait_all_tasks_blocked()
+        with client.entered():
+            async with trio_dgram.open_socket("udp4") as sock:
+                for silence in (29, 31, 0):
+                    assert await ask(sock, (server.ipv4, 7))
+                    await trio.sleep(silence)
+                assert [mapping.port for mapping in nat.mappings] == [came[2].address.port]
+                with server.entered():
+                    async with trio_dgram.open_socket("udp4") as other:
+                        await other.send(b"too late", came[0].address)
+                        await trio.sleep(1)
+        assert came[0].address == came[1].address != came[2].address
+        assert network.trace.records[-1].reason == NO_MAPPING
+
+    sim.run(scenario)
+
+
+def test_what_is_under_way_to_an_address_that_was_given_up_reaches_nobody() -> None:
+    async def scenario(network: sim.Network) -> list[str]:
+        client, server = network.host("client"), network.host("server")
+        network.path(server, client, delay=1)
+        nat = network.nat([client])
+        server.start_soon(count, [])
+        await trio.testing.wait_all_tasks_blocked()
+        with client.entered():
+            async with trio_dgram.open_socket("udp4") as sock:
+                await sock.send(b"ask", (server.ipv4, 7))
+                await trio.sleep(0.5)
+                nat.rebind()
+                await trio.sleep(1)
+        return [record.reason for record in network.trace]
+
+    assert sim.run(scenario) == ["", "no host has that address"]
+
+
 def test_an_inside_address_cannot_be_reached_from_outside_but_from_inside() -> None:
     async def scenario(network: sim.Network) -> None:
         client, neighbour, server = network.host("client"), network.host("neighbour"), network.host("server")
@@ -198,7 +266,7 @@ def test_ipv6_is_not_translated() -> None:
 
 @pytest.mark.parametrize(("behaviour", "comes_through"), [("endpoint", True), ("address-port", False)])
 def test_two_peers_behind_two_nats_punch_holes(behaviour: Behaviour, comes_through: bool) -> None:
-    async def peer(own: list[Address], other: list[Address], rendezvous: str, heard: list[bytes]) -> None:
+    async def peer(own: list[Address], other: list[Address], rendezvous: str, heard: set[str]) -> None:
         async with trio_dgram.open_socket("udp4") as sock:
             await sock.send(b"here I am", (rendezvous, 7))
             host, _, port = (await sock.receive()).data.decode().partition(" ")
@@ -207,27 +275,28 @@ def test_two_peers_behind_two_nats_punch_holes(behaviour: Behaviour, comes_throu
             for _ in range(3):
                 await sock.send(b"hello", other[0])
                 with trio.move_on_after(1):
-                    heard.append((await sock.receive()).data)
+                    heard.add((await sock.receive()).address.host)
 
     async def rendezvous() -> None:
         async with trio_dgram.open_socket("udp4", port=7) as sock:
             async for datagram in sock:
                 await sock.send(f"{datagram.address.host} {datagram.address.port}", datagram.address)
 
-    async def scenario(network: sim.Network) -> bool:
+    async def scenario(network: sim.Network) -> set[str]:
         one, other, server = network.host("one"), network.host("other"), network.host("server")
-        for host in (one, other):
-            network.nat([host], mapping=behaviour, filtering="address-port")
+        nats = [network.nat([host], mapping=behaviour, filtering="address-port") for host in (one, other)]
         server.start_soon(rendezvous)
         await trio.testing.wait_all_tasks_blocked()
         addresses: tuple[list[Address], list[Address]] = ([], [])
-        heard: list[bytes] = []
+        heard: set[str] = set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one.run, peer, addresses[0], addresses[1], server.ipv4, heard)
             nursery.start_soon(other.run, peer, addresses[1], addresses[0], server.ipv4, heard)
-        return len(heard) > 2
+        assert heard <= {nat.address for nat in nats}
+        return heard
 
-    assert sim.run(scenario) is comes_through
+    # Both hear the other, or neither does.
+    assert len(sim.run(scenario)) == (2 if comes_through else 0)
 
 
 @pytest.mark.parametrize("hairpin", [True, False])
@@ -263,6 +332,26 @@ def test_a_refusal_finds_its_way_back_in() -> None:
             async with trio_dgram.open_socket("udp4") as sock:
                 await sock.connect((server.ipv4, 9))
                 await sock.send(b"x")
+                with pytest.raises(ConnectionRefusedError):
+                    await sock.receive()
+
+    sim.run(scenario)
+
+
+def test_who_is_let_in_by_anothers_mapping_is_refused_by_the_port_that_it_asked() -> None:
+    async def scenario(network: sim.Network) -> None:
+        client, server, stranger = network.host("client"), network.host("server"), network.host("stranger")
+        network.nat([client], mapping="address-port", filtering="endpoint")
+        came: list[Datagram] = []
+        server.start_soon(count, came)
+        await trio.testing.wait_all_tasks_blocked()
+        with client.entered():
+            async with trio_dgram.open_socket("udp4") as sock:
+                assert await ask(sock, (server.ipv4, 7))
+        with stranger.entered():
+            async with trio_dgram.open_socket("udp4") as sock:
+                await sock.connect(came[0].address)
+                await sock.send(b"too late")
                 with pytest.raises(ConnectionRefusedError):
                     await sock.receive()
 
@@ -319,10 +408,38 @@ def test_a_translator_is_a_hop() -> None:
     assert sim.run(scenario) == ["hop limit exceeded", ""]
 
 
-def test_groups_do_not_cross_it() -> None:
+def test_each_translator_is_a_hop_and_a_hairpin_one() -> None:
+    async def scenario(network: sim.Network) -> list[int]:
+        one, beside, other = network.host("one"), network.host("beside"), network.host("other")
+        server = network.host("server")
+        network.nat([one, beside])
+        network.nat([other])
+        came: list[Datagram] = []
+        server.start_soon(count, came)
+        await trio.testing.wait_all_tasks_blocked()
+        left = []
+        with one.entered():
+            async with trio_dgram.open_socket("udp4", packet_info=True) as receiver:
+                assert await ask(receiver, (server.ipv4, 7))
+                for host in (beside, other):
+                    with host.entered():
+                        async with trio_dgram.open_socket("udp4", ttl=9) as sender:
+                            await sender.send(b"x", came[0].address)
+                    info = (await receiver.receive()).info
+                    assert info is not None
+                    assert info.hop_limit is not None
+                    left.append(info.hop_limit)
+        return left
+
+    assert sim.run(scenario) == [8, 7]
+
+
+def test_groups_do_not_cross_it(udp: Family) -> None:
+    group = {"udp4": "239.1.2.3", "udp6": "ff02::1:3"}[udp.type]
+
     async def member(datagrams: list[Datagram]) -> None:
-        async with trio_dgram.open_socket("udp4", port=7) as sock:
-            sock.add_membership("239.1.2.3", "eth0")
+        async with trio_dgram.open_socket(udp.type, port=7) as sock:
+            sock.add_membership(group, "eth0")
             async for datagram in sock:
                 datagrams.append(datagram)
 
@@ -334,8 +451,8 @@ def test_groups_do_not_cross_it() -> None:
             host.start_soon(member, datagrams)
         await trio.testing.wait_all_tasks_blocked()
         with inside.entered():
-            async with trio_dgram.open_socket("udp4", multicast_interface="eth0") as sock:
-                await sock.send(b"x", ("239.1.2.3", 7))
+            async with trio_dgram.open_socket(udp.type, multicast_interface="eth0") as sock:
+                await sock.send(b"x", (group, 7))
         await trio.sleep(1)
         return len(came[0]), len(came[1])
 
@@ -360,6 +477,82 @@ def test_what_was_held_is_translated_when_it_is_released() -> None:
     sim.run(scenario)
 
 
+def test_what_was_held_for_a_group_reaches_its_members_beside() -> None:
+    async def scenario(network: sim.Network) -> None:
+        inside, neighbour = network.host("inside"), network.host("neighbour")
+        network.nat([inside, neighbour])
+        network.hold(inside, neighbour)
+        with neighbour.entered():
+            async with trio_dgram.open_socket("udp4", port=7) as receiver:
+                receiver.add_membership("239.1.2.3", "eth0")
+                with inside.entered():
+                    async with trio_dgram.open_socket("udp4", multicast_interface="eth0") as sender:
+                        await sender.send(b"x", ("239.1.2.3", 7))
+                network.release(inside, neighbour)
+                assert (await receiver.receive()).address.host == inside.ipv4
+
+    sim.run(scenario)
+
+
+def test_what_was_held_is_turned_back_when_it_is_released() -> None:
+    async def scenario(network: sim.Network) -> None:
+        one, other, server = network.host("one"), network.host("other"), network.host("server")
+        nat = network.nat([one, other])
+        came: list[Datagram] = []
+        server.start_soon(count, came)
+        await trio.testing.wait_all_tasks_blocked()
+        network.hold(other, one)
+        with one.entered():
+            async with trio_dgram.open_socket("udp4") as receiver:
+                assert await ask(receiver, (server.ipv4, 7))
+                with other.entered():
+                    async with trio_dgram.open_socket("udp4") as sender:
+                        await sender.send(b"x", came[0].address)
+                network.release(other, one)
+                assert (await receiver.receive()).address.host == nat.address
+
+    sim.run(scenario)
+
+
+def test_what_a_router_says_comes_through_though_it_was_held() -> None:
+    async def scenario(network: sim.Network) -> None:
+        client, server = network.host("client"), network.host("server")
+        network.nat([client])
+        came: list[Datagram] = []
+        server.start_soon(count, came)
+        await trio.testing.wait_all_tasks_blocked()
+        with client.entered():
+            async with trio_dgram.open_socket("udp4") as sock:
+                assert await ask(sock, (server.ipv4, 7))
+        network.path(server, client, mtu=600, too_big="icmp")
+        network.hold(client, server)
+        with server.entered():
+            async with trio_dgram.open_socket("udp4", icmp_errors=True, mtu_discovery="do") as sock:
+                failures = sock.events(Failure)
+                await sock.send(bytes(1000), came[0].address)
+                await trio.sleep(1)
+                network.release(client, server)
+                failure = await failures.receive()
+                assert isinstance(failure.error, PeerUnreachable)
+                assert (failure.address, failure.error.errno) == (came[0].address, errno.EMSGSIZE)
+
+    sim.run(scenario)
+
+
+def test_nobody_else_has_its_name_or_its_address() -> None:
+    async def scenario(network: sim.Network) -> None:
+        network.host("NAT 1")
+        nat, named = network.nat([network.host("a")]), network.nat([network.host("b")], name="the router")
+        assert repr(nat).startswith("<trio_dgram.sim.NatHandle NAT 2:")
+        with pytest.raises(ValueError, match="name must be free: 'the router' is a NAT's"):
+            network.host("the router")
+        for handle, name in ((nat, "NAT 2"), (named, "the router")):
+            with pytest.raises(ValueError, match=f"addresses must be free: {handle.address} is {name}'s"):
+                network.host("c", addresses=[handle.address])
+
+    sim.run(scenario)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -370,6 +563,12 @@ def test_what_was_held_is_translated_when_it_is_released() -> None:
         ({"inside": []}, "inside must be one host at least"),
         ({"inside": ["behind"]}, "behind no NAT yet, and 'behind' is"),
         ({"inside": ["nobody"]}, "there is no host 'nobody'"),
+        ({"inside": "a"}, "inside must be a list of hosts or their names, not 'a'"),
+        ({"inside": 7}, "inside must be a list of hosts or their names, not 7"),
+        ({"name": 7}, "name must be the name of a NAT, not 7"),
+        ({"name": ""}, "name must be the name of a NAT, not ''"),
+        ({"name": "a"}, "name must be free: 'a' is another NAT's or a host's"),
+        ({"name": "NAT 1"}, "name must be free: 'NAT 1' is another NAT's or a host's"),
     ],
 )
 def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:

@@ -69,7 +69,7 @@ class Fabric:
 
     def add(self, name: str, addresses: tuple[str, ...]) -> Machine:
         """Make a host; it gets an address of each family in which it was given none."""
-        ipv4, ipv6 = assigned(name, lambda address: address in self.owners or address in self.outside)
+        ipv4, ipv6 = assigned(name, self._is_taken)
         own = tuple(addresses)
         if not any(not is_ipv6(address) for address in own):
             own += (ipv4,)
@@ -84,6 +84,11 @@ class Fabric:
         self.outside[nat.address] = nat
         self.nats |= dict.fromkeys(inside, nat)
 
+    @property
+    def nat_names(self) -> set[str]:
+        """What the translators are called."""
+        return {nat.name for nat in self.outside.values()}
+
     def rebind(self, nat: Nat, address: str) -> None:
         """Give a translator another address outside."""
         del self.outside[nat.address]
@@ -92,7 +97,15 @@ class Fabric:
 
     def free_address(self, name: str) -> str:
         """Return the IPv4 address that ``name`` is assigned."""
-        return assigned(name, lambda address: address in self.owners or address in self.outside)[0]
+        return assigned(name, self._is_taken)[0]
+
+    def holder(self, address: str) -> str:
+        """Return the name of the host or translator that has an address, an empty one if none has."""
+        holder = self.owners.get(address) or self.outside.get(address)
+        return holder.name if holder is not None else ""
+
+    def _is_taken(self, address: str) -> bool:
+        return bool(self.holder(address))
 
     def pipe(self, sender: str, receiver: str) -> Pipe:
         """Return the pipe from one host to another."""
@@ -127,47 +140,48 @@ class Fabric:
         host = packet.destination.host
         receiver = self.owners.get(host)
         if receiver is not None and not self.nats:
-            self._enter(machine, receiver, packet)
+            self._enter(machine, receiver.name, packet, receiver.receive)
         elif kind_of(host) in ("group", "broadcast"):
             # A host that nobody listens on is not asked: that it is there changes nothing.
             for other in self.machines.values():
-                if other is not machine and self._are_beside(machine, other, packet) and other.wants(packet):
-                    self._enter(machine, other, packet)
-        elif receiver is not None and self._are_beside(machine, receiver, packet):
-            self._enter(machine, receiver, packet)
-        elif receiver is not None and receiver.name not in self.nats:
-            self._enter_translated(machine, receiver.name, packet)
+                if other is not machine and self._are_beside(machine, other) and other.wants(packet):
+                    self._enter(machine, other.name, packet, other.receive)
+        elif receiver is not None and self._is_reached(machine, receiver, packet):
+            self._enter(machine, receiver.name, packet, self._arrive)
         elif host in self.outside:
             nat = self.outside[host]
             inside = nat.find(_port_of(packet), self.now())
-            self._enter_translated(machine, nat.name if inside is None else self.owners[inside.host].name, packet)
+            self._enter(machine, nat.name if inside is None else self.owners[inside.host].name, packet, self._arrive)
         else:
             self.record(packet, NO_SUCH_HOST if receiver is None else BEHIND_A_NAT, "")
             if packet.report is None:
                 self._complain(machine, packet, _HOST_UNREACHABLE[packet.is_ipv6], 0, self.pipe("", machine.name))
 
-    def _are_beside(self, one: Machine, other: Machine, packet: Packet) -> bool:
-        """Whether nothing translates what goes between two hosts; IPv6 is never translated."""
-        return packet.is_ipv6 or self.nats.get(one.name) is self.nats.get(other.name)
+    def _are_beside(self, one: Machine, other: Machine) -> bool:
+        """Whether no translator is between two hosts."""
+        return self.nats.get(one.name) is self.nats.get(other.name)
 
-    def _enter(self, sender: Machine, receiver: Machine, packet: Packet) -> None:
-        pipe = self.pipe(sender.name, receiver.name)
-        self._bring(pipe, pipe.enter(self.now(), packet), sender, receiver.name, receiver.receive)
+    def _is_reached(self, sender: Machine, receiver: Machine, packet: Packet) -> bool:
+        """Whether a host's own address is one to send to; IPv6 is not translated."""
+        return packet.is_ipv6 or receiver.name not in self.nats or self._are_beside(sender, receiver)
 
-    def _enter_translated(self, sender: Machine, receiver: str, packet: Packet) -> None:
+    def _enter(self, sender: Machine, receiver: str, packet: Packet, deliver: Callable[[Packet], None]) -> None:
         pipe = self.pipe(sender.name, receiver)
-        self._bring(pipe, pipe.enter(self.now(), packet), sender, receiver, partial(self._translate, sender))
+        self._bring(pipe, pipe.enter(self.now(), packet), sender, receiver, deliver)
 
-    def _translate(self, sender: Machine, packet: Packet) -> None:
-        """Let a packet pass the translators that are at the end of its way: its sender's and its receiver's."""
-        if packet.hop_limit <= 1:
+    def _arrive(self, packet: Packet) -> None:
+        """Bring a packet for one host there, past the translators that are at the end of its way."""
+        leaving, entering = self._translators(packet)
+        # Turned back by the only one there is, it has been there once.
+        hops = len({nat for nat in (leaving, entering) if nat is not None})
+        if hops and packet.hop_limit <= hops:
             # No message of ICMP's comes from so near its end.
             self.record(packet, HOP_LIMIT, "")
+            sender = self.machines[packet.sender]
             self._complain(sender, packet, _HOP_LIMIT_REPORT, 0, self.pipe("", sender.name))
             return
-        passing = attrs.evolve(packet, hop_limit=packet.hop_limit - 1)
-        ways = ((self.nats.get(sender.name), Nat.leave), (self.outside.get(packet.destination.host), Nat.enter))
-        for nat, pass_by in ways:
+        passing = attrs.evolve(packet, hop_limit=packet.hop_limit - hops) if hops else packet
+        for nat, pass_by in ((leaving, Nat.leave), (entering, Nat.enter)):
             if nat is None:
                 continue
             passed = pass_by(nat, passing, self.now())
@@ -175,7 +189,21 @@ class Fabric:
                 self.record(passing, passed, nat.name)
                 return
             passing = passed
-        self.owners[passing.destination.host].receive(passing)
+        receiver = self.owners.get(passing.destination.host)
+        if receiver is None:
+            # A translator had the address when it was sent, and has another by now.
+            self.record(passing, NO_SUCH_HOST, "")
+        else:
+            receiver.receive(passing)
+
+    def _translators(self, packet: Packet) -> tuple[Nat | None, Nat | None]:
+        """Return the translators that a packet for one host leaves and enters by."""
+        # What a router says of a host's packet comes from no host.
+        source = self.owners.get(packet.source.host)
+        receiver = self.owners.get(packet.destination.host)
+        if packet.is_ipv6 or source is None or (receiver is not None and self._are_beside(source, receiver)):
+            return None, self.outside.get(packet.destination.host)
+        return self.nats.get(source.name), self.outside.get(packet.destination.host)
 
     def _bring(
         self, pipe: Pipe, outcomes: list[Outcome], sender: Machine, receiver: str, deliver: Callable[[Packet], None]
@@ -193,12 +221,11 @@ class Fabric:
     def release(self, sender: str, receiver: str) -> None:
         """Let go what is held in the pipe between two hosts."""
         pipe = self.pipe(sender, receiver)
-        machine = self.machines[sender]
-        self._bring(pipe, pipe.release(self.now()), machine, receiver, partial(self._arrive, machine, receiver))
+        held_for = partial(self._arrive_held, self.machines[receiver])
+        self._bring(pipe, pipe.release(self.now()), self.machines[sender], receiver, held_for)
 
-    def _arrive(self, sender: Machine, receiver: str, packet: Packet) -> None:
-        beside = self._are_beside(sender, self.machines[receiver], packet)
-        (self.machines[receiver].receive if beside else partial(self._translate, sender))(packet)
+    def _arrive_held(self, receiver: Machine, packet: Packet) -> None:
+        (self._arrive if kind_of(packet.destination.host) == "unicast" else receiver.receive)(packet)
 
     def _complain(self, sender: Machine, packet: Packet, kind: tuple[int, int], mtu: int, back: Pipe) -> None:
         """Let the router say to ``sender`` what became of its packet."""

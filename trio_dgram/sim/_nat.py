@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import random
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import attrs
 
 from .._addresses import Address
 from ._records import Packet, Report
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 Behaviour: TypeAlias = Literal["endpoint", "address", "address-port"]
 """Whether something is independent of the peer, or depends on its address, or on its address and port (RFC 4787, 4.1
@@ -22,7 +25,7 @@ NO_HAIRPIN: Final = "the NAT does not turn packets back"
 
 _PORTS: Final = range(1024, 65536)
 _MOST_PEERS: Final = 4096
-"""How many peers a mapping remembers that may answer it."""
+"""How many peers a mapping remembers that may answer it, and a translator of those that something came from."""
 
 
 @attrs.define
@@ -74,16 +77,20 @@ class Nat:
         self._ports = ports
         self._by_use: dict[tuple[Address, object], Mapping] = {}
         self._by_port: dict[int, Mapping] = {}
+        self._came_in: dict[tuple[Address, Address], int] = {}
+        """The port outside by which something came in last, by inside address and peer."""
 
     def rebind(self, address: str) -> None:
         """Forget every mapping and have another address outside."""
         self.address = address
         self._by_use.clear()
         self._by_port.clear()
+        self._came_in.clear()
 
     def mappings(self, now: float) -> list[Mapping]:
-        """Return what is mapped now."""
-        return [mapping for mapping in self._by_port.values() if self._lasts(mapping, now)]
+        """Return what is mapped now, as copies."""
+        lasting = [mapping for mapping in self._by_port.values() if self._lasts(mapping, now)]
+        return [attrs.evolve(mapping, peers=dict(mapping.peers)) for mapping in lasting]
 
     def find(self, port: int, now: float) -> Address | None:
         """Return the inside address that has ``port`` outside, if any has."""
@@ -112,6 +119,7 @@ class Nat:
             return NO_HAIRPIN
         if not self._lets_in(mapping, packet.source):
             return FILTERED
+        _remember(self._came_in, (mapping.inside, packet.source), mapping.port)
         return attrs.evolve(packet, destination=mapping.inside)
 
     def _lets_in(self, mapping: Mapping, peer: Address) -> bool:
@@ -126,10 +134,11 @@ class Nat:
     def _leave_report(self, packet: Packet, report: Report, now: float) -> Packet | str:
         """It is about a packet that came in: outside that was for an outside address."""
         about = report.about
-        mapping = self._by_use.get((about.destination, self._part(about.source)))
-        if mapping is None or not self._lasts(mapping, now):
+        # Not where an answer would go out by: it may have come in by what is mapped for another peer.
+        port = self._came_in.get((about.destination, about.source), 0)
+        if self.find(port, now) != about.destination:
             return NO_MAPPING
-        quoted = attrs.evolve(about, destination=Address(self.address, mapping.port))
+        quoted = attrs.evolve(about, destination=Address(self.address, port))
         return attrs.evolve(packet, source=Address(self.address, 0), report=attrs.evolve(report, about=quoted))
 
     def _enter_report(self, packet: Packet, report: Report, now: float) -> Packet | str:
@@ -160,10 +169,7 @@ class Nat:
                 return None
             mapping = self._by_use[use] = self._by_port[port] = Mapping(source, port, now)
         mapping.last_used = now
-        mapping.peers.pop(peer, None)
-        mapping.peers[peer] = None
-        if len(mapping.peers) > _MOST_PEERS:
-            del mapping.peers[next(iter(mapping.peers))]
+        _remember(mapping.peers, peer, None)
         return mapping
 
     def _free_port(self, now: float) -> int | None:
@@ -179,3 +185,11 @@ class Nat:
     def _forget_expired(self, now: float) -> None:
         self._by_use = {use: mapping for use, mapping in self._by_use.items() if self._lasts(mapping, now)}
         self._by_port = {mapping.port: mapping for mapping in self._by_use.values()}
+
+
+def _remember(latest: dict[K, V], key: K, value: V) -> None:
+    """Put something last, and forget what has been there longest if that is too much."""
+    latest.pop(key, None)
+    latest[key] = value
+    if len(latest) > _MOST_PEERS:
+        del latest[next(iter(latest))]

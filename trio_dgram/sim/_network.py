@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import count
 from typing import Any, Final, Literal, TypeAlias, Unpack
 
 import attrs
@@ -78,7 +79,7 @@ class Network:
 
         Raises:
           TypeError, ValueError: if a name is no text or an address not numeric, another host's, or the host exists
-            already and is given names or addresses.
+            already and is given names or addresses, or a NAT has that name.
         """
         if not isinstance(name, str) or not name:
             raise ValueError(f"name must be the name of a host, not {describe_value(name)}")
@@ -88,9 +89,11 @@ class Network:
             if own or aliases:
                 raise ValueError(f"there is a host {name!r} already: its names and addresses stay as they are")
             return self._hosts[name]
+        if name in self._fabric.nat_names:
+            raise ValueError(f"name must be free: {name!r} is a NAT's")
         for address in own:
-            if address in self._fabric.owners:
-                raise ValueError(f"addresses must be free: {address} is {self._fabric.owners[address].name}'s")
+            if holder := self._fabric.holder(address):
+                raise ValueError(f"addresses must be free: {address} is {holder}'s")
         machine = self._fabric.add(name, own)
         for alias in (name, *aliases):
             self._resolver.addresses[canonical_name(alias)] = machine.addresses
@@ -243,13 +246,15 @@ class Network:
           filtering: whose datagrams are let in, by the same words; as ``mapping`` if it is None.
           timeout: how long a mapping lasts by which nothing goes out, in seconds.
           hairpin: whether the hosts inside reach each other by their addresses outside.
-          name: what it is called in the trace.
+          name: what it is called in the trace; ``"NAT 1"`` and so on if it is None.
 
-        Paths are between hosts, as without it: it is at their end, and one hop.
+        Paths are between hosts, as without it: it is at their end, and one hop. Its address follows from its name.
 
         Raises:
-          ValueError: if an argument is wrong, or a host is behind a NAT already.
+          TypeError, ValueError: if an argument is wrong, a host is behind a NAT already, or the name is another's.
         """
+        if isinstance(inside, (str, Host)) or not isinstance(inside, Iterable):
+            raise TypeError(f"inside must be a list of hosts or their names, not {describe_value(inside)}")
         names = [self._named(host).name for host in inside]
         words = ("endpoint", "address", "address-port")
         check_choice("mapping", mapping, words)
@@ -262,18 +267,28 @@ class Network:
         for host in names:
             if host in self._fabric.nats:
                 raise ValueError(f"inside must be hosts that are behind no NAT yet, and {host!r} is")
-        name = f"NAT {len(self._fabric.outside) + 1}" if name is None else name
+        chosen = self._name_of_nat(name)
         made = Nat(
-            name,
-            self._fabric.free_address(name),
+            chosen,
+            self._fabric.free_address(chosen),
             mapping=mapping,
             filtering=filtering or mapping,
             timeout=timeout,
             hairpin=hairpin,
-            ports=stream(self.seed, name, "ports"),
+            ports=stream(self.seed, chosen, "NAT ports"),
         )
         self._fabric.add_nat(made, names)
         return NatHandle(made, self._fabric)
+
+    def _name_of_nat(self, name: str | None) -> str:
+        taken = {*self._hosts, *self._fabric.nat_names}
+        if name is None:
+            return next(free for number in count(1) if (free := f"NAT {number}") not in taken)
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"name must be the name of a NAT, not {describe_value(name)}")
+        if name in taken:
+            raise ValueError(f"name must be free: {name!r} is another NAT's or a host's")
+        return name
 
     def look_up(self, name: str, *, error: Trouble | None = None, delay: float = 0.0) -> None:
         """Say how looking up a name goes from now on.
