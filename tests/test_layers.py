@@ -30,7 +30,7 @@ LAYERS: Final = {
         "_waiting",
     ],
     "nursery": ["_nursery"],
-    "services": [],
+    "services": ["_datagram_channel", "_listener", "_peer_limits", "_peers", "_retry", "_serving"],
     "the public names": ["__init__", "lowlevel"],
     "simulation: values": [
         "sim._numbers",

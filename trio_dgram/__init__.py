@@ -9,11 +9,13 @@ from __future__ import annotations
 from ._addresses import Address, UnixAddress
 from ._channels import EventChannel
 from ._creation import SocketOptions
+from ._datagram_channel import DatagramChannel, PeerStatistics
 from ._datagrams import Credentials, Datagram, PacketInfo
 from ._errors import (
     AddressBlockedError,
     AlreadyBoundError,
     AlreadyConnectedError,
+    AmplificationLimitError,
     DatagramError,
     NotBoundError,
     NotConnectedError,
@@ -23,9 +25,14 @@ from ._errors import (
 )
 from ._events import Closed, Connected, Event, Failure, Listening
 from ._interfaces import Interface, interfaces
+from ._listener import DatagramListener, open_listeners
 from ._memberships import Membership
 from ._nursery import DatagramNursery, open_nursery, open_socket
+from ._peer_limits import ListenerOptions
+from ._peers import ListenerStatistics
 from ._resolution import resolve
+from ._retry import retry
+from ._serving import open_connection, serve
 from ._socket import DatagramSocket
 from ._statistics import ChannelStatistics, SocketStatistics
 
@@ -34,23 +41,29 @@ __all__ = [
     "AddressBlockedError",
     "AlreadyBoundError",
     "AlreadyConnectedError",
+    "AmplificationLimitError",
     "ChannelStatistics",
     "Closed",
     "Connected",
     "Credentials",
     "Datagram",
+    "DatagramChannel",
     "DatagramError",
+    "DatagramListener",
     "DatagramNursery",
     "DatagramSocket",
     "Event",
     "EventChannel",
     "Failure",
     "Interface",
+    "ListenerOptions",
+    "ListenerStatistics",
     "Listening",
     "Membership",
     "NotBoundError",
     "NotConnectedError",
     "PacketInfo",
+    "PeerStatistics",
     "PeerUnreachable",
     "SendManyError",
     "SocketOptions",
@@ -58,9 +71,13 @@ __all__ = [
     "SocketStatistics",
     "UnixAddress",
     "interfaces",
+    "open_connection",
+    "open_listeners",
     "open_nursery",
     "open_socket",
     "resolve",
+    "retry",
+    "serve",
 ]
 
 

@@ -38,6 +38,10 @@ class AddressBlockedError(DatagramError, PermissionError):
     """The destination is on the socket's ``send_block_list``; nothing was sent."""
 
 
+class AmplificationLimitError(DatagramError):
+    """More would go out to a peer than its datagrams allow before it is validated; nothing was sent."""
+
+
 class PeerUnreachable(DatagramError, OSError):  # noqa: N818 -- named for what it tells: news about a peer
     """The network reported that an earlier datagram could not be delivered (RFC 792, RFC 4443).
 

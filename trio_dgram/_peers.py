@@ -1,0 +1,352 @@
+"""The peers of one socket: which datagram is whose, who is let in, and who reads for all.
+
+Rule 1: whichever task waits, for a new peer or for a datagram of one, reads for all of them, and hands that on when it
+    has what it waited for. Nothing runs in the background.
+Rule 2: nobody is read for so that others must wait: what a peer has no room for is dropped, and counted.
+Rule 3: a peer that has not been validated makes room for a newcomer; one that has does not.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import attrs
+import trio
+
+from ._addresses import Address
+from ._datagrams import Datagram
+from ._peer_limits import PeerLimits, network_of
+from ._socket import DatagramSocket
+
+_log = logging.getLogger("trio_dgram")
+
+
+@attrs.frozen(kw_only=True)
+class ListenerStatistics:
+    """The counts of one listener, as :meth:`DatagramListener.statistics` returns them."""
+
+    peers: int
+    """Peers that there are now."""
+    accepted: int
+    """Peers that were let in since the listener was opened."""
+    waiting: int
+    """Peers that nobody has accepted yet."""
+    refused: int
+    """First datagrams of peers that were not let in: there was no room, or the listener was closed."""
+    refused_by_filter: int
+    """Those that ``accept_filter`` did not let in."""
+    refused_by_network: int
+    """Those whose network had as many peers as it may."""
+    evicted: int
+    """Peers that were not validated and made room for others."""
+    expired: int
+    """Peers that were given up because nothing came from or went to them."""
+    dropped: int
+    """Datagrams of peers that had no room for them."""
+    buffered_bytes: int
+    """Bytes that wait to be received now."""
+    amplification_refused: int
+    """Sends that were refused by ``amplification_limit``."""
+
+
+class Peer:
+    """What the table knows of one peer; its channel adds what a program does with it."""
+
+    __slots__ = (
+        "address",
+        "bytes_received",
+        "dropped",
+        "ended",
+        "last_heard",
+        "queue",
+        "queued_bytes",
+        "validated",
+        "waiter",
+    )
+
+    def __init__(self, address: Address, now: float) -> None:
+        self.address = address
+        self.queue: deque[bytes] | None = None
+        self.queued_bytes = 0
+        self.bytes_received = 0
+        self.dropped = 0
+        self.validated = False
+        self.ended = False
+        self.last_heard = now
+        self.waiter: trio.lowlevel.Task | None = None
+
+
+PeerT = TypeVar("PeerT", bound=Peer)
+
+
+class PeerTable(Generic[PeerT]):
+    """The peers of one socket."""
+
+    def __init__(
+        self, socket: DatagramSocket, limits: PeerLimits, make: Callable[[PeerTable[PeerT], Address, float], PeerT]
+    ) -> None:
+        self.socket = socket
+        self.limits = limits
+        self.accepting = True
+        self.backlog: deque[PeerT] = deque()
+        self.amplification_refused = 0
+        self.dropped = 0
+        self._make = make
+        self._peers: dict[Address, PeerT] = {}
+        # In the order of their last activity, so that the one idle longest is found at once.
+        self._unvalidated: OrderedDict[PeerT, None] = OrderedDict()
+        self._validated: OrderedDict[PeerT, None] = OrderedDict()
+        self._networks: dict[str, int] = {}
+        self._reading: trio.CancelScope | None = None
+        self._reader_has_come: Callable[[], bool] = bool
+        self._parked: dict[trio.lowlevel.Task, PeerT | None] = {}
+        """Who waits while another reads, and for which peer."""
+        self._orders = ((self._unvalidated, False), (self._validated, True))
+        self._total_bytes = 0
+        self._accepted = self._refused = self._refused_by_filter = self._refused_by_network = 0
+        self._evicted = self._expired = 0
+
+    def statistics(self) -> ListenerStatistics:
+        """Return the counts."""
+        return ListenerStatistics(
+            peers=len(self._peers),
+            accepted=self._accepted,
+            waiting=len(self.backlog),
+            refused=self._refused,
+            refused_by_filter=self._refused_by_filter,
+            refused_by_network=self._refused_by_network,
+            evicted=self._evicted,
+            expired=self._expired,
+            dropped=self.dropped,
+            buffered_bytes=self._total_bytes,
+            amplification_refused=self.amplification_refused,
+        )
+
+    # Waiting
+
+    async def wait(self, has_come: Callable[[], bool], peer: PeerT | None) -> None:
+        """Wait until ``has_come()``: something for ``peer``, or a new peer if that is None."""
+        task = trio.lowlevel.current_task()
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            del self._parked[task]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        try:
+            while not has_come():
+                if self._reading is None:
+                    await self._read(has_come)
+                else:
+                    self._parked[task] = peer
+                    await trio.lowlevel.wait_task_rescheduled(give_up)
+        finally:
+            # Whoever leaves sees to it that somebody reads for the others.
+            if self._reading is None and self._parked:
+                self._wake(next(iter(self._parked)))
+
+    async def _read(self, has_come: Callable[[], bool]) -> None:
+        datagrams: list[Datagram] = []
+        self._reading = trio.CancelScope(deadline=self._next_expiry())
+        self._reader_has_come = has_come
+        try:
+            with self._reading:
+                datagrams = await self.socket.receive_many()
+        finally:
+            self._reading = None
+        now = trio.current_time()
+        self._sort(datagrams, now)
+        self._expire_overdue(now)
+
+    def _wake(self, task: trio.lowlevel.Task) -> None:
+        del self._parked[task]
+        trio.lowlevel.reschedule(task)
+
+    def look_again(self, peer: PeerT | None) -> None:
+        """Let who waits for ``peer``, or for a new one, ask again whether it has come."""
+        if peer is None:
+            self._wake_accepters()
+        elif peer.waiter is not None and peer.waiter in self._parked:
+            self._wake(peer.waiter)
+        if self._reading is not None and self._reader_has_come():
+            # It has consumed nothing then.
+            self._reading.cancel()
+
+    def _next_expiry(self) -> float:
+        """Return when the peer is to be given up that is idle longest."""
+        limits = self.limits
+        times = [
+            next(iter(order)).last_heard + limits.patience(validated=validated)
+            for order, validated in self._orders
+            if order
+        ]
+        return min(times, default=math.inf)
+
+    def _expire_overdue(self, now: float) -> None:
+        for order, validated in self._orders:
+            patience = self.limits.patience(validated=validated)
+            while order:
+                oldest = next(iter(order))
+                if now < oldest.last_heard + patience:
+                    break
+                self.expire(oldest)
+
+    # Sorting
+
+    def _sort(self, datagrams: list[Datagram], now: float) -> None:
+        for datagram in datagrams:
+            peer = self._peers.get(datagram.address)
+            if peer is None:
+                peer = self._admit(datagram, now)
+                if peer is None:
+                    continue
+            self.heard(peer, now)
+            self._offer(peer, datagram.data)
+
+    def _offer(self, peer: PeerT, data: bytes) -> None:
+        size = len(data)
+        peer.bytes_received += size
+        queue = peer.queue
+        if queue is None:
+            queue = peer.queue = deque()
+        limits = self.limits
+        if (
+            len(queue) >= limits.max_buffer_size
+            or peer.queued_bytes + size > limits.max_buffer_bytes
+            or self._total_bytes + size > limits.max_total_bytes
+        ):
+            peer.dropped += 1
+            self.dropped += 1
+            return
+        queue.append(data)
+        peer.queued_bytes += size
+        self._total_bytes += size
+        if peer.waiter is not None and peer.waiter in self._parked:
+            self._wake(peer.waiter)
+
+    def take(self, peer: PeerT) -> bytes | None:
+        """Return the next datagram of a peer, if there is one."""
+        if not peer.queue:
+            return None
+        data = peer.queue.popleft()
+        peer.queued_bytes -= len(data)
+        self._total_bytes -= len(data)
+        if not peer.queue:
+            # Most peers are idle most of the time, and an empty queue is larger than all else of them.
+            peer.queue = None
+        return data
+
+    def heard(self, peer: PeerT, now: float) -> None:
+        """Note that something came from or went to a peer."""
+        peer.last_heard = now
+        (self._validated if peer.validated else self._unvalidated).move_to_end(peer)
+
+    # Coming and going
+
+    def _admit(self, datagram: Datagram, now: float) -> PeerT | None:
+        network = ""
+        if not self.accepting:
+            self._refused += 1
+            return None
+        if not self._passes_filter(datagram):
+            self._refused_by_filter += 1
+            return None
+        if self.limits.max_peers_per_network is not None:
+            network, which = network_of(datagram.address.host)
+            if self._networks.get(network, 0) >= self.limits.max_peers_per_network[which]:
+                self._refused_by_network += 1
+                return None
+        if len(self._peers) >= self.limits.max_peers and not self._make_room():
+            self._refused += 1
+            return None
+        peer = self._make(self, datagram.address, now)
+        self._peers[datagram.address] = peer
+        self._unvalidated[peer] = None
+        if network:
+            self._networks[network] = self._networks.get(network, 0) + 1
+        self._accepted += 1
+        self.backlog.append(peer)
+        self._wake_accepters()
+        return peer
+
+    def _wake_accepters(self) -> None:
+        for task in [task for task, wanted in self._parked.items() if wanted is None]:
+            self._wake(task)
+
+    def _passes_filter(self, datagram: Datagram) -> bool:
+        if self.limits.accept_filter is None:
+            return True
+        try:
+            return self.limits.accept_filter(datagram)
+        except Exception:  # noqa: BLE001 -- whatever it is, it is logged
+            # It is no fault of the task that happens to read.
+            _log.exception("accept_filter failed on a datagram from %s", datagram.address)
+            return False
+
+    def _make_room(self) -> bool:
+        """Let the unvalidated peer go that is idle longest, if there is one."""
+        oldest = next(iter(self._unvalidated), None)
+        if oldest is None:
+            return False
+        self._evicted += 1
+        self.end(oldest)
+        return True
+
+    def add(self, peer: PeerT) -> None:
+        """Take in the peer that the program has chosen."""
+        self._peers[peer.address] = peer
+        self._unvalidated[peer] = None
+
+    def validate(self, peer: PeerT) -> None:
+        """Note that a peer has the address that it says."""
+        if peer in self._unvalidated:
+            del self._unvalidated[peer]
+            self._validated[peer] = None
+            peer.validated = True
+            self.heard(peer, trio.current_time())
+            if self._reading is not None:
+                self._reading.deadline = self._next_expiry()
+
+    def expire(self, peer: PeerT) -> None:
+        """Give up a peer that is idle too long."""
+        self._expired += 1
+        self.end(peer)
+
+    def end(self, peer: PeerT) -> None:
+        """Let a peer go; what it has sent can still be received."""
+        if peer.ended:
+            return
+        peer.ended = True
+        del self._peers[peer.address]
+        self._unvalidated.pop(peer, None)
+        self._validated.pop(peer, None)
+        if self.limits.max_peers_per_network is not None:
+            network, _ = network_of(peer.address.host)
+            self._networks[network] -= 1
+            if not self._networks[network]:
+                del self._networks[network]
+        self.look_again(peer)
+        self.close_if_done()
+
+    def discard(self, peer: PeerT) -> None:
+        """Throw away what a peer has sent."""
+        while self.take(peer) is not None:
+            pass
+
+    def stop_accepting(self) -> None:
+        """Let nobody else in; those that nobody has accepted go."""
+        self.accepting = False
+        self.look_again(None)
+        while self.backlog:
+            peer = self.backlog.popleft()
+            self.discard(peer)
+            self.end(peer)
+        self.close_if_done()
+
+    def close_if_done(self) -> None:
+        """Close the socket once nobody accepts and no peer is left."""
+        if not self.accepting and not self._peers:
+            self.socket.close()
