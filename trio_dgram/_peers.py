@@ -69,14 +69,14 @@ class Peer:
     )
 
     def __init__(self, address: Address, now: float) -> None:
-        self.address = address
+        self.address: Address = address
         self.queue: deque[bytes] | None = None
-        self.queued_bytes = 0
-        self.bytes_received = 0
-        self.dropped = 0
-        self.validated = False
-        self.ended = False
-        self.last_heard = now
+        self.queued_bytes: int = 0
+        self.bytes_received: int = 0
+        self.dropped: int = 0
+        self.validated: bool = False
+        self.ended: bool = False
+        self.last_heard: float = now
         self.waiter: trio.lowlevel.Task | None = None
 
 
@@ -89,12 +89,12 @@ class PeerTable(Generic[PeerT]):
     def __init__(
         self, socket: DatagramSocket, limits: PeerLimits, make: Callable[[PeerTable[PeerT], Address, float], PeerT]
     ) -> None:
-        self.socket = socket
-        self.limits = limits
-        self.accepting = True
+        self.socket: DatagramSocket = socket
+        self.limits: PeerLimits = limits
+        self.accepting: bool = True
         self.backlog: deque[PeerT] = deque()
-        self.amplification_refused = 0
-        self.dropped = 0
+        self.amplification_refused: int = 0
+        self.dropped: int = 0
         self._make = make
         self._peers: dict[Address, PeerT] = {}
         # In the order of their last activity, so that the one idle longest is found at once.

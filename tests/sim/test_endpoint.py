@@ -800,3 +800,9 @@ def test_disconnected_it_keeps_what_was_named(make: Any, udp: Family) -> None:
 
 def _that_can_be_disconnected(sock: Any) -> Any:
     return SystemSocket(fileno=sock.detach()) if isinstance(sock, socket.socket) else sock
+
+
+def test_the_interface_is_named_by_the_hosts_own_address_too(network: Clockless) -> None:
+    sock = network.socket(socket.AF_INET)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
+    assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF) == 2

@@ -262,9 +262,6 @@ async def _when_possible(wait: Callable[[], Awaitable[None]], call: Callable[...
     else:
         await trio.lowlevel.cancel_shielded_checkpoint()
         return result
-    while True:
-        await wait()
-        try:
-            return call(*args)
-        except BlockingIOError:
-            pass
+    # When the wait is over it can: nobody else comes in between.
+    await wait()
+    return call(*args)
