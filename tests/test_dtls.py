@@ -1,0 +1,248 @@
+"""Encrypted channels: the same handlers, real OpenSSL at the other end, and certificates that are for somebody else."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+from OpenSSL import SSL
+
+import trio_dgram
+from trio_dgram import Address, dtls, sim
+
+from .support.families import Family
+from .support.programs import find_program
+
+# Trio closes them so where a peer has not said goodbye.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed DTLS endpoint:ResourceWarning")
+
+AUTHORITY = trustme.CA()
+SERVER = AUTHORITY.issue_cert("server.example", "localhost", "127.0.0.1", "::1")
+CLIENT = AUTHORITY.issue_cert("client@example.org")
+OTHER_AUTHORITY = trustme.CA()
+
+
+def server_context(*, asks: bool = False) -> SSL.Context:
+    context = SSL.Context(SSL.DTLS_METHOD)
+    SERVER.configure_cert(context)
+    if asks:
+        AUTHORITY.configure_trust(context)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *about: bool(about[-1]))
+    return context
+
+
+def client_context(authority: trustme.CA = AUTHORITY, certificate: trustme.LeafCert | None = None) -> SSL.Context:
+    context = SSL.Context(SSL.DTLS_METHOD)
+    authority.configure_trust(context)
+    if certificate is not None:
+        certificate.configure_cert(context)
+    return context
+
+
+async def shout(peer: trio.abc.Channel[bytes]) -> None:
+    """Send back what comes, in capitals: for any channel of bytes."""
+    async for data in peer:
+        if data == b"fail":
+            raise ValueError("of the handler")
+        await peer.send(data.upper())
+
+
+@asynccontextmanager
+async def serving(handler: Callable[[Any], Any], context: SSL.Context, **options: Any) -> AsyncGenerator[int]:
+    async with trio.open_nursery() as nursery:
+        addresses: list[Address] = await nursery.start(
+            lambda task_status: dtls.serve(handler, 0, context, task_status=task_status, **options)
+        )
+        assert len({address.port for address in addresses}) == 1
+        yield addresses[0].port
+        nursery.cancel_scope.cancel()
+
+
+async def talk(peer: trio.abc.Channel[bytes]) -> None:
+    for payload in (b"hello", b"again"):
+        await peer.send(payload)
+        assert await peer.receive() == payload.upper()
+
+
+@pytest.mark.parametrize("simulated", [False, True])
+def test_one_handler_serves_plain_and_encrypted_peers_on_real_and_simulated_networks(simulated: bool) -> None:
+    async def both() -> None:
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(trio_dgram.serve, shout, 0)
+            async with serving(shout, server_context()) as port:
+                async with trio_dgram.open_connection("127.0.0.1", listeners[0].address.port) as plain:
+                    await talk(plain)
+                async with dtls.open_connection("127.0.0.1", port, client_context()) as encrypted:
+                    await talk(encrypted)
+            nursery.cancel_scope.cancel()
+
+    async def scenario(_: sim.Network) -> None:
+        await both()
+
+    if simulated:
+        sim.run(scenario)
+    else:
+        trio.run(both)
+
+
+async def test_a_name_an_address_or_another_name_is_what_the_certificate_is_for(udp: Family) -> None:
+    async with serving(shout, server_context()) as port:
+        for name in (None, "server.example"):
+            async with dtls.open_connection(udp.loopback, port, client_context(), server_hostname=name) as peer:
+                await talk(peer)
+        async with dtls.open_connection("localhost", port, client_context()) as peer:
+            await talk(peer)
+        for name in ("other.example", "127.0.0.9", "bücher.example"):
+            with pytest.raises(dtls.CertificateError, match=f"will not do for {name}: it is for somebody else"):
+                async with dtls.open_connection(udp.loopback, port, client_context(), server_hostname=name):
+                    raise AssertionError
+
+
+async def test_a_certificate_that_nobody_trusted_has_signed_is_refused(udp: Family) -> None:
+    async with serving(shout, server_context(), host=udp.loopback) as port:
+        with pytest.raises(dtls.CertificateError, match="no trusted authority vouches for it"):
+            async with dtls.open_connection(udp.loopback, port, client_context(OTHER_AUTHORITY)):
+                raise AssertionError
+
+
+async def test_clients_may_have_to_have_certificates(udp: Family) -> None:
+    async with serving(shout, server_context(asks=True), host=udp.loopback) as port:
+        async with dtls.open_connection(udp.loopback, port, client_context(certificate=CLIENT)) as peer:
+            await talk(peer)
+        with pytest.raises(trio.TooSlowError), trio.fail_after(1):
+            async with dtls.open_connection(udp.loopback, port, client_context()):
+                raise AssertionError
+
+
+async def test_a_closed_channel_is_closed(udp: Family) -> None:
+    async with serving(shout, server_context(), host=udp.loopback) as port:
+        async with dtls.open_connection(udp.loopback, port, client_context()) as peer:
+            await talk(peer)
+            await peer.aclose()
+            with pytest.raises(trio.ClosedResourceError):
+                await peer.receive()
+
+
+async def test_a_failing_handler_ends_its_channel_alone(udp: Family, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(shout, server_context(), host=udp.loopback) as port:
+        async with (
+            dtls.open_connection(udp.loopback, port, client_context()) as one,
+            dtls.open_connection(udp.loopback, port, client_context()) as other,
+        ):
+            await talk(one)
+            await one.send(b"fail")
+            await talk(other)
+    assert "of the handler" in caplog.text
+
+
+def test_a_silent_server_is_given_up_by_a_deadline() -> None:
+    async def scenario(network: sim.Network) -> None:
+        network.host("server")
+        with pytest.raises(trio.TooSlowError):
+            with trio.fail_after(30):
+                async with dtls.open_connection("server", 4433, client_context()):
+                    raise AssertionError
+        assert network.time == 30
+
+    sim.run(scenario)
+
+
+@pytest.mark.parametrize("call", [dtls.open_connection, dtls.serve])
+async def test_a_context_of_another_library_is_refused(call: Any) -> None:
+    context: Any = ssl.create_default_context()
+    with pytest.raises(TypeError, match=r"ssl_context must be an OpenSSL\.SSL\.Context"):
+        if call is dtls.serve:
+            await call(shout, 0, context)
+        else:
+            async with call("localhost", 9, context):
+                raise AssertionError
+
+
+# Real OpenSSL at the other end
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The folder with the certificates, as OpenSSL's own programs take them."""
+    AUTHORITY.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    SERVER.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    return tmp_path
+
+
+@asynccontextmanager
+async def openssl(*arguments: str) -> AsyncGenerator[trio.Process]:
+    process = await trio.lowlevel.open_process(
+        [find_program("openssl"), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        await process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            await pipe.aclose()
+
+
+async def said(process: trio.Process, text: bytes) -> bytes:
+    """Return what a program says, up to ``text``."""
+    assert process.stdout is not None
+    heard = b""
+    while text not in heard:
+        more = await process.stdout.receive_some()
+        assert more, heard
+        heard += more
+    return heard
+
+
+async def test_openssls_client_talks_to_us(udp: Family, files: Path) -> None:
+    ended = trio.Event()
+
+    async def handler(peer: dtls.DTLSChannel) -> None:
+        assert peer.address.host == udp.loopback
+        assert peer.local_address.host == udp.loopback
+        await shout(peer)
+        ended.set()
+
+    async with serving(handler, server_context(), host=udp.loopback) as port:
+        host = f"[{udp.loopback}]" if ":" in udp.loopback else udp.loopback
+        options = [
+            "-CAfile",
+            str(files / "authority.pem"),
+            "-verify_return_error",
+            "-verify_hostname",
+            "server.example",
+        ]
+        async with openssl("s_client", "-dtls1_2", "-connect", f"{host}:{port}", *options) as client:
+            await said(client, b"Verify return code: 0 (ok)")
+            assert client.stdin is not None
+            await client.stdin.send_all(b"hello from openssl\n")
+            await said(client, b"HELLO FROM OPENSSL")
+            # Closing says goodbye, which ends the channel here.
+            await client.stdin.send_all(b"Q\n")
+            await ended.wait()
+
+
+async def test_we_talk_to_openssls_server(udp: Family, files: Path) -> None:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as free:
+        port = free.address.port
+    version = {"udp4": "-4", "udp6": "-6"}[udp.type]
+    options = ["-cert", str(files / "server.pem"), "-key", str(files / "server.pem"), "-accept", str(port), version]
+    async with openssl("s_server", "-dtls1_2", "-listen", *options) as server:
+        await said(server, b"ACCEPT")
+        async with dtls.open_connection(udp.loopback, port, client_context(), initial_retransmit_timeout=0.1) as peer:
+            await peer.send(b"hello to openssl\n")
+            await said(server, b"hello to openssl")
+            assert server.stdin is not None
+            await server.stdin.send_all(b"hello from openssl\n")
+            assert await peer.receive() == b"hello from openssl\n"

@@ -1,0 +1,222 @@
+"""Encrypted channels to peers: DTLS (RFC 6347), by ``trio.DTLSEndpoint`` and pyOpenSSL.
+
+It needs the extra ``dtls``: ``pip install trio_dgram[dtls]``. The handlers are those of :func:`trio_dgram.serve`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, NoReturn
+
+import trio
+from OpenSSL import SSL
+from service_identity import CertificateError as ServiceIdentityError
+from service_identity import VerificationError
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from service_identity.pyopenssl import extract_patterns
+
+from ._addresses import Address, check_host, check_port
+from ._arguments import describe_value
+from ._errors import DatagramError
+from ._listener import numeric_addresses
+
+__all__ = ["CertificateError", "DTLSChannel", "open_connection", "serve"]
+
+_log = logging.getLogger("trio_dgram")
+_FAMILIES = {"udp4": socket.AF_INET, "udp6": socket.AF_INET6}
+
+
+class CertificateError(DatagramError):
+    """The server's certificate is not that of the one that was asked for."""
+
+
+class DTLSChannel(trio.abc.Channel[bytes]):
+    """An encrypted channel to one peer, as :func:`serve` and :func:`open_connection` make it.
+
+    It ends, with ``trio.EndOfChannel``, when the peer says goodbye.
+    """
+
+    def __init__(self, channel: trio.DTLSChannel) -> None:
+        self._channel = channel
+
+    @property
+    def address(self) -> Address:
+        """The peer's address."""
+        return Address(*self._channel.peer_address[:2])
+
+    @property
+    def local_address(self) -> Address:
+        """The local address."""
+        return Address(*self._channel.endpoint.socket.getsockname()[:2])
+
+    async def send(self, value: bytes) -> None:
+        """Encrypt one datagram and send it to the peer. A cancellation point always."""
+        await self._channel.send(value)
+
+    async def receive(self) -> bytes:
+        """Wait for the peer's next datagram and return it decrypted.
+
+        Raises:
+          trio.EndOfChannel: when the peer has said goodbye (the alert close_notify, RFC 5246, 7.2.1).
+          trio.ClosedResourceError: if the channel is closed.
+          trio.BrokenResourceError: if the peer has begun anew, with another handshake.
+
+        A cancellation point always. A cancelled call has consumed nothing.
+        """
+        try:
+            return await self._channel.receive()
+        except SSL.ZeroReturnError:
+            raise trio.EndOfChannel from None
+
+    async def aclose(self) -> None:
+        """Close the channel. The peer is told nothing."""
+        await self._channel.aclose()
+
+
+async def serve(
+    handler: Callable[[DTLSChannel], Awaitable[object]],
+    port: int,
+    ssl_context: SSL.Context,
+    *,
+    host: str | None = None,
+    task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
+) -> NoReturn:
+    """Call ``handler`` with an encrypted channel for each peer that has shaken hands, for ever.
+
+    Args:
+      handler: an async function that takes a ``trio.abc.Channel[bytes]``; the channel is closed when it returns.
+      port: the UDP port; 0 for one of the kernel's choice.
+      ssl_context: with ``SSL.DTLS_METHOD``, a certificate and its key. Its ``set_verify`` says whether clients need
+        certificates, too.
+      host: a local address, or a name that resolves to some; all interfaces if there is none.
+      task_status: ``nursery.start`` returns the local addresses.
+
+    A peer is let in when it has proved its address (RFC 6347, 4.2.1), so forged ones cost nothing. A handler's
+    ``Exception`` is logged, with the peer, and ends that channel alone; so is one whose handshake fails.
+
+    Raises:
+      TypeError, ValueError: if an argument is wrong.
+      OSError: what the kernel says, such as EADDRINUSE.
+    """
+    _check_context(ssl_context)
+    check_port("port", port)
+    name = check_host("host", host)
+    addresses = await numeric_addresses(name, port) if name else [("udp6", "::"), ("udp4", "0.0.0.0")]
+    with ExitStack() as stack:
+        bound: list[Address] = []
+        endpoints: list[trio.DTLSEndpoint] = []
+        for type_, address in addresses:
+            sock = stack.enter_context(trio.socket.socket(_FAMILIES[type_], socket.SOCK_DGRAM))
+            if type_ == "udp6":
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            await sock.bind((address, bound[0].port if bound else port))
+            bound.append(Address(*sock.getsockname()[:2]))
+            endpoints.append(stack.enter_context(trio.DTLSEndpoint(sock)))
+        async with trio.open_nursery() as nursery:
+            for endpoint in endpoints:
+                await nursery.start(endpoint.serve, ssl_context, partial(_handle, handler))
+            task_status.started(bound)
+    # An endpoint serves for ever.
+    raise AssertionError
+
+
+async def _handle(handler: Callable[[DTLSChannel], Awaitable[object]], channel: trio.DTLSChannel) -> None:
+    try:
+        await handler(DTLSChannel(channel))
+    except Exception:  # noqa: BLE001 -- whatever it is, it is logged
+        _log.exception("the handler of %s failed", channel.peer_address)
+
+
+@asynccontextmanager
+async def open_connection(
+    host: str,
+    port: int,
+    ssl_context: SSL.Context,
+    *,
+    server_hostname: str | None = None,
+    initial_retransmit_timeout: float = 1.0,
+) -> AsyncGenerator[DTLSChannel]:
+    """Open an encrypted channel to a server, its handshake done, to be closed when the block ends.
+
+    Args:
+      host: the server's name or address.
+      port: its UDP port.
+      ssl_context: with ``SSL.DTLS_METHOD`` and the authorities that are trusted; the server's certificate is verified
+        whatever its ``set_verify`` says.
+      server_hostname: the name or address that the certificate has to be for; ``host`` if there is none.
+      initial_retransmit_timeout: after how long a message of the handshake is sent again the first time, in seconds.
+
+    Raises:
+      TypeError, ValueError: if an argument is wrong.
+      socket.gaierror: if the name does not resolve.
+      CertificateError: if the server's certificate is for somebody else, or no trusted authority has signed it.
+      OSError: what the kernel says.
+
+    A handshake with a server that is silent goes on for ever: put a deadline around it.
+    """
+    _check_context(ssl_context)
+    check_host("host", host)
+    check_port("port", port, lowest=1)
+    scope = trio.CancelScope()
+    verifying = _Verifying(server_hostname or host, scope.cancel)
+    ssl_context.set_verify(SSL.VERIFY_PEER, verifying.is_right)
+    type_, address = (await numeric_addresses(host, port))[0]
+    # As the kernel writes it, so that the endpoint knows whose answer it is.
+    peer: Any = (address, port) if type_ == "udp4" else (address, port, 0, 0)
+    with (
+        trio.socket.socket(_FAMILIES[type_], socket.SOCK_DGRAM) as sock,
+        trio.DTLSEndpoint(sock) as endpoint,
+        endpoint.connect(peer, ssl_context) as channel,
+    ):
+        with scope:
+            await channel.do_handshake(initial_retransmit_timeout=initial_retransmit_timeout)
+        if verifying.wrong is not None:
+            raise verifying.wrong
+        yield DTLSChannel(channel)
+
+
+class _Verifying:
+    """Looks at the certificates of one server; ``refuse`` is called when they will not do.
+
+    To a DTLS endpoint of Trio's a handshake that fails is one that has not succeeded yet.
+    """
+
+    def __init__(self, wanted: str, refuse: Callable[[], object]) -> None:
+        self.wrong: CertificateError | None = None
+        self._wanted = wanted
+        self._refuse = refuse
+
+    def is_right(self, _: SSL.Connection, certificate: Any, number: int, depth: int, is_signed: int) -> bool:
+        """Whether a certificate is signed as it should be and, the server's own, for the one that is wanted."""
+        if not is_signed:
+            return self._is_wrong(f"no trusted authority vouches for it (X509_verify_cert_error {number})")
+        if depth == 0:
+            service = DNS_ID(self._wanted) if _is_name(self._wanted) else IPAddress_ID(self._wanted)
+            try:
+                verify_service_identity(extract_patterns(certificate), [service], [])
+            except (VerificationError, ServiceIdentityError) as error:
+                return self._is_wrong(f"it is for somebody else ({error})")
+        return True
+
+    def _is_wrong(self, why: str) -> bool:
+        self.wrong = CertificateError(f"the certificate will not do for {self._wanted}: {why}")
+        self._refuse()
+        return False
+
+
+def _is_name(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def _check_context(value: object) -> None:
+    if not isinstance(value, SSL.Context):
+        raise TypeError(f"ssl_context must be an OpenSSL.SSL.Context, not {describe_value(value)}")
