@@ -7,11 +7,13 @@ import random
 import secrets
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import trio
 
@@ -56,14 +58,13 @@ def test_time_is_virtual_and_begins_with_the_year() -> None:
 
 def test_another_thread_has_its_own_time() -> None:
     async def scenario(_: sim.Network) -> float:
-        with trio.CancelScope():
-            await trio.to_thread.run_sync(lambda: found.append(time.time()))
-        return 0
+        thread = threading.Thread(target=lambda: found.append(time.time()))
+        thread.start()
+        thread.join()
+        return time.time()
 
     found: list[float] = []
-    with pytest.raises(sim.ThreadStartedError):
-        sim.run(scenario)
-    assert found[0] != 1_767_225_600
+    assert sim.run(scenario) == 1_767_225_600 != found[0]
 
 
 def test_what_passes_for_chance_follows_from_the_seed() -> None:
@@ -210,12 +211,36 @@ def test_one_that_waits_for_the_outside_has_a_moment() -> None:
     assert sim.run(scenario) == b"here\n"
 
 
-def test_a_thread_is_refused() -> None:
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_thread_is_refused_whatever_limits_it(limited: bool) -> None:
     async def scenario(_: sim.Network) -> None:
-        await trio.to_thread.run_sync(int)
+        await trio.to_thread.run_sync(int, limiter=trio.CapacityLimiter(1) if limited else None)
 
     with pytest.raises(sim.ThreadStartedError, match="virtual time would not wait"):
         sim.run(scenario)
+
+
+def test_a_thread_that_anyio_starts_is_refused_too() -> None:
+    async def scenario(_: sim.Network) -> None:
+        await anyio.to_thread.run_sync(int)
+
+    with pytest.raises(sim.ThreadStartedError):
+        sim.run(scenario)
+
+
+def test_limiters_and_runs_in_real_time_are_left_alone() -> None:
+    async def elsewhere() -> int:
+        return await trio.to_thread.run_sync(int)
+
+    async def scenario(_: sim.Network) -> None:
+        async with trio.CapacityLimiter(1):
+            thread = threading.Thread(target=lambda: results.append(trio.run(elsewhere)))
+            thread.start()
+            thread.join()
+
+    results: list[int] = []
+    sim.run(scenario)
+    assert results == [0]
 
 
 def test_a_scenario_that_takes_too_long_ends() -> None:

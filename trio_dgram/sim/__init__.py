@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import presets
 from ._conditions import Conditions, Knobs
+from ._determinism import ThreadStartedError
 from ._explorer import cancel_everywhere
 from ._host import Host, HostStoppedError
 from ._losses import Burst, DropList, GilbertElliott, Markov4
@@ -15,7 +16,7 @@ from ._network import Network, open_network
 from ._pipe import Pipe
 from ._records import Packet, Record, Report
 from ._running import NotDeterministicError, run
-from ._stuck import Stuck, ThreadStartedError
+from ._stuck import Stuck
 from ._trace import Trace
 from ._trio_socket import SimulatedSocket
 

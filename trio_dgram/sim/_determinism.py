@@ -11,12 +11,24 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import trio
+import trio.testing
 
 from ._conditions import Seed
 from ._random import stream
 
 EPOCH: Final = 1_767_225_600.0
 """The time of day at which every network is opened: the first second of 2026, UTC, as a Unix time."""
+
+
+class ThreadStartedError(Exception):
+    """A scenario has started a thread, whose time is not the network's."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a task has started a thread (trio.to_thread.run_sync), and virtual time would not wait for it: "
+            "do without, or run the scenario in real time with open_network"
+        )
+
 
 # Trio has no public way to fix the order in which it runs tasks. This is the only place that knows the private one.
 _MODULE: Final = "trio._core._run"
@@ -30,6 +42,7 @@ def deterministic(seed: Seed, *, fake_time: bool = True, fake_randomness: bool =
     time of day and what passes for chance."""
     with ExitStack() as stack:
         stack.enter_context(deterministic_scheduling(seed))
+        stack.enter_context(no_threads())
         if fake_time:
             stack.enter_context(virtual_time(EPOCH))
         if fake_randomness:
@@ -73,6 +86,23 @@ def _replaced(owner: Any, **replacements: Any) -> Generator[None]:
     finally:
         for name, value in before.items():
             setattr(owner, name, value)
+
+
+@contextmanager
+def no_threads() -> Generator[None]:
+    """Refuse to start threads in Trio runs whose time is virtual, whatever limiter they have."""
+    acquire = trio.CapacityLimiter.acquire_on_behalf_of
+
+    async def acquire_on_behalf_of(limiter: trio.CapacityLimiter, borrower: object) -> None:
+        # What stands for a thread is of a class of Trio's own, in the module that starts them.
+        if type(borrower).__module__ == "trio._threads" and isinstance(
+            trio.lowlevel.current_clock(), trio.testing.MockClock
+        ):
+            raise ThreadStartedError
+        await acquire(limiter, borrower)
+
+    with _replaced(trio.CapacityLimiter, acquire_on_behalf_of=acquire_on_behalf_of):
+        yield
 
 
 @contextmanager

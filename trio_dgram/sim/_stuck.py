@@ -28,10 +28,6 @@ class Stuck(Exception):  # noqa: N818 -- the name it has always had
     """A scenario waits for what will never happen, or goes round in circles while no time passes."""
 
 
-class ThreadStartedError(Exception):
-    """A scenario has started a thread, whose time is not the network's."""
-
-
 class Watch(trio.abc.Instrument):
     """Ends a run that will never end by itself.
 
@@ -56,21 +52,12 @@ class Watch(trio.abc.Instrument):
         self._time_limit = time_limit
         self._passes = passes
         self._left = passes
-        self._threads = trio.to_thread.current_default_thread_limiter()
         self._instant = -1.0
         self._idle_since: float | None = None
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 -- Trio's signature
         """Look whether anything can still happen."""
         if self.failure is not None:
-            return
-        if self._threads.borrowed_tokens:
-            self._fail(
-                ThreadStartedError(
-                    "a task has started a thread (trio.to_thread.run_sync), and virtual time would not wait for it: "
-                    "do without, or run the scenario in real time with open_network"
-                )
-            )
             return
         now = trio.current_time()
         if now != self._instant:
