@@ -112,6 +112,8 @@ def test_an_assigned_address_follows_from_the_name_alone() -> None:
     [
         (lambda network: network.host(""), "name must be the name of a host, not ''"),
         (lambda network: network.host(7), "name must be the name of a host, not 7"),
+        (lambda network: network.host("b", names="bb"), r"names must be several of them, such as \['bb'\]"),
+        (lambda network: network.host("b", addresses="192.0.2.9"), "addresses must be several of them"),
         (lambda network: network.host("b", addresses=["b.example"]), "addresses must be numeric .*, not 'b.example'"),
         (lambda network: network.host("b", addresses=[7]), "addresses must be numeric .*, not 7"),
         (lambda network: network.host("b", addresses=["192.0.2.1"]), "192.0.2.1 is a's"),

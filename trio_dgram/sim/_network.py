@@ -83,6 +83,9 @@ class Network:
         """
         if not isinstance(name, str) or not name:
             raise ValueError(f"name must be the name of a host, not {describe_value(name)}")
+        for given, value in (("names", names), ("addresses", addresses)):
+            if isinstance(value, str):
+                raise TypeError(f"{given} must be several of them, such as [{value!r}], not {describe_value(value)}")
         own = tuple(_check_address(address) for address in addresses)
         aliases = tuple(names)
         if name in self._hosts:
