@@ -237,7 +237,6 @@ def test_tshark_reads_addresses_ports_payloads_times_and_comments(capture: Path,
         ["1767225601.25", "the network", router, client, "40000", "5005", "1408", "#5"],
         ["1767225601.35", "client", router, client, "40000", "5005", "1408", "#5"],
     ]
-    assert rows[5][7] == "#3, dropped: lost".partition(",")[0] or "dropped: lost" in ",".join(rows[5][7:])
 
 
 def test_tshark_finds_nothing_wrong(capture: Path) -> None:

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 from xml.sax.saxutils import escape
 
+from ._places import kind_of
 from ._records import Record
-from ._text import contents, outcome
+from ._text import contents, outcome, shown
 
+_MARGIN: Final = 8
+"""Around everything, in pixels, as are all lengths here."""
 _LEFT: Final = 110
-_RIGHT: Final = 60
-_TOP: Final = 70
-_COLUMN: Final = 330
-"""Between two hosts, in pixels."""
-_ROW: Final = 19
-"""Between two events, in pixels: labels are no higher."""
+"""For the times, at least."""
+_TOP: Final = 92
+"""For names and addresses."""
+_NARROWEST, _WIDEST = 330, 560
+"""How far one host is from the next, depending on what is to be written between them."""
+_ROW: Final = 22
+"""Between two events: enough for what is written above one and beside the other."""
 _BREAK: Final = 26
 """What a long silence adds to that."""
 _LONG: Final = 8
 """A silence is long that lasts so many times as long as the usual one."""
-_DROPPED_AT: Final = 0.58
-"""How far on its way one is crossed out that was dropped."""
-_LONGEST_LABEL: Final = 50
+_LINE: Final = 15
+"""Between two addresses of a host."""
+_MOST_ADDRESSES: Final = 2
+_DROPPED_AT: Final = 0.45
+"""How far on its way one is crossed out that was dropped: the reason has the rest."""
+_LOOP: Final = 34
+"""How far one goes away that a host sends to itself."""
+_CROSS: Final = 5
+_BESIDE_CROSS: Final = 2 * _CROSS
+
+_CHARACTER: Final = 7.2
+"""The width of a character, on average, in fonts that are rather wide."""
+_BOLD_CHARACTER: Final = 9.2
+_FAINT_CHARACTER: Final = 6.8
 
 _STYLE: Final = """
 text { font: 12px system-ui, sans-serif; fill: #1b1f24; paint-order: stroke; stroke: #ffffff; stroke-width: 3px; }
@@ -34,13 +49,19 @@ text { font: 12px system-ui, sans-serif; fill: #1b1f24; paint-order: stroke; str
 .arrow { fill: none; stroke: #0b5cad; stroke-width: 1.4; }
 .dropped { stroke: #b42318; }
 .report { stroke: #7a3e9d; stroke-dasharray: 5 3; }
+.cross { fill: none; stroke: #b42318; stroke-width: 2; }
 .why { fill: #b42318; }
 """
 
-_HEAD: Final = (
-    '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7"'
-    ' orient="auto-start-reverse"><path d="M0 0 10 5 0 10z" fill="context-stroke"/></marker></defs>'
-)
+
+def _marker(name: str, colour: str) -> str:
+    return (
+        f'<marker id="{name}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7"'
+        f' orient="auto"><path d="M0 0 10 5 0 10z" fill="{colour}"/></marker>'
+    )
+
+
+_HEADS: Final = f"<defs>{_marker('head', '#0b5cad')}{_marker('report-head', '#7a3e9d')}</defs>"
 
 _SENT, _ARRIVED, _AT_ONCE = 1, 0, 2
 """What comes first of what happens at one time: what arrives, then what is sent, then what arrives at once."""
@@ -50,110 +71,223 @@ def ladder(records: Iterable[Record]) -> str:
     """Return the picture as an SVG document.
 
     Each event has a row of its own, so that what is written never covers something else; where time passes without
-    any, the rows are closer than their times, and a long silence is marked.
+    any, the rows are closer than their times, and a long silence is marked with how long it lasts. What is too long
+    to be written whole is shown whole where a pointer rests on it.
     """
     chosen = sorted(records, key=lambda record: (record.packet.sent_at, record.packet.number, record.at))
     return _Picture(chosen).draw()
 
 
+class _Label(NamedTuple):
+    """Something written: ``room`` is how much there is for it."""
+
+    x: int
+    y: int
+    direction: int
+    text: str
+    kind: str
+    room: int
+
+    @property
+    def right(self) -> float:
+        """How far it goes to the right at most."""
+        return self.x + (min(self.room, len(self.text) * _CHARACTER) if self.direction > 0 else 0)
+
+    def draw(self) -> str:
+        anchor = "start" if self.direction > 0 else "end"
+        short = _fitted(self.text, self.room, _CHARACTER)
+        whole = "" if short == self.text else f"<title>{escape(self.text)}</title>"
+        position = f'x="{self.x}" y="{self.y}" text-anchor="{anchor}"'
+        return f'<text class="{self.kind}" {position}>{escape(short)}{whole}</text>'
+
+
 class _Picture:
     def __init__(self, records: Sequence[Record]) -> None:
         self._records = records
-        names = dict.fromkeys(name for record in records for name in (record.packet.sender, record.receiver))
-        self._columns = {name: _LEFT + number * _COLUMN for number, name in enumerate(names)}
-        self._rows, self._times, self._silences = _lay_out(records)
-        self._height = max(self._rows.values(), default=_TOP) + 40
-        self._width = _LEFT + max(0, len(names) - 1) * _COLUMN + _RIGHT + (_COLUMN // 2 if len(names) == 1 else 80)
+        self._layout = _lay_out(records)
+        headings = _headings(records)
+        self._column = _column_width(records, headings)
+        self._headings = {name: _short_heading(lines, self._column - 2 * _MARGIN) for name, lines in headings.items()}
+        widths = [_heading_width(lines) for lines in self._headings.values()] or [0.0]
+        times = max((len(text) for text, _ in self._layout.texts), default=0) * _FAINT_CHARACTER
+        left = round(max(_LEFT, times + 3 * _MARGIN, widths[0] / 2 + _MARGIN))
+        self._columns = {name: left + number * self._column for number, name in enumerate(headings)}
+        labels = (label for number in range(len(records)) for label in self._labels(number))
+        # Duplicates are sent once.
+        self._written = list(dict.fromkeys(labels))
+        rightmost = max(self._columns.values(), default=left) + widths[-1] / 2
+        self._width = round(max([rightmost, *(label.right for label in self._written)])) + 2 * _MARGIN
+        self._height = self._layout.bottom + 40
 
     def draw(self) -> str:
         size = f'width="{self._width}" height="{self._height}"'
         lines = [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {self._width} {self._height}">',
             f"<style>{_STYLE}</style>",
-            _HEAD,
+            _HEADS,
             f'<rect {size} fill="#ffffff"/>',
             *self._draw_hosts(),
             *self._draw_times(),
         ]
-        for record in self._records:
-            lines += self._draw_record(record)
+        for number, record in enumerate(self._records):
+            title = f"<title>{escape(f'#{record.packet.number} {contents(record.packet)}, {outcome(record)}')}</title>"
+            lines += [f"<g>{title}", *self._draw_arrow(number, record), "</g>"]
+        # No arrow strikes through what is written on top of them all.
+        lines += [label.draw() for label in self._written]
         return "\n".join([*lines, "</svg>", ""])
 
-    def _draw_hosts(self) -> Iterable[str]:
-        addresses: dict[str, dict[str, None]] = {}
-        for record in self._records:
-            addresses.setdefault(record.packet.sender, {})[record.packet.source.host] = None
-        for name, x in self._columns.items():
-            yield f'<line class="column" x1="{x}" y1="{_TOP - 12}" x2="{x}" y2="{self._height - 12}"/>'
-            yield f'<text class="host" x="{x}" y="24" text-anchor="middle">{escape(name or "the network")}</text>'
-            text = ", ".join(list(addresses.get(name, ()))[:2])
-            yield f'<text class="faint" x="{x}" y="42" text-anchor="middle">{escape(text)}</text>'
+    def _draw_hosts(self) -> Iterator[str]:
+        for name, (title, *addresses) in self._headings.items():
+            x = self._columns[name]
+            top = _TOP - _ROW + 4
+            yield f'<line class="column" x1="{x}" y1="{top}" x2="{x}" y2="{self._height - 12}"/>'
+            yield f'<text class="host" x="{x}" y="24" text-anchor="middle">{escape(title)}</text>'
+            for number, address in enumerate(addresses):
+                y = 42 + number * _LINE
+                yield f'<text class="faint" x="{x}" y="{y}" text-anchor="middle">{escape(address)}</text>'
 
-    def _draw_times(self) -> Iterable[str]:
-        for time, y in self._times:
-            yield f'<text class="faint" x="8" y="{y + 4}">{time:.6f} s</text>'
-        for y in self._silences:
-            yield f'<line class="silence" x1="8" y1="{y}" x2="{self._width - 8}" y2="{y}"/>'
+    def _draw_times(self) -> Iterator[str]:
+        left = min(self._columns.values(), default=0) - 2 * _MARGIN
+        for y in self._layout.silences:
+            right = self._width - _MARGIN
+            yield f'<line class="silence" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>'
+        for text, y in self._layout.texts:
+            yield f'<text class="faint" x="{_MARGIN}" y="{y + 4}">{text}</text>'
 
-    def _draw_record(self, record: Record) -> Iterable[str]:
-        packet = record.packet
-        begin, end = self._columns[packet.sender], self._columns[record.receiver]
-        top, bottom = self._rows[_sending(record)], self._rows[_ending(record)]
-        kind = "arrow" + (" report" if packet.report is not None else "")
-        direction = 1 if end >= begin else -1
-        title = f"<title>{escape(f'#{packet.number} {contents(packet)}, {outcome(record)}')}</title>"
-        yield f"<g>{title}"
+    def _ends(self, number: int) -> tuple[int, int, int, int]:
+        """Return where the arrow of a record begins and ends: x and y, x and y."""
+        record = self._records[number]
+        begin, end = self._columns[record.packet.sender], self._columns[record.receiver]
         if record.fate == "dropped":
-            end = begin + round((end - begin) * _DROPPED_AT) if end != begin else begin + 40
-            yield f'<line class="{kind} dropped" x1="{begin}" y1="{top}" x2="{end}" y2="{bottom}"/>'
-            cross = f"M{end - 5} {bottom - 5}l10 10m0 -10l-10 10"
-            yield f'<path class="arrow dropped" stroke-width="2.4" d="{cross}"/>'
-            yield _label(end + 10 * direction, bottom + 4, direction, record.reason, "why")
+            end = begin + round((end - begin) * _DROPPED_AT) if end != begin else begin + _LOOP
+        rows = self._layout.rows
+        return begin, rows[_sending(number, record)], end, rows[_ending(number, record)]
+
+    def _direction(self, record: Record) -> int:
+        return 1 if self._columns[record.receiver] >= self._columns[record.packet.sender] else -1
+
+    def _draw_arrow(self, number: int, record: Record) -> Iterator[str]:
+        begin, top, end, bottom = self._ends(number)
+        is_report = record.packet.report is not None
+        kind = "arrow report" if is_report else "arrow"
+        head = f'marker-end="url(#{"report-head" if is_report else "head"})"'
+        line = f'x1="{begin}" y1="{top}" x2="{end}" y2="{bottom}"'
+        if record.fate == "dropped":
+            yield f'<line class="{kind} dropped" {line}/>'
+            size = 2 * _CROSS
+            path = f"M{end - _CROSS} {bottom - _CROSS}l{size} {size}m0 -{size}l-{size} {size}"
+            yield f'<path class="cross" d="{path}"/>'
         elif begin == end:
-            path = f"M{begin} {top}h34V{bottom}h-32"
-            yield f'<path class="{kind}" marker-end="url(#head)" d="{path}"/>'
+            yield f'<path class="{kind}" {head} d="M{begin} {top}h{_LOOP}V{bottom}h-{_LOOP - 2}"/>'
         else:
-            yield f'<line class="{kind}" marker-end="url(#head)" x1="{begin}" y1="{top}" x2="{end}" y2="{bottom}"/>'
-        yield _label(begin + 8 * direction, top - 3, direction, f"#{packet.number} {contents(packet)}", "")
-        yield "</g>"
+            yield f'<line class="{kind}" {head} {line}/>'
+
+    def _labels(self, number: int) -> Iterator[_Label]:
+        record = self._records[number]
+        direction = self._direction(record)
+        begin, top, end, bottom = self._ends(number)
+        room = self._column - 2 * _MARGIN
+        yield _Label(begin + _MARGIN * direction, top - 3, direction, _about(record), "", room)
+        if record.fate == "dropped":
+            x = end + _BESIDE_CROSS * direction
+            yield _Label(x, bottom + 4, direction, record.reason, "why", _room_for_reason(self._column))
 
 
-def _label(x: int, y: int, direction: int, text: str, kind: str) -> str:
-    shown = text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
-    anchor = "start" if direction > 0 else "end"
-    return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(shown)}</text>'
+# What is written
 
 
-_Event = tuple[float, int, int, float]
+def _about(record: Record) -> str:
+    return f"#{record.packet.number} {contents(record.packet)}"
 
 
-def _sending(record: Record) -> _Event:
+def _fitted(text: str, room: float, character: float) -> str:
+    most = max(1, int(room / character))
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _room_for_reason(column: int) -> int:
+    return int(column * (1 - _DROPPED_AT)) - _BESIDE_CROSS - _MARGIN
+
+
+def _headings(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Return the name of each host, in order of appearance, and after it the addresses that it is known to have."""
+    names = dict.fromkeys(name for record in records for name in (record.packet.sender, record.receiver))
+    addresses: dict[str, dict[str, None]] = {name: {} for name in names}
+    for record in records:
+        found = [(record.packet.sender, record.packet.source.host)]
+        if record.fate == "delivered":
+            found.append((record.receiver, record.packet.destination.host))
+        for name, host in found:
+            # Others have the address of a group too.
+            if kind_of(host) == "unicast":
+                addresses[name][host] = None
+    return {name: [shown(name), *_few(list(own))] for name, own in addresses.items()}
+
+
+def _few(addresses: list[str]) -> list[str]:
+    more = len(addresses) - _MOST_ADDRESSES
+    return addresses if more <= 0 else [*addresses[: _MOST_ADDRESSES - 1], f"and {more + 1} more"]
+
+
+def _heading_width(lines: Sequence[str]) -> float:
+    title, *addresses = lines
+    return max(len(title) * _BOLD_CHARACTER, *(len(address) * _FAINT_CHARACTER for address in ["", *addresses]))
+
+
+def _short_heading(lines: Sequence[str], room: int) -> list[str]:
+    title, *addresses = lines
+    return [_fitted(title, room, _BOLD_CHARACTER), *addresses]
+
+
+def _column_width(records: Sequence[Record], headings: dict[str, list[str]]) -> int:
+    wanted = [_heading_width(lines) + 2 * _MARGIN for lines in headings.values()]
+    wanted += [len(_about(record)) * _CHARACTER + 2 * _MARGIN for record in records]
+    beside = _BESIDE_CROSS + _MARGIN + 1
+    wanted += [(len(record.reason) * _CHARACTER + beside) / (1 - _DROPPED_AT) for record in records]
+    return min(_WIDEST, max(_NARROWEST, *map(round, wanted))) if wanted else _NARROWEST
+
+
+# When what happens
+
+_Event = tuple[float, int, int, float, int]
+
+
+def _sending(_: int, record: Record) -> _Event:
     # Duplicates were sent once.
-    return record.packet.sent_at, _SENT, record.packet.number, 0.0
+    return record.packet.sent_at, _SENT, record.packet.number, 0.0, 0
 
 
-def _ending(record: Record) -> _Event:
+def _ending(number: int, record: Record) -> _Event:
     kind = _ARRIVED if record.at > record.packet.sent_at else _AT_ONCE
-    return record.at, kind, record.packet.number, record.packet.sent_at
+    # Of several to a group the one for the farthest column comes first, lest they lie in one line.
+    return record.at, kind, record.packet.number, record.packet.sent_at, -number
 
 
-def _lay_out(records: Sequence[Record]) -> tuple[dict[_Event, int], list[tuple[float, int]], list[int]]:
-    """Return the row of each event, the times that are written at the side, and where there is silence."""
-    events = sorted({event(record) for record in records for event in (_sending, _ending)})
-    gaps = sorted(later[0] - earlier[0] for earlier, later in pairwise(events))
-    usual = gaps[len(gaps) // 2] if gaps else 0.0
-    rows: dict[_Event, int] = {}
-    times: list[tuple[float, int]] = []
-    silences: list[int] = []
-    y, before = _TOP, None
+class _Layout(NamedTuple):
+    rows: dict[_Event, int]
+    """How far down each event is."""
+    texts: list[tuple[str, int]]
+    """What is written at the side: when it is, and how long nothing happens."""
+    silences: list[int]
+    bottom: int
+
+
+def _lay_out(records: Sequence[Record]) -> _Layout:
+    events = sorted({event(*record) for record in enumerate(records) for event in (_sending, _ending)})
+    # What happens at the same time says nothing of what is usual.
+    gaps = sorted(later[0] - earlier[0] for earlier, later in pairwise(events) if later[0] > earlier[0])
+    long = _LONG * gaps[len(gaps) // 2] if gaps else 0.0
+    layout = _Layout({}, [], [], _TOP + max(0, len(events) - 1) * _ROW + sum(gap > long for gap in gaps) * _BREAK)
+    y, before = _TOP - _ROW, None
     for event in events:
-        if before is not None:
-            y += _ROW
-            if event[0] - before > _LONG * usual > 0:
-                silences.append(y - _ROW // 2 + _BREAK // 2)
-                y += _BREAK
+        y += _ROW
+        if before is not None and event[0] - before > long:
+            middle = y + (_BREAK - _ROW) // 2
+            layout.silences.append(middle)
+            layout.texts.append((f"{event[0] - before:.6g} s later", middle))
+            y += _BREAK
         if event[0] != before:
-            times.append((event[0], y))
-        rows[event] = y
+            layout.texts.append((f"{event[0]:.6f} s", y))
+        layout.rows[event] = y
         before = event[0]
-    return rows, times, silences
+    return layout

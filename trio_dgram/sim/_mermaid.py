@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from ._records import Record
-from ._text import contents, outcome
+from ._text import contents, outcome, shown
 
 
 def sequence_diagram(records: Iterable[Record]) -> str:
@@ -17,7 +17,7 @@ def sequence_diagram(records: Iterable[Record]) -> str:
     hosts = dict.fromkeys(name for record in chosen for name in (record.packet.sender, record.receiver))
     ids = {name: f"host{number}" for number, name in enumerate(hosts)}
     lines = ["sequenceDiagram"]
-    lines += [f"    participant {ids[name]} as {_escaped(name or 'the network')}" for name in hosts]
+    lines += [f"    participant {ids[name]} as {_name(name)}" for name in hosts]
     for record in chosen:
         packet = record.packet
         arrow = "->>" if record.fate == "delivered" else "-x"
@@ -25,6 +25,11 @@ def sequence_diagram(records: Iterable[Record]) -> str:
         text = f"#{packet.number} {contents(packet)}, {outcome(record)}"
         lines.append(f"    {ids[packet.sender]}{arrow}{ids[record.receiver]}: {_escaped(text)}")
     return "\n".join(lines) + "\n"
+
+
+def _name(host: str) -> str:
+    # A name that begins with "wrap:" would lose that, which is an order there.
+    return _escaped(shown(host)).replace(":", "#58;")
 
 
 def _escaped(text: str) -> str:

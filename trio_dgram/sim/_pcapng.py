@@ -11,13 +11,14 @@ from typing import Any, BinaryIO, Final
 
 from ._places import packed
 from ._records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet, Record, Report
+from ._text import shown
 
 _RAW_IP: Final = 101
 """LINKTYPE_RAW: each packet begins with its IPv4 or IPv6 header."""
 _NANOSECONDS: Final = b"\x09"
 """if_tsresol: ten to the minus ninth of a second."""
 _DONT_FRAGMENT: Final = 0x4000
-_QUOTED: Final = {False: 8, True: 1184}
+_QUOTED: Final = {False: 8, True: 1192}
 """How many bytes after its IP header an ICMP message quotes at most, by whether it is ICMPv6 (RFC 792, RFC 4443)."""
 
 
@@ -51,7 +52,7 @@ def _write(writer_of: Any, blocks: Any, file: BinaryIO, records: Iterable[Record
     interfaces: dict[str, int] = {}
     for _, host, _, _ in sightings:
         if host not in interfaces:
-            options = {"if_name": host or "the network", "if_tsresol": _NANOSECONDS}
+            options = {"if_name": shown(host), "if_tsresol": _NANOSECONDS}
             made = section.new_member(blocks.InterfaceDescription, link_type=_RAW_IP, options=options)
             interfaces[host] = made.interface_id
     writer = writer_of(file, section)
@@ -71,18 +72,31 @@ def _write(writer_of: Any, blocks: Any, file: BinaryIO, records: Iterable[Record
 
 def _sightings(records: Iterable[Record]) -> list[tuple[float, str, Packet, str]]:
     """Return when and where each packet is seen, and what there is to be said of it."""
-    found: list[tuple[float, str, Packet, str]] = []
-    seen: set[int] = set()
+    # It leaves once, also for several receivers and with the duplicates that are made on the way.
+    sent: dict[int, list[Record]] = {}
     for record in records:
-        packet = record.packet
-        comment = f"#{packet.number}" + (f", dropped: {record.reason}" if record.fate == "dropped" else "")
-        # Its duplicates are made on the way.
-        if packet.number not in seen:
-            seen.add(packet.number)
-            found.append((packet.sent_at, packet.sender, packet, comment))
-        if record.fate == "delivered" and record.receiver != packet.sender:
-            found.append((record.at, record.receiver, packet, f"#{packet.number}"))
+        sent.setdefault(record.packet.number, []).append(record)
+    found: list[tuple[float, str, Packet, str]] = []
+    for copies in sent.values():
+        # One that is broken broke on the way, if another is not.
+        packet = next((record.packet for record in copies if not record.packet.broken), copies[0].packet)
+        found.append((packet.sent_at, packet.sender, packet, _comment(copies)))
+        found += [
+            (record.at, record.receiver, record.packet, f"#{packet.number}")
+            for record in copies
+            if record.fate == "delivered" and record.receiver != packet.sender
+        ]
     return found
+
+
+def _comment(copies: list[Record]) -> str:
+    """Return what there is to be said of a packet when it leaves."""
+    words = [f"#{copies[0].packet.number}"]
+    for record in copies:
+        if record.fate == "dropped":
+            which = "" if len(copies) == 1 else f"one to {shown(record.receiver)} "
+            words.append(f"{which}dropped: {record.reason}")
+    return ", ".join(words)
 
 
 def encode(packet: Packet) -> bytes:
@@ -102,7 +116,8 @@ def _udp(packet: Packet) -> bytes:
     body = struct.pack("!HHHH", packet.source.port, packet.destination.port, length, 0) + packet.payload
     checksum = _checksum(_pseudo_header(packet, int(socket.IPPROTO_UDP), length) + body) or 0xFFFF
     if packet.broken:
-        checksum ^= 0x5555
+        # None at all, which is 0, would be right (RFC 768).
+        checksum = checksum ^ 0x5555 or 0xAAAA
     return body[:6] + struct.pack("!H", checksum) + body[8:]
 
 

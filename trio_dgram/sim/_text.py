@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 from .._addresses import Address, written
+from .._arguments import check_integer
 from .._error_queue import ICMP, ICMP6, ErrorRecord
 from ._records import Packet, Record, Report
 
@@ -16,17 +18,25 @@ def story(records: Iterable[Record], *, last: int | None = None) -> str:
     Args:
       records: what is to be told.
       last: only so many of them, from the end.
+
+    Raises:
+      TypeError: if ``last`` is no integer.
+      ValueError: if it is negative.
     """
     chosen = list(records)
     if last is not None:
+        check_integer("last", last, 0, sys.maxsize)
         chosen = chosen[len(chosen) - min(last, len(chosen)) :]
     chosen.sort(key=lambda record: (record.packet.sent_at, record.packet.number, record.at))
     ways = [f"{_place(r.packet.sender, r.packet.source)} -> {_place(r.receiver, r.packet.destination)}" for r in chosen]
-    width = max(map(len, ways), default=0)
+    times = [f"{record.packet.sent_at:.6f}" for record in chosen]
+    numbers = [f"#{record.packet.number}" for record in chosen]
+    early, few, short = (max(map(len, column), default=0) for column in (times, numbers, ways))
+    # What ICMP says is a sentence: made as wide as one, the column would be empty most of the way.
+    small = max((len(contents(record.packet)) for record in chosen if record.packet.report is None), default=0)
     return "\n".join(
-        f"{record.packet.sent_at:.6f}  #{record.packet.number:<4} {way:{width}}  {contents(record.packet):>10}  "
-        f"{outcome(record)}"
-        for record, way in zip(chosen, ways, strict=True)
+        f"{time:>{early}}  {number:<{few}}  {way:{short}}  {contents(record.packet):>{small}}  {outcome(record)}"
+        for record, time, number, way in zip(chosen, times, numbers, ways, strict=True)
     )
 
 
@@ -52,5 +62,12 @@ def in_words(report: Report) -> str:
     return f"ICMP: {reason}{limit}, about #{report.about.number}"
 
 
+def shown(host: str) -> str:
+    """Return the name of a host as texts show it: on one line, whatever it is made of."""
+    if host.isprintable():
+        return host or "the network"
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in host)
+
+
 def _place(host: str, address: Address) -> str:
-    return f"{host or 'the network'} {written(address)}"
+    return f"{shown(host)} {written(address)}"

@@ -1,0 +1,76 @@
+"""The story in words, where the records are unlike each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trio_dgram.sim._text import shown, story
+
+from ..support.records import make_complaint, make_record
+
+LOST = make_record(4, b"x", at=12.5, reason="lost")
+RECORDS = [
+    make_record(1200, bytes(1400), at=0.25),
+    LOST,
+    make_complaint(LOST.packet, 5, at=12.75, kind=(3, 3)),
+]
+
+
+def test_the_columns_are_as_wide_as_what_is_in_them() -> None:
+    assert story(RECORDS).splitlines() == [
+        (" 0.250000  #1200  client 10.1.2.3:40000 -> server 10.4.5.6:5005  1400 bytes  delivered after 50.000 ms"),
+        "12.500000  #4     client 10.1.2.3:40000 -> server 10.4.5.6:5005      1 byte  dropped: lost",
+        (
+            "12.750000  #5     the network 10.0.0.1 -> client 10.1.2.3        "
+            "ICMP: port unreachable, about #4  delivered after 50.000 ms"
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "mtu", "type", "words"),
+    [
+        ((3, 1), 0, "udp4", "ICMP: host unreachable, about #1"),
+        ((3, 4), 1280, "udp4", "ICMP: packet too big (at most 1280), about #1"),
+        ((11, 0), 0, "udp4", "ICMP: hop limit exceeded, about #1"),
+        ((1, 4), 0, "udp6", "ICMP: port unreachable, about #1"),
+        ((2, 0), 1280, "udp6", "ICMP: packet too big (at most 1280), about #1"),
+        ((99, 7), 0, "udp4", "ICMP: ICMP (type 99, code 7), about #1"),
+    ],
+)
+def test_what_icmp_says_is_told_in_words(kind: tuple[int, int], mtu: int, type: str, words: str) -> None:
+    about = make_record(1, type=type).packet
+    assert f"  {words}  delivered" in story([make_complaint(about, kind=kind, mtu=mtu)])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("server", "server"),
+        ("日本", "日本"),
+        ("", "the network"),
+        ("two\nlines", r"two\nlines"),
+        ("\x1b[31m", r"\x1b[31m"),
+        ("\ud800", r"\ud800"),
+        ("\u2028", r"\u2028"),
+    ],
+)
+def test_a_name_stays_on_its_line(name: str, text: str) -> None:
+    assert shown(name) == text
+    (line,) = story([make_record(ends=(name, "server"))]).splitlines()
+    assert f"  {text} 10." in line
+
+
+@pytest.mark.parametrize(("last", "lines"), [(0, 0), (1, 1), (3, 3), (4, 3), (None, 3)])
+def test_only_the_end_can_be_told(last: int | None, lines: int) -> None:
+    told = story(RECORDS, last=last).splitlines()
+    assert len(told) == lines
+    assert all("ICMP" in line for line in told[-1:])
+
+
+@pytest.mark.parametrize(("last", "error"), [(-1, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_what_is_no_number_of_records_is_refused(last: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^last must be"):
+        story(RECORDS, last=last)
