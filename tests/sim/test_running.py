@@ -248,6 +248,12 @@ def test_a_scenario_that_takes_too_long_ends() -> None:
         for _second in range(100):
             await trio.sleep(1)
 
+    async def shielded(_: sim.Network) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(100)
+
+    with pytest.raises(trio.TooSlowError, match="longer than 50 s"):
+        sim.run(shielded, time_limit=50)
     sim.run(scenario, time_limit=100)
     with pytest.raises(trio.TooSlowError, match="longer than 50 s"):
         sim.run(scenario, time_limit=50)
