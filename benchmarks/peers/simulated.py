@@ -26,10 +26,14 @@ async def send(name: str, limit: float, counts: list[int], started: float, secon
     async with trio_dgram.open_socket("udp4") as client:
         address = await trio_dgram.resolve(name, PORT, "udp4")
         payload = bytes(64)
-        while perf_counter() - started < seconds and sum(counts) < limit:
+        while True:
             for _ in range(BURST):
                 await client.send(payload, address)
             await trio.sleep(0.001)
+            if perf_counter() - started >= seconds or sum(counts) >= limit:
+                break
+        # What is under way counts, too.
+        await trio.sleep(0.01)
 
 
 async def ring(network: sim.Network, hosts: int, seconds: float, limit: float = float("inf")) -> tuple[int, float]:
