@@ -11,7 +11,7 @@ from typing import Final
 import hypothesis
 import pytest
 
-from trio_dgram import _inbox, _system
+from trio_dgram import _inbox, _receiver, _system
 
 from .support.families import FAMILIES, Family
 
@@ -70,6 +70,12 @@ def refuse_skip(report: pytest.TestReport | pytest.CollectReport, allowed: str) 
 def coalescing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have sockets switch receive offload on when they are first read, not only in a flood."""
     monkeypatch.setattr(_inbox, "FLOOD", 0)
+
+
+@pytest.fixture(params=["one by one", "in batches"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have sockets read each datagram by a call of its own, or all that are there by one."""
+    monkeypatch.setattr(_receiver, "_SEVERAL", 0 if request.param == "in batches" else sys.maxsize)
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.type, scope="module")

@@ -16,6 +16,8 @@ from trio_dgram._channels import Overflow
 
 from .support.families import Family
 
+pytestmark = pytest.mark.usefixtures("reading")
+
 COUNT = 100_000
 counts_drops = pytest.mark.skipif(
     "config.getoption('--portable')", reason="kernel: the portable path has no drop counter"

@@ -19,6 +19,8 @@ from trio_dgram import Address, Datagram, DatagramSocket, Failure
 from .support.forging import Endpoint, Forger, open_forger, udp_packets
 from .support.namespaces import Link, Machine, program
 
+pytestmark = pytest.mark.usefixtures("reading")
+
 ECHO: Final = Path(__file__).parents[1] / "examples" / "echo.py"
 PORT: Final = 41234
 """The port of the example, on machines of our own."""

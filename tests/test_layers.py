@@ -13,7 +13,17 @@ import trio_dgram
 LAYERS: Final = {
     "values": ["_addresses", "_arguments", "_block_list", "_datagrams", "_errors", "_events", "_statistics"],
     "wire": ["_ancillary", "_error_queue", "_families", "_payload", "_segmentation"],
-    "kernel": ["_awaited", "_interfaces", "_kernel", "_memberships", "_options", "_paths", "_system"],
+    "kernel": [
+        "_awaited",
+        "_batch",
+        "_interfaces",
+        "_kernel",
+        "_memberships",
+        "_options",
+        "_paths",
+        "_receiver",
+        "_system",
+    ],
     "socket": [
         "_association",
         "_budget",

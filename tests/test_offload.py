@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_dgram
-from trio_dgram import Address, Datagram, SendManyError, _kernel, _system
+from trio_dgram import Address, Datagram, SendManyError, _receiver, _system
 from trio_dgram._system import SystemSocket
 
 from .support.families import Family
@@ -53,7 +53,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.usefixtures("coalescing")
+@pytest.mark.usefixtures("coalescing", "reading")
 @given(runs=RUNS, sending=st.booleans(), receiving=st.booleans(), connected=st.booleans(), options=OPTIONS)
 def test_the_same_datagrams_arrive_in_order_whatever_is_offloaded(
     udp: Family,
@@ -101,7 +101,7 @@ def test_the_same_datagrams_arrive_in_order_whatever_is_offloaded(
     trio.run(main)
 
 
-@pytest.mark.usefixtures("coalescing")
+@pytest.mark.usefixtures("coalescing", "reading")
 async def test_runs_of_equal_datagrams_go_and_come_in_one_call(udp: Family) -> None:
     async with (
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
@@ -216,7 +216,7 @@ class TestRefusals:
     async def test_a_batch_whose_segment_size_is_lost_is_discarded_and_counted(
         self, udp: Family, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_kernel, "_SEGMENT_SIZE_SPACE", socket.CMSG_LEN(0))
+        monkeypatch.setattr(_receiver, "_SEGMENT_SIZE_SPACE", socket.CMSG_LEN(0))
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             with pytest.raises(trio.WouldBlock):
                 sock.receive_nowait()

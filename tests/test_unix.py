@@ -522,7 +522,7 @@ async def test_a_datagram_of_200000_bytes_arrives_whole(path: str) -> None:
 async def test_what_is_too_big_for_any_default_is_truncated_and_counted(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_dgram._kernel._LARGEST_UNIX", 100)
+    monkeypatch.setattr("trio_dgram._receiver._LARGEST_UNIX", 100)
     async with pair(path, packet_info=True) as (server, client):
         await client.send(bytes(101), path)
         datagram = await server.receive()

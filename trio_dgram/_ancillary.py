@@ -40,6 +40,24 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 """What an IPv4 address on an IPv6 socket begins with (RFC 4291, 2.5.5.2)."""
 
 
+_HEADER: Final = struct.Struct("@Nii")
+"""struct cmsghdr: the size of it all, the level and the type."""
+_ALIGNMENT: Final = struct.calcsize("@N")
+
+
+def control_messages(packed: bytes) -> list[ControlMessage]:
+    """Return the control messages in ``packed``, as the kernel writes them one after the other (cmsg(3))."""
+    messages: list[ControlMessage] = []
+    start = 0
+    while start + _HEADER.size <= len(packed):
+        size, level, kind = _HEADER.unpack_from(packed, start)
+        if not _HEADER.size <= size <= len(packed) - start:
+            break
+        messages.append((level, kind, packed[start + _HEADER.size : start + size]))
+        start += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return messages
+
+
 def segment_size(ancillary: Ancillary) -> int:
     """Return how long each datagram of a coalesced batch is, in bytes; 0 where it is a single one (udp(7))."""
     for level, kind, data in ancillary:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
+import sys
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
@@ -59,6 +61,8 @@ class Family:
     loopback: str
     wildcard: Address
     """The local address that is bound to where none is named."""
+    packed_size: int = 0
+    """How many bytes the kernel writes an address in, a struct sockaddr_in or sockaddr_in6."""
 
     @property
     def is_internet(self) -> bool:
@@ -112,6 +116,18 @@ class Family:
     def address(self, sockaddr: Any) -> Address:
         """Return an address of the kernel's as a value."""
         return Address(_host(sockaddr), sockaddr[1])
+
+    def received(self, packed: bytes) -> ReceivedAddress | None:
+        """Do as :meth:`received_address` does, with what the kernel writes (ip(7), ipv6(7))."""
+        if self.family == socket.AF_INET:
+            # Written out, since a flood from many addresses has it done for each datagram.
+            port, text = packed[2] << 8 | packed[3], _OCTETS
+            host = f"{text[packed[4]]}.{text[packed[5]]}.{text[packed[6]]}.{text[packed[7]]}"
+            address: ReceivedAddress | None = new_tuple(ReceivedAddress, (host, port)) if port else None
+            return address
+        port, flow_info, octets, scope = _IPV6.unpack(packed)
+        host = socket.inet_ntop(socket.AF_INET6, octets)
+        return self.received_address((host, port, flow_info, int.from_bytes(scope, sys.byteorder)))
 
     def is_bound(self, sockaddr: Any) -> bool:
         """Whether a socket whose local address is ``sockaddr`` is bound."""
@@ -168,8 +184,12 @@ class UnixFamily(Family):
         return cast("ReceivedAddress", new_tuple(ReceivedUnixAddress, (os.fsdecode(sockaddr or ""), 0)))
 
 
-UDP4: Final = Family("udp4", socket.AF_INET, "127.0.0.1", Address("0.0.0.0", 0))
-UDP6: Final = Family("udp6", socket.AF_INET6, "::1", Address("::", 0))
+_OCTETS: Final = tuple(map(str, range(256)))
+_IPV6: Final = struct.Struct("!2xHI16s4s")
+"""struct sockaddr_in6: port, flow information, address and, in the byte order of the machine, zone."""
+
+UDP4: Final = Family("udp4", socket.AF_INET, "127.0.0.1", Address("0.0.0.0", 0), packed_size=16)
+UDP6: Final = Family("udp6", socket.AF_INET6, "::1", Address("::", 0), packed_size=28)
 FAMILIES: Final = {family.type: family for family in (UDP4, UDP6)}
 if hasattr(socket, "AF_UNIX"):  # pragma: no branch -- Windows has none
     UNIX: Final = UnixFamily("unix", socket.AF_UNIX, "", UnixAddress(""))

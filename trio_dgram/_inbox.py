@@ -137,29 +137,26 @@ class Inbox:
         socket that gets one datagram at a time is not asked for a second one each time.
         """
         ready = self.ready
-        if (
-            self._kernel.tells_errors
-        ):  # looked at here too, since most sockets have none and this is done for each batch
+        # Looked at here too, since most sockets have none.
+        if self._kernel.tells_errors:
             self.read_errors()
         sifting = self._blocked is not None or self._sifted_for is not None
         fresh: deque[Datagram] | list[Datagram] = [] if sifting else ready
         before = len(fresh)
         drained = False
         try:
-            self._kernel.receive(fresh, limit or self._batch)
+            self._kernel.receiver.receive(fresh, limit or self._batch)
         except BlockingIOError:
             drained = True
-            if limit is None:
-                self._batch = max(1, min(len(fresh) - before, LARGEST_BATCH))
         except InterruptedError:
             pass
         except OSError as error:
             self.failed(error)
-        else:
-            if limit is None:
-                self._batch = min(self._batch * 2, LARGEST_BATCH)
-        if len(fresh) - before >= FLOOD:
-            self._kernel.coalesce()
+        came = len(fresh) - before
+        if limit is None:
+            self._batch = min(self._batch * 2, LARGEST_BATCH) if came >= self._batch else max(1, came)
+        if came >= FLOOD:
+            self._kernel.receiver.coalesce()
         if sifting:
             self._sift(fresh)
             # What the kernel queues once it is drained is the peer's.
@@ -171,7 +168,9 @@ class Inbox:
 
         A cancelled call has consumed nothing.
         """
-        await self._budget.checkpoint()
+        # Whoever was answered may answer back while others run. To ask at once would find nothing, and going to sleep
+        # and being woken up costs more than a yield.
+        await (self._budget.checkpoint() if self.ready else self._budget.renew())
         while True:
             self._lifetime.check()
             self.raise_error()
@@ -202,6 +201,7 @@ class Inbox:
         self._budget.restart()
 
     async def _await_datagram(self) -> None:
+        receiver = self._kernel.receiver
         came: deque[Datagram] = deque()
         before = len(self.ready), self.error
         # Who waits here looks himself whether the socket is closed. One who had the receiving side before may not
@@ -213,7 +213,7 @@ class Inbox:
                 if (len(self.ready), self.error) != before:
                     return
                 try:
-                    self._kernel.take(came, *await self._kernel.awaited.recvfrom(self._kernel.largest))
+                    receiver.take(came, *await self._kernel.awaited.recvfrom(receiver.largest))
                 except OSError as error:
                     self._lifetime.check()
                     self.failed(error)

@@ -1,4 +1,4 @@
-"""One datagram descriptor: batches in, datagrams out, without waiting.
+"""One datagram descriptor: its name and options, and sending, without waiting.
 
 Every call returns at once; one that would have to wait raises ``BlockingIOError``. What differs by platform
 is decided here and in the modules this one imports, and nowhere above.
@@ -10,13 +10,12 @@ import errno
 import select
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 from . import _system
-from ._addresses import Address, ReceivedAddress, new_tuple
+from ._addresses import Address
 from ._ancillary import (
     IP_PKTINFO,
     IP_RECVTOS,
@@ -29,32 +28,22 @@ from ._ancillary import (
     UDP_GRO,
     UDP_SEGMENT,
     ControlMessage,
-    decode_packet_info,
     encode_packet_info,
-    segment_size,
 )
 from ._awaited import AwaitedSocket, KernelSocket, unsupported
-from ._datagrams import Datagram, PacketInfo
+from ._datagrams import PacketInfo
 from ._error_queue import IP_RECVERR, IPV6_RECVERR, ErrorRecord, decode_error
 from ._errors import with_reason
-from ._families import UDP4, UDP6, Family, SocketAddress
+from ._families import UDP6, Family, SocketAddress
 from ._memberships import Memberships
 from ._options import Target, read_option, write_option
-from ._paths import MadePath, close_descriptors, made_path, why_not_bound
+from ._paths import MadePath, made_path, why_not_bound
+from ._receiver import ANCILLARY_SPACE, Receiver
 from ._system import MSG_ERRQUEUE, Capabilities, capabilities_of
 
-_LARGEST: Final = 65536
-"""More than the payload of any UDP datagram, in bytes."""
-_LARGEST_UNIX: Final = 1 << 19
-"""More than the send buffers that Linux gives by default let through, in bytes."""
-_SEGMENT_SIZE_SPACE: Final = 64
-"""Room for the segment size, in bytes."""
-_ANCILLARY_SPACE: Final = 512
-"""Room for all that can be asked for, in bytes."""
-# As plain integers: the operators of what the socket module has cost as much as receiving a datagram.
-_TRUNCATED: Final = int(socket.MSG_TRUNC)
-_ANCILLARY_TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _BIND_TRIES: Final = 16
+_IPPROTO_UDP: Final = socket.IPPROTO_UDP
+_pack_size: Final = struct.Struct("=H").pack
 _CREDENTIALS: Final = (socket.SOL_SOCKET, SO_PASSCRED)
 _MOST_ERRORS: Final = 256
 """How many records of the error queue are read at a time."""
@@ -64,30 +53,21 @@ class Kernel:
     """A datagram socket as the kernel offers it, and the counts that are kept where datagrams come in."""
 
     __slots__ = (
-        "_ancillary_space",
         "_closed",
-        "_coalescing",
         "_drops",
         "_drops_before",
-        "_informs",
         "_made_path",
-        "_may_coalesce",
-        "_recvfrom",
         "_socket",
         "awaited",
         "can_segment",
-        "coalesced_datagrams",
-        "coalesced_receives",
         "dual_stack",
         "family",
-        "filtered",
         "memberships",
         "options",
-        "received",
+        "receiver",
         "send",
         "sendto",
         "tells_errors",
-        "truncated",
         "waits",
     )
 
@@ -96,11 +76,7 @@ class Kernel:
         self.dual_stack: bool = dual_stack
         self.options: Target = Target(sock, family, dual_stack)
         self.memberships: Memberships = Memberships(sock)
-        self.received: int = 0
-        self.filtered: int = 0
-        self.truncated: int = 0
-        self.coalesced_receives: int = 0
-        self.coalesced_datagrams: int = 0
+        self.receiver: Receiver = Receiver(sock, family)
         self.send: Callable[[bytes], int] = sock.send
         self.sendto: Callable[[bytes, SocketAddress], int] = sock.sendto
         self.can_segment: bool = False
@@ -110,12 +86,7 @@ class Kernel:
         """Trio's own kind of socket, where a custom factory offers nothing else: its calls are awaited."""
         self.waits: Any = sock if hasattr(sock, "wait_readable") else None
         """What waits until the socket can be read or written, where a custom factory's has no need of a descriptor."""
-        self._recvfrom = sock.recvfrom
         self._socket = sock
-        self._may_coalesce = False
-        self._coalescing = False
-        self._informs = False
-        self._ancillary_space = _SEGMENT_SIZE_SPACE
         self._closed = False
         self._drops: int | None = None
         self._drops_before: int = 0
@@ -134,13 +105,14 @@ class Kernel:
             ):
                 with unasked:
                     self._socket.setsockopt(*place, 0)
-        self._may_coalesce = self.can_segment
+        if self.can_segment:
+            self.receiver.allow_coalescing()
 
     def adopt(self) -> None:
         """Go on with a descriptor as it is, which others may share."""
         # Whoever had it may have switched this on, and then it is the only way to read it.
         if self._can.offload and self.family.is_internet:
-            self._coalescing = bool(self._socket.getsockopt(socket.IPPROTO_UDP, UDP_GRO))
+            self.receiver.coalescing = bool(self._socket.getsockopt(socket.IPPROTO_UDP, UDP_GRO))
         if self._can.error_queue and self.family.is_internet:
             # Likewise: what is in the error queue would wake up a reader again and again.
             places = self.options.places((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
@@ -155,8 +127,7 @@ class Kernel:
         """Let the kernel tell what it knows about each datagram."""
         if self.awaited:
             raise unsupported("cannot tell of their datagrams")
-        self._informs = True
-        self._ancillary_space = _ANCILLARY_SPACE
+        self.receiver.inform()
         if not self._can.packet_info:
             return
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -289,115 +260,6 @@ class Kernel:
         """Whether it has a local address."""
         return self.family.is_bound(self._socket.getsockname())
 
-    def receive(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
-        """Append what has come in to ``into``, in at most ``limit`` system calls.
-
-        It returns when it has made them, and raises what the kernel says when it could not: ``BlockingIOError``
-        where nothing is left. What came before that has been appended.
-        """
-        if self._coalescing or self._informs or not self.family.is_internet:
-            self._receive_messages(into, limit)
-            return
-        recvfrom = self._recvfrom
-        append = into.append
-        is_udp4 = self.family is UDP4
-        received_address = self.family.received_address
-        before = len(into)
-        try:
-            for _ in range(limit):
-                data, source = recvfrom(_LARGEST)
-                if is_udp4 and source[1]:
-                    address: ReceivedAddress | None = new_tuple(ReceivedAddress, source)
-                else:
-                    address = received_address(source)
-                    if address is None:
-                        self._turn_away(1)
-                        continue
-                append(new_tuple(Datagram, (data, address, None)))
-        finally:
-            self.received += len(into) - before
-
-    @property
-    def largest(self) -> int:
-        """How many bytes of a datagram are to be asked for, so that all of it comes."""
-        return _LARGEST if self.family.is_internet else _LARGEST_UNIX
-
-    def take(self, into: deque[Datagram], data: bytes, source: Any) -> None:
-        """Append one datagram that was awaited."""
-        address = self.family.received_address(source)
-        if address is None:
-            self._turn_away(1)
-        else:
-            self.received += 1
-            into.append(Datagram(data, address))
-
-    def _turn_away(self, count: int) -> None:
-        self.received += count
-        self.filtered += count
-
-    def _receive_messages(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
-        """Do as :meth:`receive` does, with what the kernel tells beside the payload, or in it."""
-        recvmsg = self._socket.recvmsg
-        size = self.largest
-        is_internet = self.family.is_internet
-        # Descriptors that somebody sends (unix(7)) are not even taken where there is no room for them.
-        space = self._ancillary_space if is_internet or self._informs else 0
-        append, informs, is_udp4 = into.append, self._informs, self.family is UDP4
-        received_address = self.family.received_address
-        before = len(into)
-        target = limit
-        try:
-            while target > 0:
-                data, ancillary, flags, source = recvmsg(size, space)
-                target -= 1
-                if is_udp4 and source[1]:
-                    address: ReceivedAddress | None = new_tuple(ReceivedAddress, source)
-                else:
-                    address = received_address(source)
-                if not ancillary and not flags and not informs and address is not None:
-                    # One datagram alone, and nothing to be told of it.
-                    append(new_tuple(Datagram, (data, address, None)))
-                    continue
-                if not is_internet:
-                    close_descriptors(ancillary)
-                truncated = bool(flags & _TRUNCATED)
-                self.truncated += truncated
-                if self._coalescing and flags & _ANCILLARY_TRUNCATED:
-                    # Without the segment size, where one datagram ends and the next begins cannot be told.
-                    self.truncated += not truncated
-                    self.received += 1
-                    continue
-                info = decode_packet_info(ancillary, truncated=truncated) if informs else None
-                segment = segment_size(ancillary) if self._coalescing else 0
-                if not segment:
-                    if address is None:
-                        self._turn_away(1)
-                    else:
-                        append(new_tuple(Datagram, (data, address, info)))
-                    continue
-                segments = [data[start : start + segment] for start in range(0, len(data), segment)]
-                target -= len(segments) - 1
-                if address is None:
-                    self._turn_away(len(segments))
-                    continue
-                self.coalesced_receives += 1
-                self.coalesced_datagrams += len(segments)
-                into.extend([new_tuple(Datagram, (segment, address, info)) for segment in segments])
-        finally:
-            self.received += len(into) - before
-
-    def coalesce(self) -> None:
-        """Let the kernel hand over many datagrams of one sender at once from now on, if it can.
-
-        Not from the beginning: it makes reading them one at a time slower, and what the kernel drops then is a
-        batch. There is no way back, since batches may be queued.
-        """
-        if self._may_coalesce:
-            self._may_coalesce = False
-            with suppress(OSError):
-                self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
-                self._coalescing = True
-
     def packet_info(self, info: PacketInfo, host: Any) -> list[ControlMessage]:
         """Return how to tell the kernel to send a datagram to ``host`` as ``info`` says."""
         if self.awaited:
@@ -417,7 +279,7 @@ class Kernel:
         self, payload: bytes, size: int, ancillary: Sequence[ControlMessage], sockaddr: SocketAddress | None
     ) -> None:
         """Send datagrams of ``size`` bytes each, the last perhaps shorter, to ``sockaddr`` or the peer."""
-        segment = (socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", size))
+        segment = (_IPPROTO_UDP, UDP_SEGMENT, _pack_size(size))
         self._socket.sendmsg([payload], [segment, *ancillary], 0, sockaddr)
 
     def read_errors(self) -> list[tuple[Address, ErrorRecord]]:
@@ -426,7 +288,7 @@ class Kernel:
         # What cannot be read now keeps the descriptor readable.
         with suppress(OSError):
             for _ in range(_MOST_ERRORS):
-                _, ancillary, _, destination = self._socket.recvmsg(0, _ANCILLARY_SPACE, MSG_ERRQUEUE)
+                _, ancillary, _, destination = self._socket.recvmsg(0, ANCILLARY_SPACE, MSG_ERRQUEUE)
                 record = decode_error(ancillary)
                 # Records of other kinds, such as of when something was sent, have no destination.
                 if record is not None and destination:
@@ -464,7 +326,7 @@ class Kernel:
     @property
     def drops_are_datagrams(self) -> bool:
         """Whether what :meth:`drops` counts are datagrams, not whole batches of them."""
-        return self._can.drop_counter and not self._coalescing
+        return self._can.drop_counter and not self.receiver.coalescing
 
     def setsockopt(self, *arguments: Any) -> None:
         """Set any option (Linux man page setsockopt(2))."""

@@ -83,18 +83,19 @@ class SocketWithEvents(SocketWithOptions):
     def statistics(self) -> SocketStatistics:
         """Return what became of every datagram until now; also after the socket was closed."""
         kernel, inbox, outbox = self._kernel, self._inbox, self._outbox
+        receiver = kernel.receiver
         return SocketStatistics(
             sent=outbox.sent,
-            received=kernel.received,
+            received=receiver.received,
             dropped_by_kernel=kernel.drops(),
             kernel_drops_exact=kernel.drops_are_datagrams,
-            filtered=kernel.filtered + inbox.filtered,
-            truncated=kernel.truncated,
+            filtered=receiver.filtered + inbox.filtered,
+            truncated=receiver.truncated,
             discarded_at_close=inbox.discarded,
             receive_errors=inbox.errors,
             send_errors=outbox.errors,
-            coalesced_receives=kernel.coalesced_receives,
-            coalesced_datagrams=kernel.coalesced_datagrams,
+            coalesced_receives=receiver.coalesced_receives,
+            coalesced_datagrams=receiver.coalesced_datagrams,
             segmented_sends=outbox.segmented_sends,
             segmented_datagrams=outbox.segmented_datagrams,
         )

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import attrs
 
+from ._batch import Message, receive_batch
+
 # What the socket module of some supported Python lacks. The numbers are Linux's, and the capabilities say
 # whether they mean anything here.
 IP_MULTICAST_ALL: Final = 49
@@ -36,6 +38,8 @@ class Capabilities:
     """What the platform can do beyond the portable calls. Found out once; a socket that meets a refusal all
     the same goes without."""
 
+    batches: bool
+    """recvmmsg(2): many datagrams in one system call (Linux)."""
     offload: bool
     """UDP_GRO and UDP_SEGMENT: many datagrams in one system call (Linux)."""
     drop_counter: bool
@@ -55,6 +59,7 @@ class Capabilities:
 
 
 linux: Final = Capabilities(
+    batches=True,
     offload=True,
     drop_counter=True,
     group_isolation=True,
@@ -65,6 +70,7 @@ linux: Final = Capabilities(
     dissolve=True,
 )
 portable: Final = Capabilities(
+    batches=False,
     offload=False,
     drop_counter=False,
     group_isolation=False,
@@ -98,9 +104,9 @@ def _c_library() -> ctypes.CDLL:
 class SystemSocket(socket.socket):
     """A non-blocking datagram socket of the operating system.
 
-    It is the synchronous interface that the library runs on: the standard library's socket and
-    ``disconnect``. A custom socket factory whose sockets have a method ``kernel_socket`` returning an object
-    like this one gives the library everything the kernel gives it.
+    It is the synchronous interface that the library runs on: the standard library's socket, ``disconnect`` and, where
+    there is such a call, ``recvmmsg``. A custom socket factory whose sockets have a method ``kernel_socket`` returning
+    an object like this one gives the library everything the kernel gives it.
     """
 
     def disconnect(self) -> None:
@@ -118,6 +124,10 @@ class SystemSocket(socket.socket):
             # BSDs may say so and have disconnected all the same.
             if number != errno.EAFNOSUPPORT:
                 raise OSError(number, os.strerror(number))
+
+    def recvmmsg(self, most: int, source_size: int, *, ancillary: bool) -> list[Message]:
+        """Receive what is there, ``most`` datagrams at most, as :func:`receive_batch` does (recvmmsg(2))."""
+        return receive_batch(self.fileno(), most, source_size, ancillary=ancillary)
 
     def path_mtu(self, sockaddr: Any = None) -> int:
         """Return the largest packet that the path to ``sockaddr``, or to the peer, takes, in bytes (IP_MTU, ip(7))."""

@@ -54,9 +54,9 @@ class Faults:
 
 
 def _faulty(operation: str) -> Any:
-    def call(self: FaultySocket, *arguments: Any) -> Any:
+    def call(self: FaultySocket, *arguments: Any, **options: Any) -> Any:
         self.faults.answer(operation)
-        return getattr(SystemSocket, operation)(self, *arguments)
+        return getattr(SystemSocket, operation)(self, *arguments, **options)
 
     return call
 
@@ -74,6 +74,7 @@ class FaultySocket(SystemSocket):
     sendmsg = _faulty("sendmsg")
     recvfrom = _faulty("recvfrom")
     recvmsg = _faulty("recvmsg")
+    recvmmsg = _faulty("recvmmsg")
     bind = _faulty("bind")
     connect = _faulty("connect")
     setsockopt = _faulty("setsockopt")

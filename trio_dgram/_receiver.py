@@ -1,0 +1,250 @@
+"""Reading a descriptor without waiting, and the counts that are kept where datagrams come in.
+
+Rule 1: where several have come at a time, the next ones are read in one call; where one has, in a call of its own.
+Rule 2: ancillary data are asked for where they are wanted, or where the kernel may have joined datagrams.
+Rule 3: nothing is kept for a sender but its address, and of those no more than a bound.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+from contextlib import suppress
+from typing import Any, Final
+
+from ._addresses import ReceivedAddress, new_tuple
+from ._ancillary import UDP_GRO, ControlMessage, control_messages, decode_packet_info, segment_size
+from ._awaited import KernelSocket
+from ._batch import LARGEST_BATCH, NOTHING_TOLD
+from ._datagrams import Datagram
+from ._families import UDP4, Family
+from ._paths import close_descriptors
+from ._system import capabilities_of
+
+ANCILLARY_SPACE: Final = 512
+"""Room for all that can be asked for, in bytes."""
+_SEGMENT_SIZE_SPACE: Final = 64
+"""Room for the segment size, in bytes."""
+_LARGEST: Final = 65536
+"""More than the payload of any UDP datagram, in bytes."""
+_LARGEST_UNIX: Final = 1 << 19
+"""More than the send buffers that Linux gives by default let through, in bytes."""
+# As plain integers: the operators of what the socket module has cost as much as receiving a datagram.
+_TRUNCATED: Final = int(socket.MSG_TRUNC)
+_ANCILLARY_TRUNCATED: Final = int(socket.MSG_CTRUNC)
+
+_SEVERAL: Final = 8
+"""From how many datagrams on one call for all is cheaper than one for each."""
+_NO_SUCH_CALL: Final = frozenset({errno.ENOSYS, errno.EPERM})
+"""What a kernel says that lacks a call, or a sandbox that forbids it."""
+
+_interned: Final[dict[bytes, ReceivedAddress]] = {}
+"""Addresses of senders, by what the kernel writes."""
+_MOST_INTERNED: Final = 4096
+_BATCHES_INTERNED: Final = 1024
+"""After how many batches of a socket they are forgotten. Not as soon as there are so many: to put one in costs as much
+as to make it, and where there are that many senders, few are found again."""
+
+
+class Receiver:
+    """The receiving half of a descriptor."""
+
+    __slots__ = (
+        "_batches",
+        "_burst",
+        "_family",
+        "_informs",
+        "_joined",
+        "_may_coalesce",
+        "_recvfrom",
+        "_recvmmsg",
+        "_socket",
+        "coalesced_datagrams",
+        "coalesced_receives",
+        "coalescing",
+        "filtered",
+        "received",
+        "truncated",
+    )
+
+    def __init__(self, sock: KernelSocket, family: Family) -> None:
+        self.received: int = 0
+        self.filtered: int = 0
+        self.truncated: int = 0
+        self.coalesced_receives: int = 0
+        self.coalesced_datagrams: int = 0
+        self.coalescing: bool = False
+        """Whether the kernel may join datagrams."""
+        self._socket = sock
+        self._family = family
+        self._informs = False
+        self._may_coalesce = False
+        self._recvfrom = sock.recvfrom
+        self._recvmmsg: Any = getattr(sock, "recvmmsg", None) if capabilities_of(sock).batches else None
+        # How many datagrams the last call to receive brought, and how many of them came joined.
+        self._burst = 0
+        self._joined = 1
+        self._batches = 0
+
+    def inform(self) -> None:
+        """Hand out what the kernel tells of each datagram."""
+        self._informs = True
+
+    def allow_coalescing(self) -> None:
+        """Have :meth:`coalesce` do what it says."""
+        self._may_coalesce = True
+
+    def coalesce(self) -> None:
+        """Let the kernel hand over many datagrams of one sender at once from now on, if it can.
+
+        Not from the beginning: it makes reading them one at a time slower, and what the kernel drops then is a
+        batch. There is no way back, since batches may be queued.
+        """
+        if self._may_coalesce:
+            self._may_coalesce = False
+            with suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+                self.coalescing = True
+
+    def receive(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
+        """Append what has come in to ``into``, about ``limit`` datagrams of it.
+
+        It raises what the kernel says when nothing more is to be had: ``BlockingIOError`` where nothing is left. What
+        came before that has been appended.
+        """
+        before = len(into)
+        try:
+            if self._informs or not self._family.is_internet:
+                self._receive_messages(into, limit)
+            elif self._recvmmsg is not None and limit >= _SEVERAL <= self._burst:
+                self._receive_batches(into, limit)
+            elif self.coalescing:
+                self._receive_messages(into, limit)
+            else:
+                self._receive_singles(into, limit)
+        finally:
+            self._burst = len(into) - before
+            self.received += self._burst
+
+    def take(self, into: deque[Datagram], data: bytes, source: Any) -> None:
+        """Append one datagram that was awaited."""
+        address = self._family.received_address(source)
+        if address is None:
+            self._turn_away(1)
+        else:
+            self.received += 1
+            into.append(Datagram(data, address))
+
+    @property
+    def largest(self) -> int:
+        """How many bytes of a datagram are to be asked for, so that all of it comes."""
+        return _LARGEST if self._family.is_internet else _LARGEST_UNIX
+
+    def _receive_singles(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
+        recvfrom = self._recvfrom
+        append = into.append
+        is_udp4 = self._family is UDP4
+        received_address = self._family.received_address
+        for _ in range(limit):
+            data, source = recvfrom(_LARGEST)
+            if is_udp4 and source[1]:
+                address: ReceivedAddress | None = new_tuple(ReceivedAddress, source)
+            else:
+                address = received_address(source)
+                if address is None:
+                    self._turn_away(1)
+                    continue
+            append(new_tuple(Datagram, (data, address, None)))
+
+    def _receive_batches(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
+        append = into.append
+        interned = _interned.get
+        size = self._family.packed_size
+        while limit > 0:
+            before = len(into)
+            most = max(1, limit // self._joined)
+            try:
+                batch = self._recvmmsg(most, size, ancillary=self.coalescing)
+            except OSError as error:
+                if error.errno in _NO_SUCH_CALL:
+                    # Asked for one by one from now on.
+                    self._recvmmsg = None
+                    return
+                raise
+            for payload, source, told in batch:
+                address = interned(source) or self._source(source)
+                if address is not None and told == NOTHING_TOLD:
+                    append(new_tuple(Datagram, (payload, address, None)))
+                else:
+                    self._unpack(into, payload, control_messages(told[0]), told[1], address)
+            self._joined = max(1, (len(into) - before) // len(batch))
+            self._batches += 1
+            if not self._batches % _BATCHES_INTERNED:
+                _interned.clear()
+            if len(batch) < min(most, LARGEST_BATCH):
+                return
+            limit -= max(len(batch), len(into) - before)
+
+    def _source(self, packed: bytes) -> ReceivedAddress | None:
+        address = self._family.received(packed)
+        # A zone has a name, and that can come to mean another interface.
+        if len(_interned) < _MOST_INTERNED and type(address) is ReceivedAddress:
+            _interned[packed] = address
+        return address
+
+    def _receive_messages(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
+        """Receive with what the kernel tells beside the payload, or in it."""
+        recvmsg = self._socket.recvmsg
+        size = self.largest
+        # Descriptors that somebody sends (unix(7)) are not even taken where there is no room for them.
+        space = ANCILLARY_SPACE if self._informs else _SEGMENT_SIZE_SPACE if self._family.is_internet else 0
+        append, informs, is_udp4 = into.append, self._informs, self._family is UDP4
+        received_address = self._family.received_address
+        while limit > 0:
+            data, ancillary, flags, source = recvmsg(size, space)
+            if is_udp4 and source[1]:
+                address: ReceivedAddress | None = new_tuple(ReceivedAddress, source)
+            else:
+                address = received_address(source)
+            if not ancillary and not flags and not informs and address is not None:
+                # One datagram alone, and nothing to be told of it.
+                append(new_tuple(Datagram, (data, address, None)))
+                limit -= 1
+            else:
+                before = len(into)
+                self._unpack(into, data, ancillary, flags, address)
+                limit -= max(1, len(into) - before)
+
+    def _unpack(
+        self,
+        into: deque[Datagram] | list[Datagram],
+        data: bytes,
+        ancillary: list[ControlMessage],
+        flags: int,
+        address: ReceivedAddress | None,
+    ) -> None:
+        """Append what is in ``data``, one datagram or many that the kernel has joined, by what it tells beside."""
+        if not self._family.is_internet:
+            close_descriptors(ancillary)
+        truncated = bool(flags & _TRUNCATED)
+        self.truncated += truncated
+        if self.coalescing and flags & _ANCILLARY_TRUNCATED:
+            # Without the segment size, where one datagram ends and the next begins cannot be told.
+            self.truncated += not truncated
+            self.received += 1
+            return
+        info = decode_packet_info(ancillary, truncated=truncated) if self._informs else None
+        segment = segment_size(ancillary) if self.coalescing else 0
+        segments = [data[start : start + segment] for start in range(0, len(data), segment)] if segment else [data]
+        if address is None:
+            self._turn_away(len(segments))
+            return
+        if segment:
+            self.coalesced_receives += 1
+            self.coalesced_datagrams += len(segments)
+        into.extend([new_tuple(Datagram, (segment, address, info)) for segment in segments])
+
+    def _turn_away(self, count: int) -> None:
+        self.received += count
+        self.filtered += count
