@@ -137,8 +137,8 @@ async def test_joined_datagrams_come_in_batches_of_about_what_was_asked_for(udp:
 class _Telling(FaultySocket):
     """Says of every datagram that what is told beside it had no room."""
 
-    def recvmmsg(self, *arguments: int, ancillary: bool) -> list[tuple[bytes, bytes, tuple[bytes, int]]]:
-        messages = SystemSocket.recvmmsg(self, *arguments, ancillary=ancillary)
+    def recvmmsg(self, most: int, source_size: int, *, ancillary: bool) -> list[tuple[bytes, bytes, tuple[bytes, int]]]:
+        messages = SystemSocket.recvmmsg(self, most, source_size, ancillary=ancillary)
         return [(data, source, (b"", socket.MSG_CTRUNC)) for data, source, _ in messages]
 
 

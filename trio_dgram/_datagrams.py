@@ -76,10 +76,9 @@ class Datagram(NamedTuple):
         Since the network chose the peer, sending it never raises what that address causes: such an error is
         counted and reported as a :class:`Failure`.
         """
-        address = self.address
+        _, address, info = self
         if not isinstance(address, ReceivedAddress):
             address = as_received(address)
-        info = self.info
         if info is not None:
             info = answering(info, address)
         answer: Datagram = new_tuple(Datagram, (data, address, info))

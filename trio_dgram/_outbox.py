@@ -139,7 +139,7 @@ class Outbox:
         """
         sent_before = self.sent
         budget, sendto, send_segments = self._budget, self._kernel.sendto, self._kernel.send_segments
-        total = len(payloads)
+        total, sizes = len(payloads), list(map(len, payloads))
         ends = [start for start, _ in runs[1:]]
         ends.append(total)
         goes_straight = self.goes_straight
@@ -148,21 +148,20 @@ class Outbox:
             straight = goes_straight and not ancillary
             position = start
             while position < end:
-                payload = payloads[position]
-                count = self._segmentation.count(payloads, position, end, address[0]) if position + 1 < end else 1
+                count = self._segmentation.count(sizes, position, end, address[0]) if position + 1 < end else 1
                 try:
                     if straight and sockaddr is not None:
                         # As it is done in the end otherwise, without the way there.
                         try:
                             if count == 1:
-                                sendto(payload, sockaddr)
+                                sendto(payloads[position], sockaddr)
                                 self.sent += 1
                             else:
                                 segments = b"".join(payloads[position : position + count])
-                                send_segments(segments, len(payload), (), sockaddr)
+                                send_segments(segments, sizes[position], (), sockaddr)
                                 self._took(count)
                         except OSError as error:
-                            if count > 1 and self._segmentation.refused(address[0], len(payload), error):
+                            if count > 1 and self._segmentation.refused(address[0], sizes[position], error):
                                 count = 1
                             count = await self._send_run(payloads[position : position + count], destination)
                     else:

@@ -27,17 +27,19 @@ class Segmentation:
         self._off = off
         self._refused: dict[str, int] = {}
 
-    def count(self, payloads: list[bytes], position: int, end: int, host: str) -> int:
-        """Return how many of the datagrams from ``position`` to ``end``, all for ``host``, can go in one call."""
-        size = len(payloads[position])
+    def count(self, sizes: list[int], position: int, end: int, host: str) -> int:
+        """Return how many of the datagrams from ``position`` to ``end``, all for ``host``, can go in one call.
+
+        ``sizes`` are those of all, in bytes.
+        """
+        size = sizes[position]
         if self._off or not 0 < size < self._refused.get(host, LARGEST_PAYLOAD):
             return 1
-        end = min(end, position + _MOST_SEGMENTS, position + LARGEST_PAYLOAD // size)
-        sizes = list(map(len, payloads[position:end]))
-        if sizes.count(size) < len(sizes):
-            first = next(count for count, following in enumerate(sizes) if following != size)
-            return first + (0 < sizes[first] < size)
-        return max(1, len(sizes))
+        following = sizes[position : min(end, position + _MOST_SEGMENTS, position + LARGEST_PAYLOAD // size)]
+        if following.count(size) == len(following):
+            return len(following)
+        first = next(count for count, other in enumerate(following) if other != size)
+        return first + (0 < following[first] < size)
 
     def refused(self, host: str, size: int, error: OSError) -> bool:
         """Learn from what the kernel said against segments of ``size`` bytes for ``host``; return whether it was about

@@ -262,7 +262,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         destinations: list[tuple[int, Destination]] = []
         known: dict[Address, Destination] = {}
         for start, wanted, info in runs:
-            destination = known.get(wanted)
+            destination = self._answers_go(wanted) or known.get(wanted)
             if destination is None or type(destination[0]) is not type(wanted):
                 destination = known[wanted] = await self._destination(wanted, None, brought=True)
             if info is not None:
@@ -419,11 +419,17 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
             await self._association.bind(*self._association.anywhere)
         self._now_bound()
 
+    def _answers_go(self, wanted: Address | None) -> Destination | None:
+        """Return where what is for ``wanted`` goes if it is a sender that can be answered straight away."""
+        if type(wanted) is ReceivedAddress and self._direct is not None and self._kernel.family.wrote(wanted):
+            return wanted, wanted, None
+        return None
+
     async def _destination(self, wanted: Address | None, info: PacketInfo | None, *, brought: bool) -> Destination:
         """Resolve ``wanted`` and bind the socket, where that is to be done; return where to send."""
-        direct = self._direct is not None and info is None and type(wanted) is ReceivedAddress
-        if direct and wanted is not None and self._kernel.family.wrote(wanted):
-            return wanted, wanted, None
+        straight = None if info is not None else self._answers_go(wanted)
+        if straight is not None:
+            return straight
         sockaddr = None
         if wanted is not None:
             wanted, sockaddr = await self._association.numeric(wanted)
