@@ -43,7 +43,6 @@ LAYERS: Final = {
     "services": ["_datagram_channel", "_listener", "_peer_limits", "_peers", "_retry", "_serving", "dtls"],
     "the public names": ["__init__", "lowlevel"],
     "simulation: values": [
-        "sim._numbers",
         "sim._places",
         "sim._records",
         "sim._text",
@@ -81,6 +80,7 @@ LAYERS: Final = {
         "sim._nat_handle",
         "sim._session",
         "sim._network",
+        "sim._tasks",
         "sim._stuck",
         "sim._running",
         "sim._descriptors",

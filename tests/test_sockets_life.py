@@ -55,7 +55,13 @@ class _Forged(FaultySocket):
         self.sources += 1
         return b"x", (f"10.{self.sources >> 16}.{self.sources >> 8 & 255}.{self.sources & 255}", 9)
 
-    def recvmmsg(self, most: int, source_size: int, *, ancillary: bool) -> list[tuple[bytes, bytes, tuple[bytes, int]]]:
+    def recvmmsg(
+        self,
+        most: int,
+        source_size: int,  # noqa: ARG002 -- the kernel's
+        *,
+        ancillary: bool,  # noqa: ARG002
+    ) -> list[tuple[bytes, bytes, tuple[bytes, int]]]:
         self.sources += most
         sources = range(self.sources, self.sources + most)
         return [(b"x", b"\2\0\0\7\12" + source.to_bytes(3, "big") + bytes(8), (b"", 0)) for source in sources]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Iterable
 
@@ -19,6 +20,28 @@ def check_integer(name: str, value: object, lowest: int, highest: int) -> int:
         raise TypeError(f"{name} must be an integer, not {describe_value(value)}")
     if not lowest <= value <= highest:
         raise ValueError(f"{name} must be from {lowest} to {highest}, not {value}")
+    return value
+
+
+def check_number(
+    name: str, value: object, lowest: float, highest: float = math.inf, *, infinite: bool = False
+) -> float:
+    """Return ``value`` if it is a number within the bounds, both included, and finite unless it may be ``infinite``."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {describe_value(value)}")
+    # Not a number is not within any bounds.
+    if not lowest <= value <= highest or (math.isinf(value) and not infinite):
+        bounds = f"at least {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
+        raise ValueError(f"{name} must be {bounds}{'' if infinite else ' and finite'}, not {value}")
+    return value
+
+
+def check_probability(name: str, value: object) -> float:
+    """Return ``value`` if it is a number from 0 to 1."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a probability from 0 to 1, not {describe_value(value)}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a probability from 0 to 1, not {value}")
     return value
 
 

@@ -35,10 +35,6 @@ _CAUSED_BY_DESTINATION: Final = frozenset(
     {
         errno.EINVAL,
         errno.EACCES,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.ELOOP,
-        errno.EPROTOTYPE,
         errno.EPERM,
         errno.EADDRNOTAVAIL,
         errno.ENODEV,
@@ -51,6 +47,8 @@ _CAUSED_BY_DESTINATION: Final = frozenset(
         errno.ENOBUFS,
         # Of a path (unix(7)).
         errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ELOOP,
         errno.EPROTOTYPE,
     }
 )

@@ -9,7 +9,7 @@ from typing import Any, TypedDict, cast
 
 import attrs
 
-from ._arguments import check_integer, describe_value
+from ._arguments import check_integer, check_number, describe_value
 from ._datagrams import Datagram
 
 _MOST = 2**62
@@ -47,10 +47,7 @@ def _integer(lowest: int) -> Callable[[object, attrs.Attribute[Any], object], No
 
 def _number(lowest: float) -> Callable[[object, attrs.Attribute[Any], object], None]:
     def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise TypeError(f"{attribute.name} must be a number, not {describe_value(value)}")
-        if not value >= lowest:
-            raise ValueError(f"{attribute.name} must be at least {lowest}, not {value}")
+        check_number(attribute.name, value, lowest, infinite=True)
 
     return check
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import trio
 
-from ._arguments import check_integer, describe_value
+from ._arguments import check_integer, check_number
 
 
 def retry(
@@ -34,9 +34,9 @@ def retry(
       TypeError, ValueError: at once, if an argument is wrong.
       trio.TooSlowError: after the last attempt, if that was cut off, too.
     """
-    _check_number("timeout", timeout, 0)
-    _check_number("factor", factor, 1)
-    _check_number("jitter", jitter, 0)
+    check_number("timeout", timeout, 0)
+    check_number("factor", factor, 1)
+    check_number("jitter", jitter, 0)
     check_integer("attempts", attempts, 1, 2**31 - 1)
     return _attempts(timeout, factor, attempts, jitter)
 
@@ -49,10 +49,3 @@ def _attempts(timeout: float, factor: float, attempts: int, jitter: float) -> It
             return
         timeout *= factor
     raise trio.TooSlowError(f"nothing came in {attempts} attempts")
-
-
-def _check_number(name: str, value: object, lowest: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, not {describe_value(value)}")
-    if not lowest <= value < float("inf"):
-        raise ValueError(f"{name} must be at least {lowest} and finite, not {value}")

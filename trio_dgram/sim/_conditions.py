@@ -7,10 +7,9 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 import attrs
 
-from .._arguments import check_bool, check_choice, check_integer, describe_value
+from .._arguments import check_bool, check_choice, check_integer, check_number, check_probability, describe_value
 from ._delays import Distribution, check_distribution
 from ._losses import Loss, check_loss
-from ._numbers import check_number, check_probability
 
 TooBig: TypeAlias = Literal["fragment", "icmp", "blackhole"]
 """What becomes of a packet that is larger than the path takes."""

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from .._addresses import Address
 from .._ancillary import Ancillary, ControlMessage
-from .._system import IP_MTU, IP_MTU_DISCOVER, IPV6_MTU, IPV6_MTU_DISCOVER, MSG_ERRQUEUE
+from .._system import IP_MTU, IPV6_MTU, MSG_ERRQUEUE
 from ._control import Instructions, QueuedError, describe, describe_error, read_instructions, split
 from ._places import (
     INTERFACES,
@@ -25,7 +25,15 @@ from ._places import (
     sockaddr_of,
 )
 from ._records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet, Report
-from ._settings import Settings
+from ._settings import (
+    HOP_LIMIT,
+    MTU_DISCOVERY,
+    MULTICAST_ALL,
+    MULTICAST_HOP_LIMIT,
+    MULTICAST_LOOPBACK,
+    TRAFFIC_CLASS,
+    Settings,
+)
 from ._socket_errors import DISCOVER_DO, DISCOVER_DONT, DISCOVER_PROBE, SocketErrors
 
 _IP, _IPV6, _SOL = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.SOL_SOCKET
@@ -207,7 +215,6 @@ class Endpoint:
             raise refusal(errno.EINVAL)
         if kind_of(host) not in ("wildcard", "group", "broadcast") and not self.machine.owns(host):
             raise refusal(errno.EADDRNOTAVAIL)
-        # Bound to the unspecified address of the other family, by way of a mapped one, is bound to it.
         self._take(host, port)
         self._port_chosen = not port
         self._host_chosen = False
@@ -342,24 +349,16 @@ class Endpoint:
             source = self.machine.own_address(host) if index != LOOPBACK_INDEX or ipv6 else "127.0.0.1"
         self._bind_anywhere()
         mtu = self.machine.path_mtu(host)
-        sizes = split(payload, instructions.segment, mtu - UDP_HEADER - (IPV6_HEADER if ipv6 else IPV4_HEADER))
-        for piece in sizes:
-            self._dispatch(
-                Packet(
-                    self.machine.next_number(),
-                    Address(source, self.port),
-                    destination,
-                    piece,
-                    self.machine.name,
-                    self.machine.time(),
-                    self._hop_limit(kind, ipv6=ipv6) if instructions.hop_limit is None else instructions.hop_limit,
-                    self._traffic_class(ipv6=ipv6)
-                    if instructions.traffic_class is None
-                    else instructions.traffic_class,
-                ),
-                index,
-                mtu,
-            )
+        hop_limit, traffic_class = instructions.hop_limit, instructions.traffic_class
+        if hop_limit is None:
+            hop_limit = self.settings[(MULTICAST_HOP_LIMIT if kind == "group" else HOP_LIMIT)[ipv6]]
+        if traffic_class is None:
+            traffic_class = self.settings[TRAFFIC_CLASS[ipv6]]
+        machine, origin = self.machine, Address(source, self.port)
+        for piece in split(payload, instructions.segment, mtu - UDP_HEADER - (IPV6_HEADER if ipv6 else IPV4_HEADER)):
+            number, now = machine.next_number(), machine.time()
+            packet = Packet(number, origin, destination, piece, machine.name, now, hop_limit, traffic_class)
+            self._dispatch(packet, index, mtu)
 
     def _outgoing(self, kind: str, instructions: Instructions) -> int:
         index = instructions.index
@@ -371,17 +370,9 @@ class Endpoint:
             raise refusal(errno.ENODEV)
         return index
 
-    def _hop_limit(self, kind: str, *, ipv6: bool) -> int:
-        if kind == "group":
-            return self.settings[(_IPV6, socket.IPV6_MULTICAST_HOPS) if ipv6 else (_IP, socket.IP_MULTICAST_TTL)]
-        return self.settings[(_IPV6, socket.IPV6_UNICAST_HOPS) if ipv6 else (_IP, socket.IP_TTL)]
-
-    def _traffic_class(self, *, ipv6: bool) -> int:
-        return self.settings[(_IPV6, socket.IPV6_TCLASS) if ipv6 else (_IP, socket.IP_TOS)]
-
     def _dispatch(self, packet: Packet, index: int, mtu: int) -> None:
         ipv6 = packet.is_ipv6
-        discovery = self.settings[(_IPV6, IPV6_MTU_DISCOVER) if ipv6 else (_IP, IP_MTU_DISCOVER)]
+        discovery = self.settings[MTU_DISCOVERY[ipv6]]
         size = packet.ip_size
         if discovery == DISCOVER_PROBE and mtu < self.machine.interface_mtu(packet.destination.host):
             mtu = self.machine.interface_mtu(packet.destination.host)
@@ -391,7 +382,7 @@ class Endpoint:
             raise refusal(errno.EMSGSIZE)
         packet.fragment_size = mtu
         packet.dont_fragment = size <= mtu and discovery != DISCOVER_DONT
-        loops = self.settings[(_IPV6, socket.IPV6_MULTICAST_LOOP) if ipv6 else (_IP, socket.IP_MULTICAST_LOOP)]
+        loops = self.settings[MULTICAST_LOOPBACK[ipv6]]
         self.machine.send(packet, index, back=bool(loops) or kind_of(packet.destination.host) == "broadcast")
 
     # Receiving
@@ -403,13 +394,17 @@ class Endpoint:
     def recvfrom(self, size: int, flags: int = 0) -> tuple[bytes, Any]:
         """Receive a datagram and where it came from."""
         if not flags and self._queue and not self._errors.due and not self.machine.paused and not self.closed:
-            packet, charge, _, _ = self._queue.popleft()
-            self.settings.buffer.give_back(charge, empty=not self._queue)
-            if not self._queue:
-                self.notify()
+            packet = self._queue[0][0]
+            self._drop_first()
             return packet.payload[:size], sockaddr_of(self.family, *packet.source)
         data, _, _, source = self.recvmsg(size, 0, flags)
         return data, source
+
+    def _drop_first(self) -> None:
+        _, charge, _, _ = self._queue.popleft()
+        self.settings.buffer.give_back(charge, empty=not self._queue)
+        if not self._queue:
+            self.notify()
 
     def recvmsg(self, size: int, space: int = 0, flags: int = 0) -> tuple[bytes, list[ControlMessage], int, Any]:
         """Receive a datagram and what is told beside it (recvmsg(2)); the error queue with MSG_ERRQUEUE."""
@@ -420,12 +415,9 @@ class Endpoint:
             raise refusal(self._take_error())
         if not self._queue:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-        packet, charge, index, at = self._queue[0]
+        packet, _, index, at = self._queue[0]
         if not flags & _PEEK:
-            self._queue.popleft()
-            self.settings.buffer.give_back(charge, empty=not self._queue)
-            if not self._queue:
-                self.notify()
+            self._drop_first()
         told: list[ControlMessage] = []
         result = _TRUNCATED if len(packet.payload) > size else 0
         own = packet.destination.host
@@ -469,9 +461,8 @@ class Endpoint:
 
     def is_member(self, packet: Packet, index: int) -> bool:
         """Whether it takes what a group is sent on an interface."""
-        place = (_IPV6, 29) if packet.is_ipv6 else (_IP, 49)
         memberships = self.settings.memberships
-        default = self.settings.is_on(*place)
+        default = self.settings.is_on(*MULTICAST_ALL[packet.is_ipv6])
         return memberships.hears(packet.destination.host, index, packet.source.host, default=default)
 
     def takes_device(self, index: int) -> bool:

@@ -18,6 +18,7 @@ from .._budget import current_budget
 from ._descriptors import open_descriptors
 from ._endpoint import Endpoint
 from ._network import current_networks
+from ._tasks import all_tasks
 
 T = TypeVar("T")
 LIMIT = 2000
@@ -73,20 +74,10 @@ class _Surroundings:
     nurseries: tuple[trio.Nursery, ...]
     descriptors: dict[int, str] = attrs.field(factory=open_descriptors)
     sockets: frozenset[Endpoint] = attrs.field(factory=_simulated_sockets)
-    tasks: frozenset[trio.lowlevel.Task] = attrs.field(factory=lambda: frozenset(_all_tasks()))
+    tasks: frozenset[trio.lowlevel.Task] = attrs.field(factory=lambda: frozenset(all_tasks()))
 
     def new_tasks(self) -> frozenset[trio.lowlevel.Task]:
-        return frozenset(_all_tasks()) - self.tasks
-
-
-def _all_tasks() -> Generator[trio.lowlevel.Task]:
-    root = trio.lowlevel.current_root_task()
-    to_visit = [root] if root is not None else []
-    while to_visit:
-        task = to_visit.pop()
-        yield task
-        for nursery in task.child_nurseries:
-            to_visit.extend(nursery.child_tasks)
+        return frozenset(all_tasks()) - self.tasks
 
 
 @contextmanager

@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from .._arguments import check_integer, describe_value
-from ._numbers import check_probability
+from .._arguments import check_integer, check_probability, describe_value
 from ._records import Packet
 
 LossProcess: TypeAlias = Callable[[Packet], bool]

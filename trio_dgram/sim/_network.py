@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias, Unpack
 import attrs
 import trio
 
-from .._arguments import check_bool, check_choice, check_integer, describe_value
+from .._arguments import check_bool, check_choice, check_integer, check_number, describe_value
 from .._budget import current_budget
 from .._interfaces import Interface, listing
 from ._conditions import Knobs, Seed, change, check_seed
@@ -22,7 +22,6 @@ from ._host import Host, current_host
 from ._names import Answer, Resolver, Trouble, canonical_name
 from ._nat import Behaviour, Nat
 from ._nat_handle import NatHandle
-from ._numbers import check_number
 from ._pipe import Pipe
 from ._places import kind_of, plain
 from ._pump import Pump
@@ -115,7 +114,7 @@ class Network:
           a: where it begins: a host or its name.
           b: where it ends.
           symmetric: whether the path back is the same.
-            knobs: the conditions, as :class:`Knobs` tells.
+          **knobs: the conditions, as :class:`Knobs` tells.
 
         Returns:
           The pipe from ``a`` to ``b``, whose ``set`` changes single knobs later.

@@ -9,11 +9,10 @@ from typing import Any, Final, TypeVar
 import trio
 import trio.testing
 
-from .._arguments import check_integer
+from .._arguments import check_integer, check_number
 from ._conditions import Seed, check_seed
 from ._determinism import deterministic
 from ._network import TRACE_LIMIT, Network, open_network
-from ._numbers import check_number
 from ._records import Record
 from ._session import default_seed
 from ._stuck import PASSES, TIME_LIMIT, Watch

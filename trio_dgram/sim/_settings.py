@@ -78,6 +78,14 @@ _DEFAULTED: Final = {
 }
 """What -1 stands for."""
 
+# Options that each family has its own of, to be indexed by whether it is IPv6.
+HOP_LIMIT: Final = ((_IP, socket.IP_TTL), (_IPV6, socket.IPV6_UNICAST_HOPS))
+MULTICAST_HOP_LIMIT: Final = ((_IP, socket.IP_MULTICAST_TTL), (_IPV6, socket.IPV6_MULTICAST_HOPS))
+MULTICAST_LOOPBACK: Final = ((_IP, socket.IP_MULTICAST_LOOP), (_IPV6, socket.IPV6_MULTICAST_LOOP))
+MULTICAST_ALL: Final = ((_IP, IP_MULTICAST_ALL), (_IPV6, IPV6_MULTICAST_ALL))
+TRAFFIC_CLASS: Final = ((_IP, socket.IP_TOS), (_IPV6, socket.IPV6_TCLASS))
+MTU_DISCOVERY: Final = ((_IP, IP_MTU_DISCOVER), (_IPV6, IPV6_MTU_DISCOVER))
+ERROR_QUEUE: Final = ((_IP, IP_RECVERR), (_IPV6, IPV6_RECVERR))
 _MULTICAST_INTERFACES: Final = ((_IP, socket.IP_MULTICAST_IF), (_IPV6, socket.IPV6_MULTICAST_IF))
 
 

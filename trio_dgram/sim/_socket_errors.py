@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import errno
-import socket
 from collections import deque
 from typing import Final
 
-from .._error_queue import IP_RECVERR, IPV6_RECVERR
-from .._system import IP_MTU_DISCOVER, IPV6_MTU_DISCOVER
 from ._control import QueuedError, errno_of
 from ._records import Packet, Report
-from ._settings import Settings
+from ._settings import ERROR_QUEUE, MTU_DISCOVERY, Settings
 
 DISCOVER_DONT: Final = 0
 DISCOVER_DO: Final = 2
@@ -19,7 +16,6 @@ DISCOVER_PROBE: Final = 3
 """Values of IP_MTU_DISCOVER."""
 _MOST: Final = 512
 """How many entries an error queue keeps."""
-_IP, _IPV6 = socket.IPPROTO_IP, socket.IPPROTO_IPV6
 
 
 class SocketErrors:
@@ -41,7 +37,7 @@ class SocketErrors:
         ipv6 = said.about.is_ipv6
         number, hard = errno_of(said.type, said.code, ipv6=ipv6)
         if number == errno.EMSGSIZE:
-            hard = self._settings[(_IPV6, IPV6_MTU_DISCOVER) if ipv6 else (_IP, IP_MTU_DISCOVER)] != DISCOVER_DONT
+            hard = self._settings[MTU_DISCOVERY[ipv6]] != DISCOVER_DONT
         if self._is_kept(ipv6=ipv6):
             self.note(QueuedError(number, said.about, message.source.host, said.type, said.code, said.mtu), due=True)
         elif hard and connected:
@@ -70,4 +66,4 @@ class SocketErrors:
         self.due = 0
 
     def _is_kept(self, *, ipv6: bool) -> bool:
-        return self._settings.is_on(*((_IPV6, IPV6_RECVERR) if ipv6 else (_IP, IP_RECVERR)))
+        return self._settings.is_on(*ERROR_QUEUE[ipv6])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +13,7 @@ import trio
 
 from ._host import current_host
 from ._network import Network
+from ._tasks import all_tasks
 
 TIME_LIMIT: Final = 86_400.0
 """How long a scenario may take if nothing else is said, in virtual seconds: a day."""
@@ -123,23 +124,13 @@ async def guard(network: Network) -> NoReturn:
 def story_of(network: Network) -> str:
     """Return which tasks wait where, and the table of sockets."""
     lines = ["Tasks:"]
-    for task in _tasks():
+    for task in all_tasks():
         host = task.context.get(current_host)
         place = _place_of(task)
         if place is not None:
             lines.append(f"  {host.name if host else 'no host'}: {task.name} waits in {place}")
     lines += ["Sockets:", *(f"  {line}" for line in network.netstat().splitlines())]
     return "\n".join(lines)
-
-
-def _tasks() -> Iterator[trio.lowlevel.Task]:
-    root = trio.lowlevel.current_root_task()
-    left = [root] if root is not None else []
-    while left:
-        task = left.pop()
-        yield task
-        for nursery in task.child_nurseries:
-            left.extend(nursery.child_tasks)
 
 
 def _place_of(task: trio.lowlevel.Task) -> str | None:
