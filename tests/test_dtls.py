@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from OpenSSL import SSL
 import trio_dgram
 from trio_dgram import Address, dtls, sim
 
+from .support.descriptors import same_descriptors
 from .support.families import Family
 from .support.programs import find_program
 
@@ -103,6 +105,45 @@ async def test_a_name_an_address_or_another_name_is_what_the_certificate_is_for(
             with pytest.raises(dtls.CertificateError, match=f"will not do for {name}: it is for somebody else"):
                 async with dtls.open_connection(udp.loopback, port, client_context(), server_hostname=name):
                     raise AssertionError
+
+
+async def test_a_context_that_has_been_used_is_refused(udp: Family) -> None:
+    context = client_context()
+    async with serving(shout, server_context(), host=udp.loopback) as port:
+        async with dtls.open_connection(udp.loopback, port, context) as peer:
+            await talk(peer)
+            with pytest.raises(ValueError, match="ssl_context must be a new one for each connection"):
+                async with dtls.open_connection(udp.loopback, port, context):
+                    raise AssertionError
+
+
+class _Resolver(trio.abc.HostnameResolver):
+    """Says of every name that its first address is one that nobody may send to, and of some that it is the only one."""
+
+    async def getaddrinfo(self, host: Any, port: Any, *_: object) -> Any:
+        hosts = ["255.255.255.255"] if host == b"nowhere.example" else ["255.255.255.255", "127.0.0.1"]
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", (host, port)) for host in hosts]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> NoReturn:  # noqa: ARG002 -- Trio's
+        raise AssertionError  # pragma: no cover -- nobody asks
+
+
+async def test_a_port_that_is_taken_in_one_family_leaves_nothing_open() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("0.0.0.0", 0))
+        with same_descriptors(), pytest.raises(OSError, match="in use"):
+            await dtls.serve(shout, holder.getsockname()[1], server_context())
+
+
+async def test_the_first_address_of_a_name_to_which_there_is_a_way_is_taken() -> None:
+    trio.socket.set_custom_hostname_resolver(_Resolver())
+    async with serving(shout, server_context(), host="127.0.0.1") as port:
+        async with dtls.open_connection("server.example", port, client_context()) as peer:
+            assert peer.address == ("127.0.0.1", port)
+            await talk(peer)
+        with pytest.raises(PermissionError):
+            async with dtls.open_connection("nowhere.example", port, client_context()):
+                raise AssertionError
 
 
 async def test_a_certificate_that_nobody_trusted_has_signed_is_refused(udp: Family) -> None:

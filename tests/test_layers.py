@@ -40,7 +40,7 @@ LAYERS: Final = {
         "_waiting",
     ],
     "nursery": ["_nursery"],
-    "services": ["_datagram_channel", "_listener", "_peer_limits", "_peers", "_retry", "_serving", "dtls"],
+    "services": ["_binding", "_datagram_channel", "_listener", "_peer_limits", "_peers", "_retry", "_serving", "dtls"],
     "the public names": ["__init__", "lowlevel"],
     "simulation: values": [
         "sim._places",

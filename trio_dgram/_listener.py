@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Unpack
+from typing import Any, Unpack
 
 import trio
 
-from ._addresses import Address, check_host, check_port, written
+from ._addresses import Address, written
+from ._binding import bind_each_family
 from ._creation import check_creation
 from ._datagram_channel import DatagramChannel
-from ._families import UDP4, UDP6, is_literal
+from ._families import UDP6
 from ._peer_limits import ListenerOptions, PeerLimits, check_limits
 from ._peers import ListenerStatistics, PeerTable
 from ._socket import DatagramSocket
-
-_PORT_TRIES: Final = 16
-_NO_SUCH_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 class _Alone:
@@ -111,55 +107,7 @@ async def open_listeners(
       OSError: what the kernel says, such as EADDRINUSE; nothing is left open then.
     """
     limits = check_limits(options)
-    check_port("port", port)
-    name = check_host("host", host)
-    everywhere = [(UDP6.type, UDP6.wildcard.host), (UDP4.type, UDP4.wildcard.host)]
-    await trio.lowlevel.checkpoint()
-    addresses = await numeric_addresses(name, port) if name else everywhere
-    tries = 1 if port else _PORT_TRIES
-    while True:
-        tries -= 1
-        try:
-            sockets = await _bind_all(addresses, port)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not tries:
-                raise
-        else:
-            return [DatagramListener(sock, limits) for sock in sockets]
-
-
-async def numeric_addresses(host: str | None, port: int) -> list[tuple[str, str]]:
-    """Return the addresses of a name, in the order in which they are to be tried, each with its type of socket."""
-    for family in (UDP4, UDP6):
-        if host and is_literal(host.partition("%")[0], family.family):
-            return [(family.type, host)]
-    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    types = {int(family.family): family.type for family in (UDP4, UDP6)}
-    return list(dict.fromkeys((types[int(entry[0])], str(entry[4][0])) for entry in found))
-
-
-async def _bind_all(addresses: list[tuple[str, str]], port: int) -> list[DatagramSocket]:
-    bound: list[DatagramSocket] = []
-    missing: list[OSError] = []
-    try:
-        for type_, host in addresses:
-            try:
-                bound.append(await _bind(type_, host, port))
-            except OSError as error:
-                # This machine may have but one of the families.
-                if error.errno not in _NO_SUCH_FAMILY or len(addresses) == 1:
-                    raise
-                missing.append(error)
-            else:
-                # The others have to have the same.
-                port = bound[-1].address.port
-    except BaseException:
-        for sock in bound:
-            sock.close()
-        raise
-    if not bound:
-        raise missing[0]
-    return bound
+    return [DatagramListener(sock, limits) for sock in await bind_each_family(port, host, _bind)]
 
 
 async def _bind(type_: str, host: str, port: int) -> DatagramSocket:

@@ -10,7 +10,7 @@ import trio
 
 from ._addresses import Address, check_host, check_port
 from ._arguments import describe_value
-from ._families import Family, check_type
+from ._families import UDP4, UDP6, Family, check_type, is_literal
 
 Lookup: TypeAlias = Callable[[str, int, socket.AddressFamily], Awaitable[Address | tuple[str, int]]]
 """Turns a name and a port into an address of the family; what it raises goes to whoever asked."""
@@ -39,6 +39,17 @@ async def resolve(host: str | None, port: int, type: str) -> Address:
     await trio.lowlevel.checkpoint()
     address, sockaddr = family.locate(Address(name, port), dual_stack=False)
     return await look_up(address, family, None) if sockaddr is None else address
+
+
+async def numeric_addresses(host: str | None, port: int) -> list[tuple[str, str]]:
+    """Return the addresses of a name in both families, in the order in which they are to be tried, each with the type
+    of the sockets that reach it."""
+    for family in (UDP4, UDP6):
+        if host and is_literal(host.partition("%")[0], family.family):
+            return [(family.type, host)]
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    types = {int(family.family): family.type for family in (UDP4, UDP6)}
+    return list(dict.fromkeys((types[int(entry[0])], str(entry[4][0])) for entry in found))
 
 
 async def look_up(address: Address, family: Family, lookup: Lookup | None) -> Address:

@@ -12,9 +12,10 @@ import trio
 
 from ._addresses import check_host, check_port
 from ._datagram_channel import DatagramChannel
-from ._listener import DatagramListener, make_socket, numeric_addresses, open_listeners
+from ._listener import DatagramListener, make_socket, open_listeners
 from ._peer_limits import UNLIMITED, ListenerOptions
 from ._peers import PeerTable
+from ._resolution import numeric_addresses
 from ._socket import DatagramSocket
 
 _log = logging.getLogger("trio_dgram")

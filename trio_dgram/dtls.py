@@ -13,6 +13,7 @@ from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, NoReturn
 
+import attrs
 import trio
 from OpenSSL import SSL
 from service_identity import CertificateError as ServiceIdentityError
@@ -22,13 +23,14 @@ from service_identity.pyopenssl import extract_patterns
 
 from ._addresses import Address, check_host, check_port
 from ._arguments import describe_value
+from ._binding import bind_each_family
 from ._errors import DatagramError
-from ._listener import numeric_addresses
+from ._families import FAMILIES, UDP6
+from ._resolution import numeric_addresses
 
 __all__ = ["CertificateError", "DTLSChannel", "open_connection", "serve"]
 
 _log = logging.getLogger("trio_dgram")
-_FAMILIES = {"udp4": socket.AF_INET, "udp6": socket.AF_INET6}
 
 
 class CertificateError(DatagramError):
@@ -78,6 +80,32 @@ class DTLSChannel(trio.abc.Channel[bytes]):
         await self._channel.aclose()
 
 
+@attrs.frozen
+class _Bound:
+    """A socket that an endpoint can serve on."""
+
+    sock: trio.socket.SocketType
+
+    @classmethod
+    async def bind(cls, type_: str, host: str, port: int) -> _Bound:
+        sock = trio.socket.socket(FAMILIES[type_].family, socket.SOCK_DGRAM)
+        try:
+            if type_ == UDP6.type:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            await sock.bind((host, port))
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock)
+
+    @property
+    def address(self) -> Address:
+        return Address(*self.sock.getsockname()[:2])
+
+    def close(self) -> None:
+        self.sock.close()
+
+
 async def serve(
     handler: Callable[[DTLSChannel], Awaitable[object]],
     port: int,
@@ -104,23 +132,13 @@ async def serve(
       OSError: what the kernel says, such as EADDRINUSE.
     """
     _check_context(ssl_context)
-    check_port("port", port)
-    name = check_host("host", host)
-    addresses = await numeric_addresses(name, port) if name else [("udp6", "::"), ("udp4", "0.0.0.0")]
     with ExitStack() as stack:
-        bound: list[Address] = []
-        endpoints: list[trio.DTLSEndpoint] = []
-        for type_, address in addresses:
-            sock = stack.enter_context(trio.socket.socket(_FAMILIES[type_], socket.SOCK_DGRAM))
-            if type_ == "udp6":
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            await sock.bind((address, bound[0].port if bound else port))
-            bound.append(Address(*sock.getsockname()[:2]))
-            endpoints.append(stack.enter_context(trio.DTLSEndpoint(sock)))
+        bound = await bind_each_family(port, host, _Bound.bind)
+        endpoints = [stack.enter_context(trio.DTLSEndpoint(stack.enter_context(each.sock))) for each in bound]
         async with trio.open_nursery() as nursery:
             for endpoint in endpoints:
                 await nursery.start(endpoint.serve, ssl_context, partial(_handle, handler))
-            task_status.started(bound)
+            task_status.started([each.address for each in bound])
     # An endpoint serves for ever.
     raise AssertionError
 
@@ -144,10 +162,11 @@ async def open_connection(
     """Open an encrypted channel to a server, its handshake done, to be closed when the block ends.
 
     Args:
-      host: the server's name or address.
+      host: the server's name or address. Of the addresses of a name the first is taken to which there is a way.
       port: its UDP port.
       ssl_context: with ``SSL.DTLS_METHOD`` and the authorities that are trusted; the server's certificate is verified
-        whatever its ``set_verify`` says.
+        whatever its ``set_verify`` says. Each connection wants one of its own, since pyOpenSSL lets nobody change one
+        that has been used.
       server_hostname: the name or address that the certificate has to be for; ``host`` if there is none.
       initial_retransmit_timeout: after how long a message of the handshake is sent again the first time, in seconds.
 
@@ -162,22 +181,44 @@ async def open_connection(
     _check_context(ssl_context)
     check_host("host", host)
     check_port("port", port, lowest=1)
+    family, peer = await _first_reachable(host, port)
     scope = trio.CancelScope()
     verifying = _Verifying(server_hostname or host, scope.cancel)
-    ssl_context.set_verify(SSL.VERIFY_PEER, verifying.is_right)
-    type_, address = (await numeric_addresses(host, port))[0]
-    # As the kernel writes it, so that the endpoint knows whose answer it is.
-    peer: Any = (address, port) if type_ == "udp4" else (address, port, 0, 0)
     with (
-        trio.socket.socket(_FAMILIES[type_], socket.SOCK_DGRAM) as sock,
+        trio.socket.socket(family, socket.SOCK_DGRAM) as sock,
         trio.DTLSEndpoint(sock) as endpoint,
-        endpoint.connect(peer, ssl_context) as channel,
+        _connect(endpoint, peer, ssl_context, verifying) as channel,
     ):
         with scope:
             await channel.do_handshake(initial_retransmit_timeout=initial_retransmit_timeout)
         if verifying.wrong is not None:
             raise verifying.wrong
         yield DTLSChannel(channel)
+
+
+def _connect(endpoint: trio.DTLSEndpoint, peer: Any, context: SSL.Context, verifying: _Verifying) -> trio.DTLSChannel:
+    try:
+        # Without a checkpoint between the two, nobody else's check gets in between.
+        context.set_verify(SSL.VERIFY_PEER, verifying.is_right)
+        return endpoint.connect(peer, context)
+    except ValueError as error:
+        raise ValueError(f"ssl_context must be a new one for each connection: {error}") from None
+
+
+async def _first_reachable(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """Return the first address of ``host`` to which there is a way, as the kernel writes it: so the endpoint knows
+    whose answer it is."""
+    failures: list[OSError] = []
+    await trio.lowlevel.checkpoint()
+    for type_, address in await numeric_addresses(host or None, port):
+        family = FAMILIES[type_].family
+        try:
+            with trio.socket.socket(family, socket.SOCK_DGRAM) as probe:
+                await probe.connect((address, port))
+                return family, probe.getpeername()
+        except OSError as error:
+            failures.append(error)
+    raise failures[0]
 
 
 class _Verifying:
