@@ -1,0 +1,263 @@
+"""The DNS forwarder, as dig(1) and those who mean it harm see it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import Final
+
+import attrs
+import dns.flags
+import dns.message
+import dns.opcode
+import dns.rcode
+import dns.rrset
+import pytest
+
+from ..support.examples import Example, example
+from ..support.families import Family
+from ..support.programs import find_program
+
+ARTEFACTS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "another number": lambda wire: bytes([wire[0] ^ 1]) + wire[1:],
+    "another question": lambda wire: wire.replace(b"\x05wrong", b"\x05right"),
+    "no DNS": lambda _: b"\xff" * 20,
+    "cut short": lambda wire: wire[:-3],
+    "a query": lambda wire: wire[:2] + bytes([wire[2] & 0x7F]) + wire[3:],
+}
+"""What comes before the answer to "wrong", none of which is one."""
+
+
+class Upstream:
+    """A server that answers by what the name says."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.asked: Counter[str] = Counter()
+        self.port: int = sock.getsockname()[1]
+        self._sock = sock
+
+    def run(self) -> None:
+        """Answer until nothing comes but an empty datagram."""
+        while True:
+            wire, client = self._sock.recvfrom(65535)
+            if not wire:
+                return
+            for answer in self._answers(dns.message.from_wire(wire)):
+                self._sock.sendto(answer, client)
+
+    def _answers(self, query: dns.message.Message) -> Generator[bytes]:
+        name = query.question[0].name
+        label = name.labels[0].decode()
+        self.asked[label] += 1
+        if label == "silent" or (label == "once" and self.asked[label] == 1):
+            return
+        answer = dns.message.make_response(query, recursion_available=True)
+        match label:
+            case "big":
+                texts = [f'"{str(number) * 200}"' for number in range(5)]
+                answer.answer.append(dns.rrset.from_text(name, 60, "IN", "TXT", *texts))
+            case "none":
+                answer.set_rcode(dns.rcode.NXDOMAIN)
+                soa = ". . 1 2 3 4 30"
+                answer.authority.append(dns.rrset.from_text("example.", 60, "IN", "SOA", soa))
+            case "broken":
+                answer.set_rcode(dns.rcode.SERVFAIL)
+            case _:
+                last = self.asked[label] if label == "brief" else 1
+                ttl = 0 if label == "brief" else 60
+                answer.answer.append(dns.rrset.from_text(name, ttl, "IN", "A", f"192.0.2.{last}"))
+        if label == "wrong":
+            yield from (change(answer.to_wire()) for change in ARTEFACTS.values())
+        yield answer.to_wire()
+
+
+@pytest.fixture
+def upstream() -> Generator[Upstream]:
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+        sock.bind(("127.0.0.1", 0))
+        upstream = Upstream(sock)
+        thread = threading.Thread(target=upstream.run)
+        thread.start()
+        try:
+            yield upstream
+        finally:
+            sock.sendto(b"", sock.getsockname())
+            thread.join()
+
+
+@attrs.frozen
+class Forwarder:
+    """The example, listening."""
+
+    running: Example
+    port: int
+
+    def command(self, host: str, name: str, *options: str) -> list[str]:
+        """Return dig's command."""
+        server = [f"@{host}", "-p", str(self.port), "+tries=1", "+time=20", "+ignore"]
+        return [find_program("dig"), *server, name, *options]
+
+    def dig(self, host: str, name: str, *options: str) -> str:
+        """Return what dig says."""
+        return subprocess.run(self.command(host, name, *options), capture_output=True, text=True, check=True).stdout
+
+    def ask(self, wire: bytes) -> bytes:
+        """Return the answer to what dig would not ask."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(20)
+            sock.sendto(wire, ("127.0.0.1", self.port))
+            return sock.recv(65535)
+
+
+@pytest.fixture
+def forwarder(upstream: Upstream) -> Generator[Forwarder]:
+    options = ("--port", "0", "--timeout", "0.1", "--attempts", "2", "--cache", "2")
+    with example("dns_forwarder.py", f"127.0.0.1:{upstream.port}", *options) as running:
+        ports = {re.findall(r"port=(\d+)", running.line_with("listening on"))[0] for _ in range(2)}
+        yield Forwarder(running, int(*ports))
+
+
+def test_answers_come_over_both_families_and_from_the_cache_then(
+    forwarder: Forwarder, upstream: Upstream, udp: Family
+) -> None:
+    for source in ("by upstream", "from the cache"):
+        said = forwarder.dig(udp.loopback, "Host.example", "+noall", "+answer", "+comments")
+        assert "status: NOERROR" in said
+        assert "flags: qr rd ra;" in said
+        assert re.search(r"(?i)host.example.\s+(60|5\d)\s+IN\s+A\s+192.0.2.1", said)
+        assert source in forwarder.running.line_with("asked for Host.example. IN A: NOERROR")
+    assert upstream.asked["Host"] == 1
+
+
+def test_what_may_not_be_remembered_is_asked_for_again(forwarder: Forwarder, upstream: Upstream) -> None:
+    for last in (1, 2):
+        assert forwarder.dig("127.0.0.1", "brief.example", "+short") == f"192.0.2.{last}\n"
+        assert "status: SERVFAIL" in forwarder.dig("127.0.0.1", "broken.example")
+    assert upstream.asked["broken"] == 2
+
+
+def test_a_denial_is_remembered_for_as_long_as_its_soa_says(forwarder: Forwarder, upstream: Upstream) -> None:
+    for _ in range(2):
+        assert "status: NXDOMAIN" in forwarder.dig("127.0.0.1", "none.example")
+    assert upstream.asked["none"] == 1
+
+
+def test_the_cache_lets_the_oldest_go(forwarder: Forwarder, upstream: Upstream) -> None:
+    for name in ("one", "two", "three", "two", "one"):
+        forwarder.dig("127.0.0.1", name)
+    assert upstream.asked == {"one": 2, "two": 1, "three": 1}
+
+
+def test_an_upstream_that_loses_a_query_is_asked_again_and_a_silent_one_is_given_up(
+    forwarder: Forwarder, upstream: Upstream
+) -> None:
+    assert forwarder.dig("127.0.0.1", "once.example", "+short") == "192.0.2.1\n"
+    assert "status: SERVFAIL" in forwarder.dig("127.0.0.1", "silent.example")
+    assert (upstream.asked["once"], upstream.asked["silent"]) == (2, 2)
+
+
+def test_answers_that_are_none_are_passed_over(forwarder: Forwarder) -> None:
+    assert forwarder.dig("127.0.0.1", "wrong.example", "+short") == "192.0.2.1\n"
+    other, malformed = "upstream sent an answer to another question", "upstream sent a malformed answer"
+    for said in (other, other, malformed, malformed, other):
+        forwarder.running.line_with(said)
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "answers", "additional"),
+    [
+        (("+bufsize=1232",), "qr rd ra", 5, 1),
+        (("+bufsize=512",), "qr tc rd ra", 0, 1),
+        (("+noedns",), "qr tc rd ra", 0, 0),
+    ],
+)
+def test_an_answer_that_is_too_large_for_the_client_is_cut_and_says_so(
+    forwarder: Forwarder, options: tuple[str, ...], flags: str, answers: int, additional: int
+) -> None:
+    said = forwarder.dig("127.0.0.1", "big.example", "TXT", *options)
+    counts = f"QUERY: 1, ANSWER: {answers}, AUTHORITY: 0, ADDITIONAL: {additional}"
+    assert f"flags: {flags}; {counts}" in said
+
+
+def test_twenty_digs_at_once_each_get_their_answer(forwarder: Forwarder, udp: Family) -> None:
+    digs = [
+        subprocess.Popen(forwarder.command(udp.loopback, f"host{number}", "+short"), stdout=subprocess.PIPE)
+        for number in range(20)
+    ]
+    assert [dig.communicate()[0] for dig in digs] == [b"192.0.2.1\n"] * 20
+
+
+def test_what_is_no_query_is_refused_or_passed_over(forwarder: Forwarder) -> None:
+    cut = dns.message.make_query("host.example", "A", id=0x1234).to_wire()[:-1]
+    refused = dns.message.from_wire(forwarder.ask(cut))
+    assert (refused.id, refused.rcode(), bool(refused.flags & dns.flags.QR)) == (0x1234, dns.rcode.FORMERR, True)
+    no_question = dns.message.Message(id=1)
+    assert dns.message.from_wire(forwarder.ask(no_question.to_wire())).rcode() == dns.rcode.FORMERR
+    notify = dns.message.make_query("host.example", "SOA")
+    notify.set_opcode(dns.opcode.NOTIFY)
+    assert dns.message.from_wire(forwarder.ask(notify.to_wire())).rcode() == dns.rcode.NOTIMP
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for junk in (b"", b"\0" * 11, b"\0\0\x80" + bytes(9), dns.message.make_response(notify).to_wire()):
+            sock.sendto(junk, ("127.0.0.1", forwarder.port))
+            assert "sent no query" in forwarder.running.line_with("sent no query")
+    assert forwarder.dig("127.0.0.1", "host.example", "+short") == "192.0.2.1\n"
+
+
+def test_an_upstream_that_refuses_is_given_up_at_once(upstream: Upstream) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        nobody = sock.getsockname()[1]
+    with example("dns_forwarder.py", f"127.0.0.1:{nobody}", "--port", "0", "--host", "127.0.0.1") as running:
+        (port,) = re.findall(r"port=(\d+)", running.line_with("listening on"))
+        assert "status: SERVFAIL" in Forwarder(running, int(port)).dig("127.0.0.1", "host.example")
+        assert running.line_with("upstream:")
+    assert not upstream.asked
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_when_it_is_told_to(forwarder: Forwarder, number: signal.Signals) -> None:
+    assert forwarder.running.end(number) == (0, "stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "required: upstream"),
+        (("[::1",), "HOST, HOST:PORT or"),
+        (("[::1]53",), "HOST, HOST:PORT or"),
+        (("localhost:0",), "HOST, HOST:PORT or"),
+        (("localhost:dns",), "HOST, HOST:PORT or"),
+        (("::1", "--timeout", "0"), "a number above 0"),
+        (("::1", "--attempts", "0"), "a number from 1"),
+        (("::1", "--port", "65536"), "port must be from 0 to 65535"),
+        (("::1", "--host", "192.0.2.1"), "192.0.2.1"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: tuple[str, ...], said: str) -> None:
+    with example("dns_forwarder.py", *arguments) as running:
+        status, text = running.wait()
+        assert status
+        assert said in text
+        assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("localhost", ("localhost", 53)),
+        ("localhost:5353", ("localhost", 5353)),
+        ("192.0.2.1", ("192.0.2.1", 53)),
+        ("::1", ("::1", 53)),
+        ("[::1]", ("::1", 53)),
+        ("[2001:db8::1]:5353", ("2001:db8::1", 5353)),
+    ],
+)
+def test_upstreams_are_written_as_usual(text: str, address: tuple[str, int]) -> None:
+    read: Callable[[str], tuple[str, int]] = pytest.importorskip("examples.dns_forwarder").upstream
+    assert read(text) == address
