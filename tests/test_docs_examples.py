@@ -78,7 +78,9 @@ DOCUMENTS: Final = [
     "document",
     [pytest.param(document, id=Path(document.path).name) for document in DOCUMENTS if document.regions],
 )
-def test_examples_run(document: Document) -> None:
+def test_examples_run(document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Some write files.
+    monkeypatch.chdir(tmp_path)
     for example in document.examples():
         example.evaluate()
 
