@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import re
 import signal
+import socket
 import sys
 from collections.abc import Generator
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -169,6 +170,16 @@ def test_who_does_not_trust_the_room_does_not_enter(room: Serving, udp: Family, 
     # Nobody hears of them.
     with room.ours("Ada", udp.loopback):
         assert "guest-2" not in room.hears("is Ada from now on\n")
+
+
+def test_what_is_no_dtls_does_no_harm(room: Serving, udp: Family) -> None:
+    with socket.socket(udp.family, socket.SOCK_DGRAM) as stranger:
+        # The last is how a handshake begins, with nothing behind it.
+        for junk in (b"", b"\0", b"hello\n", bytes(range(256)) * 100, b"\x16\xfe\xfd" + bytes(60)):
+            for _ in range(100):
+                stranger.sendto(junk, (udp.loopback, room.port))
+    with room.ours("Ada", udp.loopback):
+        assert "Traceback" not in room.hears("guest-1 is Ada from now on\n")
 
 
 def test_a_name_that_is_taken_is_refused(room: Serving, udp: Family) -> None:
