@@ -3,17 +3,37 @@
 Try it: run this, and in another terminal `nc -u 127.0.0.1 41234`.
 """
 
+import argparse
+import logging
+
 import trio
 
 import trio_dgram
 
+log = logging.getLogger("echo")
 
-async def echo() -> None:
-    async with trio_dgram.open_socket("udp4", port=41234) as server:
-        print(f"listening on {server.address}", flush=True)
+
+async def echo(type_: str, port: int, host: str | None) -> None:
+    async with trio_dgram.open_socket(type_, port=port, host=host) as server:
+        log.info("listening on %s", server.address)
         async for datagram in server:
             await server.send(datagram.data, datagram.address)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Answer every datagram with itself.")
+    parser.add_argument("--type", choices=("udp4", "udp6"), default="udp4", help="IPv4, or IPv6 (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=41234, help="0 takes one that is free (default: %(default)s)")
+    parser.add_argument("--host", help="an address of this machine, or its name (default: all of them)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        trio.run(echo, arguments.type, arguments.port, arguments.host)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        log.info("stopped")
+
+
 if __name__ == "__main__":
-    trio.run(echo)
+    main()

@@ -73,25 +73,52 @@ async def talk(peer: trio.abc.Channel[bytes]) -> None:
         assert await peer.receive() == payload.upper()
 
 
-@pytest.mark.parametrize("simulated", [False, True])
-def test_one_handler_serves_plain_and_encrypted_peers_on_real_and_simulated_networks(simulated: bool) -> None:
-    async def both() -> None:
-        async with trio.open_nursery() as nursery:
-            listeners = await nursery.start(trio_dgram.serve, shout, 0)
-            async with serving(shout, server_context()) as port:
-                async with trio_dgram.open_connection("127.0.0.1", listeners[0].address.port) as plain:
-                    await talk(plain)
-                async with dtls.open_connection("127.0.0.1", port, client_context()) as encrypted:
-                    await talk(encrypted)
-            nursery.cancel_scope.cancel()
+@asynccontextmanager
+async def serving_both() -> AsyncGenerator[tuple[int, int]]:
+    """Serve one handler to plain and to encrypted peers, and give the port of each."""
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio_dgram.serve, shout, 0)
+        async with serving(shout, server_context()) as port:
+            yield listeners[0].address.port, port
+        nursery.cancel_scope.cancel()
 
-    async def scenario(_: sim.Network) -> None:
-        await both()
 
-    if simulated:
-        sim.run(scenario)
-    else:
-        trio.run(both)
+async def talk_to_both(host: str, plain_port: int, encrypted_port: int) -> None:
+    """Talk to both at once, patiently."""
+    async with (
+        trio_dgram.open_connection(host, plain_port) as plain,
+        dtls.open_connection(host, encrypted_port, client_context(), server_hostname="server.example") as encrypted,
+        trio.open_nursery() as nursery,
+    ):
+        for peer in (plain, encrypted):
+            nursery.start_soon(ask_until_answered, peer)
+
+
+async def ask_until_answered(peer: trio.abc.Channel[bytes]) -> None:
+    for payload in (b"hello", b"again"):
+        for attempt in trio_dgram.retry(attempts=8):
+            with attempt:
+                await peer.send(payload)
+                while await peer.receive() != payload.upper():
+                    pass
+
+
+async def test_one_handler_serves_plain_and_encrypted_peers(udp: Family) -> None:
+    async with serving_both() as ports:
+        await talk_to_both(udp.loopback, *ports)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_handler_serves_plain_and_encrypted_peers_on_a_bad_network(udp: Family, seed: int) -> None:
+    async def scenario(network: sim.Network) -> None:
+        server, client = network.host("server"), network.host("client")
+        network.path(client, server, symmetric=True, delay=0.05, jitter=0.04, keep_order=False, loss=0.1, duplicate=0.5)
+        with server.entered():
+            async with serving_both() as ports:
+                await client.run(talk_to_both, {"udp4": server.ipv4, "udp6": server.ipv6}[udp.type], *ports)
+        assert network.time > 0.2
+
+    sim.run(scenario, seed=seed)
 
 
 async def test_a_name_an_address_or_another_name_is_what_the_certificate_is_for(udp: Family) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from .support.families import Family
 from .support.namespaces import Program, program
 from .support.programs import find_program
 
@@ -17,6 +21,7 @@ CLIENTS: Final = {
     "nc": ["nc", "-u", "127.0.0.1", "41234"],
     "socat": ["socat", "STDIO", "UDP4:127.0.0.1:41234"],
 }
+SOCAT: Final = {"udp4": "UDP4:127.0.0.1:{}", "udp6": "UDP6:[::1]:{}"}
 
 
 @pytest.fixture
@@ -59,3 +64,41 @@ def test_clients_that_leave_before_their_echo_comes_do_no_harm(echo: Program) ->
         patient.write(b"still there?\n")
         assert patient.read() == b"still there?\n"
     assert echo.running
+
+
+def test_it_listens_where_it_is_told_to_and_an_interrupt_ends_it(udp: Family) -> None:
+    options = ["--type", udp.type, "--host", udp.loopback, "--port", "0"]
+    with program(sys.executable, str(ECHO), *options) as echo:
+        shown = re.fullmatch(r"listening on Address\(host='(.+)', port=(\d+)\)\n", echo.read_line().decode())
+        assert shown is not None
+        host, port = shown.groups()
+        assert host == udp.loopback
+        with program(find_program("socat"), "STDIO", SOCAT[udp.type].format(port)) as client:
+            client.write(b"hello\n")
+            assert client.read() == b"hello\n"
+        echo.process.send_signal(signal.SIGINT)
+        assert echo.read_line() == b"stopped\n"
+        assert echo.read() == b""
+        assert echo.process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--port", "70000"], "echo.py: port must be from 0 to 65535, not 70000"),
+        (["--port", "http"], "invalid int value: 'http'"),
+        (["--type", "tcp"], "invalid choice: 'tcp'"),
+        (["--host", "192.0.2.77"], "Cannot assign requested address"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: list[str], complaint: str) -> None:
+    done = subprocess.run([sys.executable, str(ECHO), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode in {1, 2}
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_it_tells_how_it_is_used() -> None:
+    done = subprocess.run([sys.executable, str(ECHO), "--help"], capture_output=True, text=True, check=True)
+    for expected in ("Answer every datagram with itself.", "--type", "--host", "--port", "default: 41234"):
+        assert expected in done.stdout

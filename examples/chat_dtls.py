@@ -1,0 +1,394 @@
+"""A chat room: what anybody in it says goes to all others, encrypted with DTLS.
+
+It needs the extra `dtls`: `pip install trio_dgram[dtls]`. Try it: `python chat_dtls.py serve` tells where it listens
+and which certificate vouches for it. With that, in other terminals:
+
+    python chat_dtls.py join localhost 4433 --name Ada --trust /tmp/chat-.../certificate.pem
+    openssl s_client -quiet -dtls1_2 -connect localhost:4433 -CAfile /tmp/chat-.../certificate.pem
+
+Whoever comes with openssl is a guest until saying `/name Grace`, leaves with `/quit`, and has to press Enter at least
+every two minutes: datagrams do not tell that nobody is there any more.
+
+The room knows nothing of encryption, or of the network: `Room.attend` takes any channel of bytes. With `--plain`, on
+both sides, it serves ordinary datagrams, for which `nc -u localhost 4433` is client enough. Anybody can forge those, so
+that is for trying, not for use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import ipaddress
+import itertools
+import logging
+import math
+import os
+import re
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
+
+import trio_dgram
+from trio_dgram import dtls
+
+MOST_MEMBERS: Final = 256
+MOST_WAITING: Final = 64
+"""How many lines may wait for one member."""
+LONGEST_LINE: Final = 256
+"""In characters, so that each line fits a packet on any path."""
+NAME: Final = re.compile(r"[\w.-]{1,16}")
+HANDSHAKE_TIMEOUT: Final = 10.0
+SIGN_OF_LIFE: Final = 30.0
+"""How often our client sends an empty line, which the room answers with another."""
+FAREWELL: Final = "* you have left the room"
+
+log = logging.getLogger("chat")
+
+
+def readable(data: bytes) -> str:
+    """Return what a peer has sent as one line that does nothing to a terminal but appear on it."""
+    text = data.decode(errors="backslashreplace").strip()
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+async def say(peer: trio.abc.Channel[bytes], line: str) -> None:
+    await peer.send(f"{line}\n".encode())
+
+
+# The room
+
+
+@attrs.define(eq=False)
+class Member:
+    """Somebody in the room, and the lines that are on their way there."""
+
+    name: str
+    lines: trio.MemorySendChannel[str]
+    missed: int = 0
+
+    def tell(self, line: str) -> None:
+        """Have a line sent when the member can take it. This never waits, since others are waiting, too."""
+        try:
+            self.lines.send_nowait(line)
+        except trio.WouldBlock:
+            self.missed += 1
+
+
+class Room:
+    """Everybody who is there."""
+
+    def __init__(self, idle_timeout: float) -> None:
+        self._idle_timeout = idle_timeout
+        self._members: dict[str, Member] = {}
+        self._guests = itertools.count(1)
+
+    async def attend(self, peer: trio.abc.Channel[bytes]) -> None:
+        """Let a peer take part until it quits, goes or falls silent: the handler to serve."""
+        try:
+            with trio.move_on_after(HANDSHAKE_TIMEOUT) as handshake:
+                await say(peer, "* welcome: /name NAME says who you are, /quit leaves")
+            if handshake.cancelled_caught:
+                log.info("%s did not shake hands", whereabouts(peer))
+            elif len(self._members) >= MOST_MEMBERS:
+                log.info("%s found the room full", whereabouts(peer))
+                await say(peer, "* the room is full")
+            else:
+                await self._admit(peer)
+        except* (trio.BrokenResourceError, OSError) as errors:
+            log.info("%s is out of reach: %s", whereabouts(peer), errors.exceptions[0])
+
+    async def _admit(self, peer: trio.abc.Channel[bytes]) -> None:
+        lines, waiting = trio.open_memory_channel[str](MOST_WAITING)
+        name = next(name for name in map("guest-{}".format, self._guests) if name not in self._members)
+        member = self._members[name] = Member(name, lines)
+        log.info("%s has come from %s", name, whereabouts(peer))
+        self._tell_others(member, f"* {name} has come")
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(deliver, member, waiting, peer)
+                await self._listen(member, peer)
+                nursery.cancel_scope.cancel()
+        finally:
+            del self._members[member.name]
+            log.info("%s has left", member.name)
+            self._tell_others(member, f"* {member.name} has left")
+            with suppress(trio.BrokenResourceError, OSError), shielded(1):
+                await say(peer, FAREWELL)
+
+    async def _listen(self, member: Member, peer: trio.abc.Channel[bytes]) -> None:
+        """Do what a member says, until it quits, goes or has not been heard of for too long."""
+        while True:
+            try:
+                with trio.fail_after(self._idle_timeout):
+                    line = readable(await peer.receive())[:LONGEST_LINE]
+            except trio.EndOfChannel:
+                return
+            except trio.TooSlowError:
+                log.info("nothing was heard of %s for %g s", member.name, self._idle_timeout)
+                return
+            match line.split():
+                case []:
+                    member.tell("")
+                case ["/quit"]:
+                    return
+                case ["/name", name]:
+                    self._rename(member, name)
+                case _:
+                    self._tell_others(member, f"{member.name}: {line}")
+
+    def _rename(self, member: Member, name: str) -> None:
+        if not NAME.fullmatch(name):
+            member.tell("* a name has up to 16 letters, digits, dots, dashes and underscores")
+        elif self._members.setdefault(name, member) is not member:
+            member.tell(f"* somebody else is {name}")
+        else:
+            if name != member.name:
+                del self._members[member.name]
+                log.info("%s is %s from now on", member.name, name)
+                self._tell_others(member, f"* {member.name} is {name} from now on")
+                member.name = name
+            member.tell(f"* you are {name}")
+
+    def _tell_others(self, member: Member, line: str) -> None:
+        for other in self._members.values():
+            if other is not member:
+                other.tell(line)
+
+
+async def deliver(member: Member, waiting: trio.MemoryReceiveChannel[str], peer: trio.abc.Channel[bytes]) -> None:
+    """Send a member what it is told, as fast as that may be."""
+    async for line in waiting:
+        await say(peer, line)
+        if member.missed:
+            missed, member.missed = member.missed, 0
+            log.info("%s was too slow for %d lines", member.name, missed)
+            await say(peer, f"* you were too slow for {missed} lines, which were dropped")
+
+
+def whereabouts(peer: trio.abc.Channel[bytes]) -> object:
+    """Return where a peer is, which channels of other kinds may not know."""
+    return getattr(peer, "address", "somewhere")
+
+
+@contextmanager
+def shielded(seconds: float) -> Generator[None]:
+    """Let the block finish though it is cancelled, for so long."""
+    with trio.CancelScope(deadline=trio.current_time() + seconds, shield=True):
+        yield
+
+
+async def serve(arguments: argparse.Namespace) -> None:
+    room = Room(arguments.idle_timeout)
+    with tempfile.TemporaryDirectory(prefix="chat-") as folder:
+        if arguments.plain:
+            serving = partial(trio_dgram.serve, room.attend, idle_timeout=arguments.idle_timeout)
+        else:
+            if arguments.certificate is None:
+                arguments.certificate, arguments.key = make_certificate(Path(folder))
+                log.info("whoever joins has to --trust %s", arguments.certificate)
+            serving = partial(dtls.serve, room.attend, ssl_context=server_context(arguments))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(cancel_at_signal, nursery.cancel_scope)
+            for where in await nursery.start(partial(serving, port=arguments.port, host=arguments.host)):
+                log.info("listening on %s", where if isinstance(where, trio_dgram.Address) else where.address)
+    log.info("closed")
+
+
+def server_context(arguments: argparse.Namespace) -> SSL.Context:
+    context = SSL.Context(SSL.DTLS_METHOD)
+    try:
+        context.use_certificate_chain_file(arguments.certificate)
+        context.use_privatekey_file(arguments.key or arguments.certificate)
+        context.check_privatekey()
+    except SSL.Error as error:
+        raise ValueError(f"{arguments.certificate} holds no certificate with the key, or cannot be read") from error
+    return context
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for this machine that vouches for itself, and its key; return their files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "chat room")])
+    addresses = {each.partition("%")[0] for interface in trio_dgram.interfaces() for each in interface.addresses}
+    names = [
+        *map(x509.DNSName, sorted({"localhost", socket.gethostname()})),
+        *map(x509.IPAddress, map(ipaddress.ip_address, sorted(addresses))),
+    ]
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = folder / "certificate.pem", folder / "key.pem"
+    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return certificate_file, key_file
+
+
+# A member
+
+
+async def join(arguments: argparse.Namespace) -> None:
+    with trio.fail_after(HANDSHAKE_TIMEOUT) as handshake:
+        async with connect(arguments) as peer, trio.open_nursery() as nursery:
+            handshake.deadline = math.inf
+            typing = trio.CancelScope()
+            await nursery.start(cancel_at_signal, typing)
+            named = trio.Event()
+            nursery.start_soon(hear, peer, arguments.name, named, nursery.cancel_scope)
+            for attempt in trio_dgram.retry():
+                with attempt:
+                    await say(peer, f"/name {arguments.name}")
+                    await named.wait()
+            nursery.start_soon(show_life, peer)
+            with typing:
+                await speak(peer)
+            for attempt in trio_dgram.retry(timeout=0.25, attempts=3):
+                with attempt:
+                    await say(peer, "/quit")
+                    await trio.sleep_forever()
+
+
+def connect(arguments: argparse.Namespace) -> AbstractAsyncContextManager[trio.abc.Channel[bytes]]:
+    if arguments.plain:
+        return trio_dgram.open_connection(arguments.host, arguments.port)
+    context = SSL.Context(SSL.DTLS_METHOD)
+    try:
+        context.load_verify_locations(arguments.trust)
+    except SSL.Error as error:
+        raise ValueError(f"{arguments.trust} holds no certificate, or cannot be read") from error
+    return dtls.open_connection(arguments.host, arguments.port, context)
+
+
+async def hear(peer: trio.abc.Channel[bytes], name: str, named: trio.Event, membership: trio.CancelScope) -> None:
+    """Print what others say, until the room says farewell."""
+    line = ""
+    while line != FAREWELL:
+        with trio.fail_after(3 * SIGN_OF_LIFE):
+            data = await peer.receive()
+        # There may be two in one: DTLS sends what a cancelled call has encrypted along with what comes next.
+        for line in map(readable, data.splitlines()):
+            if line:
+                print(line, flush=True)
+            if line == f"* you are {name}":
+                named.set()
+            elif line == f"* somebody else is {name}":
+                raise ValueError(f"somebody else is {name}")
+    membership.cancel()
+
+
+async def speak(peer: trio.abc.Channel[bytes]) -> None:
+    """Say what is typed, line by line, until there is no more."""
+    rest = b""
+    # A thread that waits for a line holds up nobody, not even the end of the program; only sys.stdin must not be its.
+    while typed := await trio.to_thread.run_sync(os.read, 0, 4096, abandon_on_cancel=True):
+        *lines, rest = (rest + typed).split(b"\n")
+        for line in lines:
+            await peer.send(line + b"\n")
+    if rest:
+        await peer.send(rest + b"\n")
+
+
+async def show_life(peer: trio.abc.Channel[bytes]) -> None:
+    while True:
+        await trio.sleep(SIGN_OF_LIFE)
+        await say(peer, "")
+
+
+async def cancel_at_signal(
+    scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            scope.cancel()
+
+
+def name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError("up to 16 letters, digits, dots, dashes and underscores")
+    return text
+
+
+def seconds(text: str) -> float:
+    if not (number := float(text)) > 0:
+        raise argparse.ArgumentTypeError("seconds are more than 0")
+    return number
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A chat room, encrypted with DTLS.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serving = commands.add_parser("serve", help="open a room", description="Open a room.")
+    serving.set_defaults(run=serve)
+    serving.add_argument("--port", type=int, default=4433, help="0 takes one that is free (default: %(default)s)")
+    serving.add_argument("--host", help="an address of this machine, or its name (default: all of them)")
+    serving.add_argument("--certificate", metavar="FILE", help="in PEM; one is made for this run if there is none")
+    serving.add_argument("--key", metavar="FILE", help="its private key (default: in the certificate's file)")
+    serving.add_argument(
+        "--idle-timeout",
+        type=seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="who has not been heard of for so long has left (default: %(default)g)",
+    )
+
+    joining = commands.add_parser("join", help="be in a room", description="Be in a room.")
+    joining.set_defaults(run=join)
+    joining.add_argument("host")
+    joining.add_argument("port", type=int)
+    joining.add_argument("--name", type=name, required=True, help="who you are")
+    joining.add_argument("--trust", metavar="CERTIFICATE", help="the room's own, or that of its authority, in PEM")
+
+    for command in (serving, joining):
+        command.add_argument("--plain", action="store_true", help="do not encrypt: for trying")
+    arguments = parser.parse_args()
+    if arguments.run is join and not (arguments.trust or arguments.plain):
+        joining.error("--trust says whom to trust: serve tells the certificate")
+    if arguments.run is serve and arguments.key and not arguments.certificate:
+        serving.error("--key goes with --certificate")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    failure: Exception | None = None
+    try:
+        trio.run(arguments.run, arguments)
+    except* KeyboardInterrupt:
+        pass
+    except* (OSError, ValueError, dtls.CertificateError, trio.TooSlowError) as errors:
+        failure = errors
+    # Nurseries wrap what is raised in them.
+    while isinstance(failure, ExceptionGroup):
+        failure = failure.exceptions[0]
+    if failure is not None:
+        sys.exit(f"chat: {str(failure) or 'the room does not answer'}")
+
+
+if __name__ == "__main__":
+    main()
