@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import subprocess
@@ -314,3 +315,85 @@ async def test_we_talk_to_openssls_server(udp: Family, files: Path) -> None:
             assert server.stdin is not None
             await server.stdin.send_all(b"hello from openssl\n")
             assert await peer.receive() == b"hello from openssl\n"
+
+
+async def test_a_forged_empty_datagram_ends_no_channel(udp: Family) -> None:
+    served: list[dtls.DTLSChannel] = []
+
+    async def handler(peer: dtls.DTLSChannel) -> None:
+        served.append(peer)
+        await shout(peer)
+
+    async with serving(handler, server_context(), host=udp.loopback) as port:
+        async with dtls.open_connection(udp.loopback, port, client_context()) as peer:
+            await talk(peer)
+            for one, other in ((peer, served[0]), (served[0], peer)):
+                # From the very address of the peer, as whoever forges it would have it.
+                await one._channel.endpoint.socket.sendto(b"", tuple(other.address))
+            await talk(peer)
+
+
+async def test_a_cancelled_send_has_sent_nothing(udp: Family) -> None:
+    async with serving(shout, server_context(), host=udp.loopback) as port:
+        async with dtls.open_connection(udp.loopback, port, client_context()) as peer:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await peer.send(b"cancelled")
+            assert scope.cancelled_caught
+            await talk(peer)
+
+
+async def test_what_dtls_cannot_send_is_refused(udp: Family) -> None:
+    async with serving(shout, server_context(), host=udp.loopback) as port:
+        async with dtls.open_connection(udp.loopback, port, client_context()) as peer:
+            with pytest.raises(ValueError, match="empty"):
+                await peer.send(b"")
+            await talk(peer)
+
+
+async def test_a_failure_in_the_encryption_breaks_the_channel(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(shout, server_context(), host=udp.loopback) as port:
+        async with dtls.open_connection(udp.loopback, port, client_context()) as peer:
+
+            async def fail(_: object) -> bytes:
+                await trio.lowlevel.checkpoint()
+                raise SSL.Error([])
+
+            monkeypatch.setattr(trio.DTLSChannel, "receive", fail)
+            with pytest.raises(trio.BrokenResourceError):
+                await peer.receive()
+
+
+@pytest.mark.parametrize("slow", ["server", "client"])
+def test_a_handshake_that_takes_too_long_is_given_up(slow: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(network: sim.Network) -> None:
+        server, client = network.host("server"), network.host("client")
+        network.path(client, server, symmetric=True, delay=0.5)
+        patience = {"server": 1e6, "client": 1e6} | {slow: 0.75}
+        with server.entered():
+            async with serving(shout, server_context(), handshake_timeout=patience["server"]) as port:
+                with client.entered(), pytest.raises(trio.TooSlowError):
+                    async with dtls.open_connection(
+                        server.addresses[0],
+                        port,
+                        client_context(),
+                        server_hostname="server.example",
+                        handshake_timeout=min(patience["client"], 3600),
+                    ):
+                        raise AssertionError
+                assert network.time == pytest.approx(3600 if slow == "server" else 0.75, abs=1)
+
+    with caplog.at_level("WARNING"):
+        sim.run(scenario)
+    assert bool(re.search("handshake of .* failed: TooSlowError", caplog.text)) == (slow == "server")
+
+
+@pytest.mark.parametrize("name", ["handshake_timeout", "initial_retransmit_timeout"])
+async def test_wrong_times_are_named(name: str) -> None:
+    wrong: dict[str, Any] = {name: -1}
+    with pytest.raises(ValueError, match=f"{name} must be at least 0"):
+        async with dtls.open_connection("localhost", 9, client_context(), **wrong):
+            raise AssertionError
+    wrong = {"handshake_timeout": "long"}
+    with pytest.raises(TypeError, match="handshake_timeout must be a number"):
+        await dtls.serve(shout, 0, server_context(), **wrong)

@@ -11,7 +11,7 @@ import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import attrs
 import trio
@@ -22,7 +22,7 @@ from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identit
 from service_identity.pyopenssl import extract_patterns
 
 from ._addresses import Address, check_host, check_port
-from ._arguments import describe_value
+from ._arguments import check_number, describe_value
 from ._binding import bind_each_family
 from ._errors import DatagramError
 from ._families import FAMILIES, UDP6
@@ -57,8 +57,20 @@ class DTLSChannel(trio.abc.Channel[bytes]):
         return Address(*self._channel.endpoint.socket.getsockname()[:2])
 
     async def send(self, value: bytes) -> None:
-        """Encrypt one datagram and send it to the peer. A cancellation point always."""
-        await self._channel.send(value)
+        """Encrypt one datagram and send it to the peer.
+
+        Raises:
+          ValueError: if it is empty, which DTLS has no datagram for.
+          trio.ClosedResourceError: if the channel is closed.
+          trio.BrokenResourceError: if the peer has begun anew, with another handshake.
+          OSError: what the kernel says.
+
+        A cancellation point always. A cancelled call has sent nothing.
+        """
+        await trio.lowlevel.checkpoint()
+        # What was encrypted and not sent would go out with the next datagram.
+        with trio.CancelScope(shield=True):
+            await self._channel.send(value)
 
     async def receive(self) -> bytes:
         """Wait for the peer's next datagram and return it decrypted.
@@ -66,7 +78,7 @@ class DTLSChannel(trio.abc.Channel[bytes]):
         Raises:
           trio.EndOfChannel: when the peer has said goodbye (the alert close_notify, RFC 5246, 7.2.1).
           trio.ClosedResourceError: if the channel is closed.
-          trio.BrokenResourceError: if the peer has begun anew, with another handshake.
+          trio.BrokenResourceError: if the peer has begun anew, with another handshake, or says that it has failed.
 
         A cancellation point always. A cancelled call has consumed nothing.
         """
@@ -74,6 +86,8 @@ class DTLSChannel(trio.abc.Channel[bytes]):
             return await self._channel.receive()
         except SSL.ZeroReturnError:
             raise trio.EndOfChannel from None
+        except SSL.Error as error:
+            raise trio.BrokenResourceError from error
 
     async def aclose(self) -> None:
         """Close the channel. The peer is told nothing."""
@@ -112,6 +126,7 @@ async def serve(
     ssl_context: SSL.Context,
     *,
     host: str | None = None,
+    handshake_timeout: float = 60.0,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Call ``handler`` with an encrypted channel for each peer that has shaken hands, for ever.
@@ -122,32 +137,62 @@ async def serve(
       ssl_context: with ``SSL.DTLS_METHOD``, a certificate and its key. Its ``set_verify`` says whether clients need
         certificates, too.
       host: a local address, or a name that resolves to some; all interfaces if there is none.
+      handshake_timeout: how long a handshake may take, in seconds.
       task_status: ``nursery.start`` returns the local addresses.
 
     A peer is let in when it has proved its address (RFC 6347, 4.2.1), so forged ones cost nothing. A handler's
-    ``Exception`` is logged, with the peer, and ends that channel alone; so is one whose handshake fails.
+    ``Exception`` is logged, with the peer, and ends that channel alone; so is a handshake that fails or takes too long.
 
     Raises:
       TypeError, ValueError: if an argument is wrong.
       OSError: what the kernel says, such as EADDRINUSE.
     """
     _check_context(ssl_context)
+    check_number("handshake_timeout", handshake_timeout, 0, infinite=True)
     with ExitStack() as stack:
         bound = await bind_each_family(port, host, _Bound.bind)
-        endpoints = [stack.enter_context(trio.DTLSEndpoint(stack.enter_context(each.sock))) for each in bound]
+        endpoints = [stack.enter_context(_endpoint(stack.enter_context(each.sock))) for each in bound]
         async with trio.open_nursery() as nursery:
             for endpoint in endpoints:
-                await nursery.start(endpoint.serve, ssl_context, partial(_handle, handler))
+                await nursery.start(endpoint.serve, ssl_context, partial(_handle, handler, handshake_timeout))
             task_status.started([each.address for each in bound])
     # An endpoint serves for ever.
     raise AssertionError
 
 
-async def _handle(handler: Callable[[DTLSChannel], Awaitable[object]], channel: trio.DTLSChannel) -> None:
+async def _handle(
+    handler: Callable[[DTLSChannel], Awaitable[object]], handshake_timeout: float, channel: trio.DTLSChannel
+) -> None:
+    try:
+        with trio.fail_after(handshake_timeout):
+            await channel.do_handshake()
+    except (trio.TooSlowError, trio.BrokenResourceError, OSError, SSL.Error) as error:
+        _log.warning("the handshake of %s failed: %r", channel.peer_address, error)
+        return
     try:
         await handler(DTLSChannel(channel))
     except Exception:  # noqa: BLE001 -- whatever it is, it is logged
         _log.exception("the handler of %s failed", channel.peer_address)
+
+
+class _WithoutEmpty:
+    """A socket that passes over empty datagrams, which anybody can forge: OpenSSL takes one for a failure."""
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    async def recvfrom(self, size: int) -> tuple[bytes, Any]:
+        while True:
+            data, source = await self._sock.recvfrom(size)
+            if data:
+                return data, source
+
+
+def _endpoint(sock: trio.socket.SocketType) -> trio.DTLSEndpoint:
+    return trio.DTLSEndpoint(cast("trio.socket.SocketType", _WithoutEmpty(sock)))
 
 
 @asynccontextmanager
@@ -158,6 +203,7 @@ async def open_connection(
     *,
     server_hostname: str | None = None,
     initial_retransmit_timeout: float = 1.0,
+    handshake_timeout: float = 60.0,
 ) -> AsyncGenerator[DTLSChannel]:
     """Open an encrypted channel to a server, its handshake done, to be closed when the block ends.
 
@@ -169,16 +215,18 @@ async def open_connection(
         that has been used.
       server_hostname: the name or address that the certificate has to be for; ``host`` if there is none.
       initial_retransmit_timeout: after how long a message of the handshake is sent again the first time, in seconds.
+      handshake_timeout: how long the handshake may take, in seconds: UDP does not tell that a server is silent.
 
     Raises:
       TypeError, ValueError: if an argument is wrong.
       socket.gaierror: if the name does not resolve.
       CertificateError: if the server's certificate is for somebody else, or no trusted authority has signed it.
+      trio.TooSlowError: if the handshake takes too long.
       OSError: what the kernel says.
-
-    A handshake with a server that is silent goes on for ever: put a deadline around it.
     """
     _check_context(ssl_context)
+    check_number("initial_retransmit_timeout", initial_retransmit_timeout, 0)
+    check_number("handshake_timeout", handshake_timeout, 0, infinite=True)
     check_host("host", host)
     check_port("port", port, lowest=1)
     family, peer = await _first_reachable(host, port)
@@ -186,10 +234,10 @@ async def open_connection(
     verifying = _Verifying(server_hostname or host, scope.cancel)
     with (
         trio.socket.socket(family, socket.SOCK_DGRAM) as sock,
-        trio.DTLSEndpoint(sock) as endpoint,
+        _endpoint(sock) as endpoint,
         _connect(endpoint, peer, ssl_context, verifying) as channel,
     ):
-        with scope:
+        with trio.fail_after(handshake_timeout), scope:
             await channel.do_handshake(initial_retransmit_timeout=initial_retransmit_timeout)
         if verifying.wrong is not None:
             raise verifying.wrong
