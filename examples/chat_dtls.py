@@ -21,7 +21,6 @@ import datetime as dt
 import ipaddress
 import itertools
 import logging
-import math
 import os
 import re
 import signal
@@ -98,11 +97,8 @@ class Room:
     async def attend(self, peer: trio.abc.Channel[bytes]) -> None:
         """Let a peer take part until it quits, goes or falls silent: the handler to serve."""
         try:
-            with trio.move_on_after(HANDSHAKE_TIMEOUT) as handshake:
-                await say(peer, "* welcome: /name NAME says who you are, /quit leaves")
-            if handshake.cancelled_caught:
-                log.info("%s did not shake hands", whereabouts(peer))
-            elif len(self._members) >= MOST_MEMBERS:
+            await say(peer, "* welcome: /name NAME says who you are, /quit leaves")
+            if len(self._members) >= MOST_MEMBERS:
                 log.info("%s found the room full", whereabouts(peer))
                 await say(peer, "* the room is full")
             else:
@@ -199,7 +195,8 @@ async def serve(arguments: argparse.Namespace) -> None:
             if arguments.certificate is None:
                 arguments.certificate, arguments.key = make_certificate(Path(folder))
                 log.info("whoever joins has to --trust %s", arguments.certificate)
-            serving = partial(dtls.serve, room.attend, ssl_context=server_context(arguments))
+            context = server_context(arguments)
+            serving = partial(dtls.serve, room.attend, ssl_context=context, handshake_timeout=HANDSHAKE_TIMEOUT)
         async with trio.open_nursery() as nursery:
             await nursery.start(cancel_at_signal, nursery.cancel_scope)
             for where in await nursery.start(partial(serving, port=arguments.port, host=arguments.host)):
@@ -251,24 +248,22 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 async def join(arguments: argparse.Namespace) -> None:
-    with trio.fail_after(HANDSHAKE_TIMEOUT) as handshake:
-        async with connect(arguments) as peer, trio.open_nursery() as nursery:
-            handshake.deadline = math.inf
-            typing = trio.CancelScope()
-            await nursery.start(cancel_at_signal, typing)
-            named = trio.Event()
-            nursery.start_soon(hear, peer, arguments.name, named, nursery.cancel_scope)
-            for attempt in trio_dgram.retry():
-                with attempt:
-                    await say(peer, f"/name {arguments.name}")
-                    await named.wait()
-            nursery.start_soon(show_life, peer)
-            with typing:
-                await speak(peer)
-            for attempt in trio_dgram.retry(timeout=0.25, attempts=3):
-                with attempt:
-                    await say(peer, "/quit")
-                    await trio.sleep_forever()
+    async with connect(arguments) as peer, trio.open_nursery() as nursery:
+        typing = trio.CancelScope()
+        await nursery.start(cancel_at_signal, typing)
+        named = trio.Event()
+        nursery.start_soon(hear, peer, arguments.name, named, nursery.cancel_scope)
+        for attempt in trio_dgram.retry():
+            with attempt:
+                await say(peer, f"/name {arguments.name}")
+                await named.wait()
+        nursery.start_soon(show_life, peer)
+        with typing:
+            await speak(peer)
+        for attempt in trio_dgram.retry(timeout=0.25, attempts=3):
+            with attempt:
+                await say(peer, "/quit")
+                await trio.sleep_forever()
 
 
 def connect(arguments: argparse.Namespace) -> AbstractAsyncContextManager[trio.abc.Channel[bytes]]:
@@ -279,7 +274,7 @@ def connect(arguments: argparse.Namespace) -> AbstractAsyncContextManager[trio.a
         context.load_verify_locations(arguments.trust)
     except SSL.Error as error:
         raise ValueError(f"{arguments.trust} holds no certificate, or cannot be read") from error
-    return dtls.open_connection(arguments.host, arguments.port, context)
+    return dtls.open_connection(arguments.host, arguments.port, context, handshake_timeout=HANDSHAKE_TIMEOUT)
 
 
 async def hear(peer: trio.abc.Channel[bytes], name: str, named: trio.Event, membership: trio.CancelScope) -> None:
@@ -287,15 +282,13 @@ async def hear(peer: trio.abc.Channel[bytes], name: str, named: trio.Event, memb
     line = ""
     while line != FAREWELL:
         with trio.fail_after(3 * SIGN_OF_LIFE):
-            data = await peer.receive()
-        # There may be two in one: DTLS sends what a cancelled call has encrypted along with what comes next.
-        for line in map(readable, data.splitlines()):
-            if line:
-                print(line, flush=True)
-            if line == f"* you are {name}":
-                named.set()
-            elif line == f"* somebody else is {name}":
-                raise ValueError(f"somebody else is {name}")
+            line = readable(await peer.receive())
+        if line:
+            print(line, flush=True)
+        if line == f"* you are {name}":
+            named.set()
+        elif line == f"* somebody else is {name}":
+            raise ValueError(f"somebody else is {name}")
     membership.cancel()
 
 

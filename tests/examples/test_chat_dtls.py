@@ -424,15 +424,6 @@ async def test_a_full_room_lets_nobody_in(
         nursery.cancel_scope.cancel()
 
 
-async def test_who_does_not_shake_hands_is_given_up(
-    example: ModuleType, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    await example.Room(60).attend(Far())
-    assert trio.current_time() == example.HANDSHAKE_TIMEOUT
-    assert "did not shake hands" in caplog.text
-
-
 @pytest.mark.filterwarnings("ignore:unclosed DTLS endpoint:ResourceWarning")
 @pytest.mark.parametrize("seed", range(3))
 def test_plain_and_encrypted_members_meet_in_one_room_on_a_bad_network(example: ModuleType, seed: int) -> None:
