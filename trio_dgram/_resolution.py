@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import trio
 
@@ -47,15 +47,23 @@ async def numeric_addresses(host: str | None, port: int) -> list[tuple[str, str]
     for family in (UDP4, UDP6):
         if host and is_literal(host.partition("%")[0], family.family):
             return [(family.type, host)]
-    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    found = await _ask(host, port)
     types = {int(family.family): family.type for family in (UDP4, UDP6)}
     return list(dict.fromkeys((types[int(entry[0])], str(entry[4][0])) for entry in found))
+
+
+async def _ask(host: str | None, port: int, family: int = 0) -> list[Any]:
+    try:
+        return list(await trio.socket.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM))
+    except UnicodeError as error:
+        # A label that is empty or too long, or has characters that no name has.
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} cannot be a name: {error}") from None
 
 
 async def look_up(address: Address, family: Family, lookup: Lookup | None) -> Address:
     """Resolve the name in ``address`` with ``lookup``, or Trio's resolver where there is none."""
     if lookup is None:
-        found = await trio.socket.getaddrinfo(address.host, address.port, family=family.family, type=socket.SOCK_DGRAM)
+        found = await _ask(address.host, address.port, family.family)
         return family.address(found[0][4])
     answer = await lookup(address.host, address.port, family.family)
     if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], str):

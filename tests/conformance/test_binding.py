@@ -61,6 +61,18 @@ async def test_a_literal_of_another_family_is_not_bound_to() -> None:
             assert (await sock.bind()).port
 
 
+@pytest.mark.parametrize("host", ["bad..host", "x" * 64, "\u2488com"])
+async def test_what_cannot_be_a_name_does_not_resolve(udp: Family, host: str) -> None:
+    async with trio_dgram.open_socket(udp.type) as sock:
+        with pytest.raises(socket.gaierror, match="cannot be a name"):
+            await sock.bind(0, host)
+        with pytest.raises(socket.gaierror, match="cannot be a name"):
+            await sock.send(b"x", (host, 9))
+        with pytest.raises(socket.gaierror, match="cannot be a name"):
+            await trio_dgram.open_listeners(0, host=host)
+        await sock.bind(0, udp.loopback)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

@@ -1,0 +1,356 @@
+"""Announce a service to the local network, or browse for services: Multicast DNS (RFC 6762, RFC 6763).
+
+It speaks on every interface, over IPv4 and IPv6, beside any other responder of this machine. What it leaves out is to
+ask first whether somebody else has the name (RFC 6762, 8.1).
+
+Try it: run `discover.py announce "My server" --port 8000`, and elsewhere on the network
+
+    discover.py browse
+    avahi-browse --resolve _http._tcp
+    dns-sd -B _http._tcp
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import math
+import random
+import re
+import socket
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from signal import SIGINT, SIGTERM
+from typing import Any, NoReturn
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.opcode
+import dns.rdata
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
+import dns.rdtypes.IN.SRV
+import dns.rrset
+import trio
+from dns.message import Message
+from dns.name import Name
+from dns.rdataclass import IN, RdataClass
+from dns.rdatatype import AAAA, ANY, PTR, SRV, TXT, A, RdataType
+from dns.rrset import RRset
+
+import trio_dgram
+from trio_dgram import Address, Datagram, DatagramNursery, DatagramSocket, PacketInfo
+
+PORT = 5353
+GROUPS = {"udp4": "224.0.0.251", "udp6": "ff02::fb"}
+LONGEST = 9000  # bytes in a message (RFC 6762, 17)
+LONG, SHORT = 4500, 120  # how many seconds a record is good for; short if it tells of a host (RFC 6762, 10)
+UNIQUE = RdataClass.make(IN | 0x8000)  # the class of records that make void what was heard before (RFC 6762, 10.2)
+MANY, SOME = 1000, 20  # how many records a browser remembers, and for how many it asks at once
+QUERY, RESPONSE = dns.flags.Flag(0), dns.flags.QR | dns.flags.AA
+
+log = logging.getLogger("discover")
+for module, rdtype in ((dns.rdtypes.IN.A, A), (dns.rdtypes.IN.AAAA, AAAA), (dns.rdtypes.IN.SRV, SRV)):
+    dns.rdata.register_type(module, rdtype, rdtype.name, rdclass=UNIQUE)
+
+
+def make_message(flags: int, question: Iterable[RRset] = (), answer: Iterable[RRset] = (), number: int = 0) -> Message:
+    message = dns.message.QueryMessage(id=number)
+    message.flags, message.question, message.answer = dns.flags.Flag(flags), list(question), list(answer)
+    return message
+
+
+def limited(records: list[RRset], ttl: int) -> list[RRset]:
+    """Let records be good for so many seconds at most."""
+    for record in records:
+        record.ttl = min(record.ttl, ttl)
+    return records
+
+
+class Party:
+    """Somebody who hears and speaks on every interface."""
+
+    def __init__(self, nursery: DatagramNursery, type_: Name) -> None:
+        self.nursery = nursery
+        self.type = type_
+        self.links: dict[int, trio_dgram.Interface] = {}
+        self.sockets = [
+            nursery.create_socket(
+                type_, reuse_address=True, reuse_port=True, ipv6_only=type_ == "udp6", packet_info=True
+            )
+            for type_ in GROUPS
+        ]
+
+    async def listen(self) -> None:
+        """Begin to hear what is said, and go on in the background."""
+        for sock in self.sockets:
+            sock.multicast_ttl = sock.ttl = 255
+            await sock.bind(PORT)
+            self.nursery.start_soon(self.listen_on, sock)
+        self.refresh()
+
+    async def listen_on(self, sock: DatagramSocket) -> None:
+        """Hear what is said to everybody on a link; whatever else comes in is passed over (RFC 6762, 11)."""
+        async for datagram in sock:
+            info = datagram.info
+            if info is None or info.interface not in self.links or info.local_address != GROUPS[sock.type]:
+                continue
+            try:
+                # A record that cannot be read is left out: some send a TXT record without any text.
+                message = dns.message.from_wire(datagram.data[:LONGEST], one_rr_per_rrset=True, continue_on_error=True)
+            except dns.exception.DNSException:
+                continue
+            if message.opcode() != dns.opcode.QUERY:
+                continue
+            if message.flags & dns.flags.QR:
+                self.hear_response(message, info.interface)
+            else:
+                await self.hear_query(message, info.interface, datagram, sock)
+
+    async def hear_query(self, message: Message, link: int, datagram: Datagram, sock: DatagramSocket) -> None:
+        """Somebody asks."""
+
+    def hear_response(self, message: Message, link: int) -> None:
+        """Somebody tells, whether asked or not."""
+
+    async def speak(self, message: Message, link: int) -> None:
+        """Send a message to everybody on a link."""
+        for sock in self.sockets:
+            to = Address(GROUPS[sock.type], PORT)
+            try:
+                await sock.send(Datagram(message.to_wire(), to, PacketInfo(interface=link)))
+            except OSError as error:
+                log.debug("interface %d: %s", link, error)
+
+    def refresh(self) -> bool:
+        """Join the groups on the interfaces that there are now; return whether anything about these has changed."""
+        up = [each for each in trio_dgram.interfaces() if each.up]
+        able = [each for each in up if each.multicast and not each.loopback] or [each for each in up if each.loopback]
+        links = {each.index: each for each in able}
+        if links == self.links:
+            return False
+        self.links = links
+        for sock in self.sockets:
+            with suppress(OSError):
+                sock.rejoin()
+            for link in links.keys() - {membership.index for membership in sock.memberships}:
+                with suppress(OSError):  # An interface may be without one of the families.
+                    sock.add_membership(GROUPS[sock.type], link)
+        log.info("on %s", ", ".join(each.name for each in able))
+        return True
+
+    async def has_changed(self, seconds: float) -> bool:
+        """Wait so long, but no longer than until anything about the interfaces has changed."""
+        with trio.move_on_after(seconds):
+            while True:
+                await trio.sleep(1)
+                if self.refresh():
+                    return True
+        return False
+
+
+class Announcer(Party):
+    """Tells everybody of a service."""
+
+    def __init__(self, nursery: DatagramNursery, options: argparse.Namespace) -> None:
+        super().__init__(nursery, options.type)
+        self.instance = Name((options.name.encode(), *self.type.labels))
+        self.host = dns.name.from_text(f"{socket.gethostname().partition('.')[0]}.local")
+        self.port: int = options.port
+        self.told: dict[tuple[int, Name, RdataType], float] = {}  # when each record was sent last on each link
+
+    def records(self, link: int, unique: RdataClass = UNIQUE) -> list[RRset]:
+        """Return what there is to tell on a link, the addresses being those that this machine has there."""
+        addresses = [address.partition("%")[0] for address in self.links[link].addresses]
+        records = [
+            dns.rrset.from_text(self.type, LONG, IN, PTR, str(self.instance)),
+            dns.rrset.from_text("_services._dns-sd._udp.local.", LONG, IN, PTR, str(self.type)),
+            dns.rrset.from_text(self.instance, SHORT, unique, SRV, f"0 0 {self.port} {self.host}"),
+            dns.rrset.from_text(self.instance, LONG, unique, TXT, '""'),
+            dns.rrset.from_text(self.host, SHORT, unique, A, *[each for each in addresses if ":" not in each]),
+            dns.rrset.from_text(self.host, SHORT, unique, AAAA, *[each for each in addresses if ":" in each]),
+        ]
+        return [record for record in records if record]
+
+    async def run(self) -> NoReturn:
+        """Tell everybody, twice, and again whenever an interface or an address has changed; say goodbye at the end."""
+        try:
+            while True:
+                for pause in (1, math.inf):
+                    for link in list(self.links):
+                        await self.tell(link, self.records(link))
+                    if await self.has_changed(pause):
+                        break
+        finally:
+            with trio.move_on_after(1, shield=True):
+                for link in self.links:
+                    ours = [record for record in self.records(link) if record.name in (self.type, self.instance)]
+                    await self.speak(make_message(RESPONSE, answer=limited(ours, 0)), link)
+
+    async def tell(self, link: int, answers: list[RRset], delay: float = 0) -> None:
+        """Tell everybody on a link, but nothing more than once in a second (RFC 6762, 6)."""
+        now = trio.current_time()
+        fresh = [each for each in answers if now - self.told.get((link, each.name, each.rdtype), -math.inf) >= 1]
+        self.told.update({(link, each.name, each.rdtype): now for each in fresh})
+        if fresh:
+            await trio.sleep(delay)
+            await self.speak(make_message(RESPONSE, answer=fresh), link)
+
+    async def hear_query(self, message: Message, link: int, datagram: Datagram, sock: DatagramSocket) -> None:
+        """Answer a question about the service, unless whoever asks knows the answer."""
+        from_resolver = datagram.address.port != PORT
+        records = self.records(link, IN if from_resolver else UNIQUE)
+        known = {(each.name, each.rdtype, str(each[0])): each.ttl for each in message.answer}
+        answers = [
+            record
+            for record in records
+            if any(each.name == record.name and each.rdtype in (record.rdtype, ANY) for each in message.question)
+            and any(known.get((record.name, record.rdtype, str(each)), 0) < record.ttl / 2 for each in record)
+        ]
+        if not answers:
+            return
+        # Whoever wants to know one thing will want to know the others.
+        answers += [each for each in records if each not in answers and each.name in (self.instance, self.host)]
+        if from_resolver:  # An ordinary one, which does not hear what is said to everybody (RFC 6762, 6.7).
+            answer = make_message(RESPONSE, message.question[:1], limited(answers, 10), message.id)
+            await sock.send(datagram.reply(answer.to_wire()))
+        else:
+            self.nursery.start_soon(self.tell, link, answers, random.uniform(0.02, 0.12))
+
+
+class Browser(Party):
+    """Tells which services of a type there are."""
+
+    def __init__(self, nursery: DatagramNursery, options: argparse.Namespace) -> None:
+        super().__init__(nursery, options.type)
+        # What is known on each link under each name: when it was heard, and until when it holds.
+        self.records: dict[tuple[int, Name, Any], tuple[float, float]] = {}
+        self.shown: dict[tuple[str, str], str] = {}
+
+    async def run(self) -> NoReturn:
+        """Ask, less and less often, and at once when an interface or an address has changed."""
+        while True:
+            await trio.sleep(random.uniform(0.02, 0.12))
+            for pause in itertools.chain((1, 2, 4, 8, 16, 32), itertools.repeat(SHORT / 3)):
+                self.show()
+                for link in list(self.links):
+                    await self.speak(self.question(link), link)
+                if await self.has_changed(pause):
+                    break
+
+    def question(self, link: int) -> Message:
+        """Ask for the services, and for what nobody has told about those that are known."""
+        known = self.index()
+        services = [each.target for each in known[link, self.type, PTR]]
+        hosts = [place.target for service in services for place in known[link, service, SRV]]
+        missing = [(each, SRV) for each in services if not known[link, each, SRV]]
+        missing += [(each, ANY) for each in hosts if not known[link, each, A] and not known[link, each, AAAA]]
+        asked = [(self.type, PTR), *random.sample(missing, min(len(missing), SOME))]
+        return make_message(QUERY, [RRset(name, IN, rdtype) for name, rdtype in asked])
+
+    def hear_response(self, message: Message, link: int) -> None:
+        """Remember what is said about services of the type."""
+        now = trio.current_time()
+        heard = [each for each in [*message.answer, *message.additional] if each.rdclass in (IN, UNIQUE)]
+        # Whoever is on a link with two interfaces tells of both in a moment (RFC 6762, 10.2).
+        void = {(link, each.name, each.rdtype) for each in heard if each.rdclass == UNIQUE}
+        for (at, name, data), (since, until) in list(self.records.items()):
+            if until < now or (since < now - 1 and (at, name, data.rdtype) in void):
+                del self.records[at, name, data]
+        everything = [data for _, _, data in self.records] + [record[0] for record in heard]
+        hosts = {data.target for data in everything if data.rdtype == SRV}
+        for record in heard:
+            wanted = record.name in hosts if record.rdtype in (A, AAAA) else record.name.is_subdomain(self.type)
+            key = link, record.name, record[0]
+            if not record.ttl:
+                self.records.pop(key, None)
+            elif wanted and (key in self.records or len(self.records) < MANY):
+                self.records[key] = now, now + min(record.ttl, LONG)
+        self.show()
+
+    def index(self) -> defaultdict[tuple[int, Name, RdataType], list[Any]]:
+        """Return what holds now."""
+        now = trio.current_time()
+        found = defaultdict(list)
+        for (link, name, data), (_, until) in self.records.items():
+            if until > now:
+                found[link, name, data.rdtype].append(data)
+        return found
+
+    def show(self) -> None:
+        """Tell what is new, and what has gone."""
+        known = self.index()
+        services = {}
+        for link, interface in self.links.items():
+            for service in known[link, self.type, PTR]:
+                for place in known[link, service.target, SRV]:
+                    addresses = sorted(each.address for kind in (A, AAAA) for each in known[link, place.target, kind])
+                    name = service.target.labels[0].decode(errors="replace")
+                    host = place.target.to_text(omit_final_dot=True)
+                    if addresses:
+                        services[name, interface.name] = f"{host}:{place.port} ({', '.join(addresses)})"
+        for name, where in self.shown.keys() - services.keys():
+            print(f"gone {name!r} on {where}", flush=True)
+        for (name, where), place in services.items() - self.shown.items():
+            print(f"found {name!r} on {where} at {place}", flush=True)
+        self.shown = services
+
+
+async def run(options: argparse.Namespace) -> None:
+    with trio.open_signal_receiver(SIGINT, SIGTERM) as signals:
+        async with trio_dgram.open_nursery() as nursery:
+            party = options.party(nursery, options)
+            await party.listen()
+            nursery.start_soon(party.run)
+            await anext(signals)
+            nursery.cancel_scope.cancel()
+
+
+def service_type(text: str) -> Name:
+    if not re.fullmatch(r"_[A-Za-z0-9-]{1,15}\._(tcp|udp)(\.local)?", text):
+        raise ValueError
+    return dns.name.from_text(f"{text.removesuffix('.local')}.local.")
+
+
+def label(text: str) -> str:
+    if not 0 < len(text.encode()) < 64:
+        raise ValueError
+    return text
+
+
+def port(text: str) -> int:
+    if not 0 < int(text) < 65536:
+        raise ValueError
+    return int(text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="announce|browse")
+    announce = commands.add_parser("announce", help="tell everybody of a service until interrupted")
+    announce.set_defaults(party=Announcer)
+    announce.add_argument("name", type=label, help="what people call it")
+    announce.add_argument("--port", type=port, default=80, help="where it is (default: %(default)s)")
+    browse = commands.add_parser("browse", help="tell which services there are until interrupted")
+    browse.set_defaults(party=Browser)
+    for command in (announce, browse):
+        command.add_argument("--type", type=service_type, default="_http._tcp.local", help="default: %(default)s")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    failures: list[BaseException] = []
+    try:
+        trio.run(run, options)
+    except* OSError as group:
+        failures.extend(group.exceptions)
+    for failure in failures:
+        log.error("%s", failure)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""The syslog collector, as logger(1) and those who mean it harm see it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import attrs
+import pytest
+
+from ..support.examples import Example, example
+from ..support.families import Family
+from ..support.namespaces import run
+
+COUNTS: Final = re.compile(r"received (\d+) \(malformed (\d+), .*\), dropped by the kernel (\d+)")
+FORMATS: Final = ("--rfc3164", "--rfc5424")
+SENT: Final = 30_000
+"""More datagrams than a socket has room for."""
+PATIENCE: Final = 1000
+"""How often the counts are asked for until all those datagrams are among them."""
+HOSTILE: Final = {
+    b"<13>\x1b]0;title\x07\x1b[2J": r"user.notice \x1b]0;title\x07\x1b[2J",
+    b"<13>one\n127.0.0.1 kern.emerg forged\n": r"user.notice one\n127.0.0.1 kern.emerg forged",
+    b"<13>one\rtwo\xc2\x85three\xe2\x80\xa8four": r"user.notice one\rtwo\x85three\u2028four",
+    "<13>\u202eright to left".encode(): r"user.notice \u202eright to left",
+    b"<13>\xff\xfe": r"user.notice \xff\xfe",
+    b"<191>1 - - - - - -": "local7.debug - - - - - -",
+    b"<0>\n\0": "kern.emerg ",
+    b"": "malformed ",
+    b"no priority": "malformed no priority",
+    b"<192>too high": "malformed <192>too high",
+    b"<013>a leading zero": "malformed <013>a leading zero",
+    b"<>": "malformed <>",
+    "<\u0661>".encode(): "malformed <\u0661>",
+}
+"""What peers may send, and what becomes of it after their address."""
+
+
+@attrs.frozen
+class Collector:
+    """The example, listening on a loopback address."""
+
+    running: Example
+    family: Family
+    port: int
+
+    def log(self, *arguments: str) -> None:
+        """Have logger(1) send something."""
+        run("logger", "--server", self.family.loopback, "--port", str(self.port), "--udp", *arguments)
+
+    def send(self, *datagrams: bytes) -> None:
+        """Send what logger(1) would not."""
+        with socket.socket(self.family.family, socket.SOCK_DGRAM) as sock:
+            for data in datagrams:
+                sock.sendto(data, (self.family.loopback, self.port))
+
+    def counts(self) -> tuple[int, int, int]:
+        """Ask for the counts, and return what was received, how much of that malformed, and what was dropped."""
+        self.running.program.process.send_signal(signal.SIGUSR1)
+        return read_counts(self.running.line_with("dropped by the kernel"))
+
+
+def read_counts(line: str) -> tuple[int, int, int]:
+    found = COUNTS.search(line)
+    assert found is not None, line
+    received, malformed, dropped = map(int, found.groups())
+    return received, malformed, dropped
+
+
+@contextmanager
+def collecting(family: Family, *arguments: str, output: Path | None = None) -> Generator[Collector]:
+    with example("syslog_collector.py", "--host", family.loopback, "--port", "0", *arguments, output=output) as running:
+        port = int(running.line_with("listening on").split()[-1])
+        yield Collector(running, family, port)
+
+
+@pytest.fixture
+def collector(udp: Family) -> Generator[Collector]:
+    with collecting(udp) as listening:
+        yield listening
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_each_message_of_logger_is_a_line(collector: Collector, format_: str) -> None:
+    for priority in ("mail.warning", "local7.debug", "kern.emerg", "user.notice"):
+        collector.log(format_, "--priority", priority, "--tag", "postman", f"grüß dich, {priority}")
+        line = collector.running.line()
+        # logger(1) does not claim to be the kernel.
+        named = priority.replace("kern", "user")
+        assert line.startswith(f"{collector.family.loopback} {named} ")
+        assert "postman" in line
+        assert line.endswith(f"grüß dich, {priority}")
+    assert collector.counts() == (4, 0, 0)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_program_of_this_machine_is_told_by_its_process(tmp_path: Path, udp: Family, format_: str) -> None:
+    path = tmp_path / "log"
+    with collecting(udp, "--unix", str(path)) as collector:
+        collector.running.line_with(f"listening on {path}")
+        run("logger", "--socket", str(path), format_, "--priority", "auth.alert", "who is this?")
+        assert re.fullmatch(rf"pid=\d+,uid={os.getuid()} auth\.alert .* who is this\?", collector.running.line())
+        status, said = collector.running.end()
+        assert status == 0
+        assert f"{path}: received 1 " in said
+        assert not path.exists()
+
+
+def test_every_datagram_of_a_flood_is_accounted_for(udp: Family, tmp_path: Path) -> None:
+    flood = tmp_path / "flood"
+    flood.write_text("".join(f"message {number}\n" for number in range(SENT)))
+    output = tmp_path / "output"
+    with collecting(udp, output=output) as collector:
+        process = collector.running.program.process
+        # While it cannot read, the kernel keeps what there is room for.
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        collector.log("--file", str(flood))
+        process.send_signal(signal.SIGCONT)
+
+        counted = (collector.counts() for _ in range(PATIENCE))
+        received, dropped = next((got, lost) for got, _, lost in counted if got + lost == SENT)
+        assert dropped > 0
+        assert collector.running.end()[0] == 0
+        assert len(output.read_text().splitlines()) == received
+
+
+def test_no_peer_forges_a_line_or_drives_the_terminal(collector: Collector) -> None:
+    for datagram, told in HOSTILE.items():
+        collector.send(datagram)
+        assert collector.running.line() == f"{collector.family.loopback} {told}"
+    malformed = [told for told in HOSTILE.values() if told.startswith("malformed")]
+    assert collector.counts() == (len(HOSTILE), len(malformed), 0)
+
+
+def test_random_bytes_do_no_harm(collector: Collector) -> None:
+    datagrams = [random.randbytes(random.randrange(100)) for _ in range(200)]
+    collector.send(*datagrams, b"<13>done")
+    for _ in datagrams:
+        line = collector.running.line()
+        assert line.isprintable()
+        assert line.startswith(f"{collector.family.loopback} ")
+    assert collector.running.line() == f"{collector.family.loopback} user.notice done"
+
+
+def test_two_clients_are_told_apart(udp: Family) -> None:
+    # All of 127.0.0.0/8 is this machine, of IPv6 one address.
+    hosts = {"udp4": ["127.0.0.2", "127.0.0.3"], "udp6": ["::1"]}[udp.type]
+    with collecting(udp) as collector:
+        for host in hosts * 2:
+            with socket.socket(udp.family, socket.SOCK_DGRAM) as sock:
+                sock.bind((host, 0))
+                sock.sendto(b"<13>it is me", (udp.loopback, collector.port))
+            assert collector.running.line() == f"{host} user.notice it is me"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_counts_are_told_at_the_end(collector: Collector, number: signal.Signals) -> None:
+    collector.send(b"<13>one", b"two")
+    collector.running.line_with("malformed two")
+    status, said = collector.running.end(number)
+    assert status == 0
+    assert read_counts(said) == (2, 1, 0)
+    assert len(said.splitlines()) == 1
+
+
+def test_the_counts_are_told_every_so_often(udp: Family) -> None:
+    with collecting(udp, "--report", "0.01") as collector:
+        assert read_counts(collector.running.line()) == (0, 0, 0)
+        collector.send(b"<13>one")
+        collector.running.line_with("received 1 ")
+
+
+def test_both_families_are_listened_on_without_a_word() -> None:
+    with example("syslog_collector.py", "--port", "0") as running:
+        assert "listening on 0.0.0.0 port" in running.line()
+        assert "listening on :: port" in running.line()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--port", "65536"], 2, "invalid port value: '65536'"),
+        (["--port", "syslog"], 2, "invalid port value: 'syslog'"),
+        (["--report", "0"], 2, "invalid seconds value: '0'"),
+        (["--host", "nowhere..example"], 2, "invalid ip_address value"),
+        (["--host", "1.1.1.1"], 1, "bind 1.1.1.1:5514: Cannot assign requested address"),
+        (["--port", "0", "--unix", "/nowhere/log"], 1, "bind /nowhere/log: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(arguments: list[str], status: int, said: str) -> None:
+    with example("syslog_collector.py", *arguments) as running:
+        code, text = running.wait()
+    assert code == status
+    assert said in text
+    assert "Traceback" not in text
+
+
+def test_it_ends_when_nothing_can_be_written_any_more(udp: Family) -> None:
+    with collecting(udp, output=Path("/dev/full")) as collector:
+        collector.send(b"<13>one")
+        status, said = collector.running.wait()
+    assert status == 1
+    assert "No space left on device" in said
+    assert "Traceback" not in said
