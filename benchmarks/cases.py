@@ -59,6 +59,8 @@ class Echo:
     sources: int = 1
     """From how many addresses the datagrams come, in turn."""
     figure: Literal["answers a second", "us of a round trip", "us for each"] = "answers a second"
+    settling: float = 0.0
+    """How many seconds it warms up at least, so that every address has been heard."""
 
 
 @attrs.frozen
@@ -79,7 +81,12 @@ class Alone:
     """A program does it all by itself, and tells its figure."""
 
 
-Work = Echo | Flood | Bulk | Alone
+@attrs.frozen
+class Attack:
+    """A server of peers is sent datagrams from forged addresses while honest peers talk to it, and others join."""
+
+
+Work = Echo | Flood | Bulk | Alone | Attack
 
 
 @attrs.frozen
@@ -124,6 +131,16 @@ def _beside(work: Work, told: str, bars: Mapping[str, float | None], *, ours: st
 
 
 COST: Final = "us for each"
+MOST_HELD: Final = 64 * 2**20 + 1024 * 2048
+"""What the default limits of a listener come to: the bytes that may wait, and the peers, in bytes."""
+
+
+def _channels(work: Echo) -> tuple[Row, ...]:
+    return (
+        Row("a handler's task each", PEERS[OURS], ("channels", str(work.sources + work.sockets)), work),
+        Row("the bare socket", PEERS[OURS], ("echo",), work, bar=2.0),
+    )
+
 
 _CASES: Final = (
     Case(
@@ -222,6 +239,33 @@ _CASES: Final = (
             Row("from 10,000 addresses", PEERS[OURS], ("echo",), Echo(sources=10_000)),
             Row("our own echo", PEERS[OURS], ("echo",), Echo(), bar=0.9),
         ),
+    ),
+    Case(
+        name="a channel per peer",
+        unit="us per datagram",
+        rows=_channels(Echo(sockets=1, outstanding=64, sources=10_000, figure=COST, settling=2.0)),
+        higher_is_better=False,
+    ),
+    Case(
+        name="a channel per peer, 16 peers",
+        unit="us per datagram",
+        rows=_channels(Echo(figure=COST)),
+        higher_is_better=False,
+    ),
+    Case(
+        name="idle peers",
+        unit="bytes of Python heap each, besides their tasks",
+        rows=(Row("10,000 of one listener", PEERS[OURS], ("idle peers", "10000"), Alone()),),
+        higher_is_better=False,
+        at_most=2048,
+    ),
+    Case(
+        name="under attack",
+        unit="bytes of growth",
+        rows=(Row("1,024 peers at most", PEERS[OURS], ("guarded",), Attack()),),
+        higher_is_better=False,
+        at_most=MOST_HELD,
+        once=True,
     ),
     Case(
         name="idle sockets",

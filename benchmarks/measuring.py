@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import attrs
 
-from benchmarks.cases import PEERS, Bulk, Echo, Flood, Row
-from benchmarks.programs import ProgramError, cores, running
+from benchmarks.cases import PEERS, Attack, Bulk, Echo, Flood, Row
+from benchmarks.programs import HERE, ProgramError, cores, running
 
 LONGEST_ALONE: Final = 240.0
 """How many seconds a program may take that counts its work and not the time."""
@@ -23,7 +24,9 @@ class Figure:
 
     value: float
     lost: float = 0.0
-    """The share of the datagrams that did not arrive."""
+    """The share of the datagrams that did not arrive, or of the requests that were not answered."""
+    told: str = ""
+    """What else there is to say of it."""
 
 
 @attrs.frozen
@@ -33,6 +36,8 @@ class Measuring:
     c: Path | None
     warm_up: float
     seconds: float
+    forged: int = 1_000_000
+    """How many datagrams an attack consists of."""
 
     def measure(self, row: Row) -> Figure:
         """Measure one row of a case once."""
@@ -43,6 +48,8 @@ class Measuring:
                 return self._flood(row, sender)
             case Bulk():
                 return self._bulk(row)
+            case Attack():
+                return self._attack(row)
             case _:
                 return self._alone(row)
 
@@ -53,14 +60,16 @@ class Measuring:
         arguments = (argument.format(seconds=self.seconds) for argument in row.arguments)
         lasts = self.seconds + LONGEST_ALONE
         with running(self._command(row.peer.command, *arguments), cores()[0], lasts) as program:
-            return Figure(*program.numbers())
+            (value,) = program.numbers()
+            return Figure(value)
 
     def _echo(self, row: Row, work: Echo) -> Figure:
         server_core, load_core = cores()
-        lasts = self.warm_up + self.seconds
+        warm_up = max(self.warm_up, work.settling)
+        lasts = warm_up + self.seconds
         with running(self._command(row.peer.command, *row.arguments), server_core, lasts) as server:
             load = (work.sockets, work.outstanding, work.size, work.sources)
-            command = self._command(("{c}/load", server.line()), self.warm_up, self.seconds, *load)
+            command = self._command(("{c}/load", server.line()), warm_up, self.seconds, *load)
             with running(command, load_core, lasts) as generator:
                 answers, seconds, lost, median, _ = generator.numbers()
         if not answers:
@@ -85,6 +94,27 @@ class Measuring:
                 sent, sending = flood.numbers()
         received, offered = count / seconds, sent / sending
         return Figure(received, max(0.0, 1 - received / offered))
+
+    def _attack(self, row: Row) -> Figure:
+        server_core, load_core = cores()
+        with running(self._command(row.peer.command, *row.arguments), server_core, LONGEST_ALONE) as server:
+            honest = (sys.executable, str(HERE / "peers" / "honest.py"), server.line())
+            command = self._command((*honest, "{c}/attack"), self.forged)
+            with running(command, load_core, LONGEST_ALONE) as others:
+                forged, seconds, asked, answered, at_once, joined, sent = others.numbers()
+            growth, astray, received, dropped, accepted, evicted = server.numbers()
+        unseen = forged + sent - received - dropped
+        if astray or unseen:
+            raise ProgramError(
+                f"{unseen:.0f} datagrams were not counted, and {astray:.0f} datagrams or peers lost count of"
+            )
+        return Figure(
+            growth,
+            1 - answered / asked,
+            f"{forged:,.0f} forged datagrams in {seconds:.1f} s, of which {received / (forged + sent):.0%} were read;"
+            f" {at_once / asked:.0%} of {asked:,.0f} requests answered at the first attempt, {answered / asked:.1%} in"
+            f" the end; {joined:.0f} of 100 joined meanwhile; {accepted:,.0f} peers let in, {evicted:,.0f} evicted",
+        )
 
     def _bulk(self, row: Row) -> Figure:
         server_core, load_core = cores()

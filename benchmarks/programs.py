@@ -18,7 +18,7 @@ from typing import IO, Final
 import attrs
 
 HERE: Final = Path(__file__).parent
-C_PROGRAMS: Final = ("load", "peer")
+C_PROGRAMS: Final = ("attack", "load", "peer")
 LIMIT: Final = 30
 """How many seconds longer than it measures a program may live, before it counts as hanging."""
 

@@ -78,3 +78,5 @@ def table(case: Case, lines: Sequence[Line]) -> Iterator[str]:
         if line.met is not None:
             told += "  met" if line.met else "  MISSED"
         yield told.rstrip()
+        if line.rounds[-1].told:
+            yield f"    {line.rounds[-1].told}"

@@ -21,12 +21,23 @@ BARS = {
     "receive flood, sender without offload": {"uvloop": 0.9, "asyncio": 5.0},
     "bulk send": {"blocking Python": 8.0, "Node": 4.0},
     "many peers": {"our own echo": 0.9},
+    "a channel per peer": {"the bare socket": 2.0},
+    "a channel per peer, 16 peers": {"the bare socket": 2.0},
     "simulated network": {"trio.socket on loopback": 0.5},
 }
-AT_MOST = {"idle sockets": 4096, "a million simulated datagrams": 2**20}
+AT_MOST = {
+    "idle sockets": 4096,
+    "idle peers": 2048,
+    "under attack": 66 * 2**20,
+    "a million simulated datagrams": 2**20,
+}
 SIMULATED_CASES = {"simulated network", "simulated hosts, growing", "a million simulated datagrams"}
 LESS_IS_BETTER = {
     "ping-pong",
+    "a channel per peer",
+    "a channel per peer, 16 peers",
+    "idle peers",
+    "under attack",
     "idle sockets",
     "peers, growing",
     "sockets, growing",
@@ -144,6 +155,12 @@ def test_a_figure_that_may_be_at_most_so_much(median: float, met: bool) -> None:
     assert shown(of, lines)[-1].endswith(f"<= 4096 {'met' if met else 'MISSED'}")
 
 
+def test_what_else_there_is_to_say_stands_under_the_figure() -> None:
+    of = case(at_most=4096, higher_is_better=False)
+    lines = sum_up(of, {OURS: [Figure(1, told="and it rained")]}, judge=True)
+    assert shown(of, lines)[-1] == "and it rained"
+
+
 def test_rows_that_grow_are_compared_with_the_first() -> None:
     of = case(growth=True, higher_is_better=False)
     lines = sum_up(of, {OURS: figures(1, 2), "other": figures(3, 6)}, judge=True)
@@ -165,7 +182,7 @@ def test_what_could_not_be_measured_has_no_line_and_without_the_first_row_nothin
 
 def test_without_a_compiler_the_cases_whose_load_is_c_are_left_out() -> None:
     run = plan(list(CASES.values()), None, NO_COMPILER)
-    assert set(run.rows) == {"bulk send", "idle sockets", *SIMULATED_CASES}
+    assert set(run.rows) == {"bulk send", "idle peers", "idle sockets", *SIMULATED_CASES}
     for name in CASES.keys() - run.rows.keys():
         assert run.left_out[name] == f"its load is written in C, and {NO_COMPILER}"
     assert run.left_out["blocking C"] == run.left_out["C with offloads"] == NO_COMPILER

@@ -7,6 +7,7 @@ import gc
 import logging
 import socket
 import tracemalloc
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -480,6 +481,64 @@ async def test_one_peers_trouble_is_not_anothers(udp: Family, caplog: pytest.Log
         assert await peers[1].receive() == b"AGAIN"
         assert "of the handler" in caplog.text
         assert str(peers[1].local_address.port) in caplog.text
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_makes_room_before_it_is_accepted_leaves_nothing_behind(
+    udp: Family, client: DatagramSocket
+) -> None:
+    async with await listen(udp, max_peers=2) as listener, AsyncExitStack() as stack:
+        channel = await accepted(listener, client)
+        channel.mark_validated()
+        await channel.receive()
+        socks = await peers_of(5, udp, listener, stack)
+        await client.send(b"last", listener.address)
+        assert await channel.receive() == b"last"
+        now = listener.statistics()
+        assert (now.received, now.delivered, now.queued, now.discarded) == (7, 2, 1, 4)
+        assert (now.waiting, now.evicted, now.buffered_bytes) == (1, 4, 5)
+        newest = await listener.accept()
+        assert newest.address == socks[-1].address
+        for each in (channel, newest):
+            each.close()
+        assert listener.statistics().discarded == 5
+
+
+async def test_a_handler_that_answers_a_peer_that_made_room_has_not_failed(
+    udp: Family, client: DatagramSocket, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+
+    async def handler(peer: DatagramChannel) -> None:
+        data = await peer.receive()
+        started[data].set()
+        await go_on.wait()
+        if data == b"broken":
+            raise trio.BrokenResourceError("of the handler's own")
+        try:
+            await peer.send(data)
+        finally:
+            done[data].set()
+
+    go_on = trio.Event()
+    started, done = defaultdict[bytes, trio.Event](trio.Event), defaultdict[bytes, trio.Event](trio.Event)
+    async with trio.open_nursery() as nursery, trio_dgram.open_socket(udp.type) as other:
+        (listener,) = await nursery.start(
+            lambda task_status: trio_dgram.serve(handler, 0, host=udp.loopback, max_peers=1, task_status=task_status)
+        )
+        for sock, data in ((client, b"first"), (other, b"second")):
+            await sock.send(data, listener.address)
+            await started[data].wait()
+        go_on.set()
+        for data in (b"first", b"second"):
+            await done[data].wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert listener.statistics().evicted == 1
+        assert not caplog.text
+        await other.send(b"broken", listener.address)
+        await started[b"broken"].wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert "of the handler's own" in caplog.text
         nursery.cancel_scope.cancel()
 
 

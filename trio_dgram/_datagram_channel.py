@@ -7,7 +7,6 @@ import trio
 
 from ._addresses import Address, ReceivedAddress, written
 from ._arguments import describe_value
-from ._budget import current_budget
 from ._errors import AmplificationLimitError
 from ._peers import Peer, PeerTable
 
@@ -87,26 +86,46 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
 
         A cancellation point always. A cancelled call has consumed nothing.
         """
+        try:
+            return await self.__anext__()
+        except StopAsyncIteration:
+            raise trio.EndOfChannel from None
+
+    async def __anext__(self) -> bytes:
+        # The ordinary way to receive, and therefore not a coroutine around another.
         self._check_open()
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this peer")
         self._receiving = True
+        table = self._table
         try:
-            await current_budget().checkpoint()
-            self.waiter = trio.lowlevel.current_task()
-            await self._table.wait(self._has_come, self)
+            if self._has_come():
+                await table.budget.checkpoint()
+            elif table.reader is None:
+                await table.read_until(self._has_come)
+            else:
+                # Here and not in a coroutine of the table's: what each of many peers waits in is to be small.
+                task = trio.lowlevel.current_task()
+                table.receivers[self] = task
+                await trio.lowlevel.wait_task_rescheduled(self._give_up)
+                table.budget.restart()
+                if table.reader is task:
+                    await table.read_until(self._has_come)
         finally:
             self._receiving = False
-            self.waiter = None
         self._check_open()
-        data = self._table.take(self)
+        data = table.take(self)
         if data is None:
-            raise trio.EndOfChannel
+            raise StopAsyncIteration
         self._received += 1
         return data
 
+    def _give_up(self, _: object) -> trio.lowlevel.Abort:
+        del self._table.receivers[self]
+        return trio.lowlevel.Abort.SUCCEEDED
+
     def _has_come(self) -> bool:
-        return bool(self.queue) or self.ended or self._closed
+        return self.queue is not None or self.ended
 
     async def send(self, value: bytes | bytearray | memoryview) -> None:
         """Send one datagram to the peer.
@@ -122,12 +141,14 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         A cancellation point always. A cancelled call has sent nothing.
         """
         self._check_open()
-        if not isinstance(value, bytes | bytearray | memoryview):
-            raise TypeError(f"value must be bytes-like, not {describe_value(value)}")
+        if type(value) is not bytes:
+            if not isinstance(value, bytes | bytearray | memoryview):
+                raise TypeError(f"value must be bytes-like, not {describe_value(value)}")
+            value = bytes(value)
         if self.ended:
             await trio.lowlevel.checkpoint()
             raise trio.BrokenResourceError(f"the channel to {written(self.address)} has ended")
-        size = memoryview(value).nbytes
+        size = len(value)
         limit = self._table.limits.amplification_limit
         if limit is not None and not self.validated and self._bytes_sent + size > limit * self.bytes_received:
             self._table.amplification_refused += 1
@@ -137,7 +158,7 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
             )
         self._table.heard(self, trio.current_time())
         if isinstance(self.address, ReceivedAddress):
-            await self._table.socket.send(bytes(value), self.address)
+            await self._table.socket.send(value, self.address)
         else:
             await self._table.socket.send(value)
         self._bytes_sent += size

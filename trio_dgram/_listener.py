@@ -63,10 +63,14 @@ class DatagramListener(trio.abc.Listener[DatagramChannel]):
         A cancellation point always. A cancelled call has accepted nobody.
         """
         self._check_open()
-        await trio.lowlevel.checkpoint()
-        await self._table.wait(self._has_come, None)
+        if self._table.backlog:
+            # One for all that is sorted meanwhile: in a flood of newcomers most make room again before a task has been
+            # started for them, which costs ten times as much as all the rest, and what others have sent is read.
+            await trio.lowlevel.checkpoint()
+        await self._table.wait_for_peer(self._has_come)
         self._check_open()
-        return self._table.backlog.popleft()
+        channel, _ = self._table.backlog.popitem(last=False)
+        return channel
 
     def _has_come(self) -> bool:
         return bool(self._table.backlog) or not self._table.accepting

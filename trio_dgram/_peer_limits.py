@@ -101,10 +101,11 @@ def check_limits(options: ListenerOptions) -> PeerLimits:
 def network_of(host: str) -> tuple[str, int]:
     """Return the network that a peer counts for, and which of the two limits is meant: 0 for an IPv4 /24 and 1 for an
     IPv6 /56. An IPv4-mapped peer is an IPv4 one."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
+    if ":" not in host:
+        # Most are, and a flood of forged ones has to be refused at little cost.
+        return f"{host.rpartition('.')[0]}.0/24", 0
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    mapped = address.ipv4_mapped
     if mapped is not None:
-        address = mapped
-    if address.version == 4:
-        return str(ipaddress.IPv4Network((int(address), 24), strict=False)), 0
+        return network_of(str(mapped))
     return str(ipaddress.IPv6Network((int(address), 56), strict=False)), 1

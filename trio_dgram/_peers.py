@@ -12,23 +12,41 @@ import logging
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import attrs
 import trio
 
 from ._addresses import Address
+from ._budget import Budget, current_budget
 from ._datagrams import Datagram
 from ._peer_limits import PeerLimits, network_of
 from ._socket import DatagramSocket
 
 _log = logging.getLogger("trio_dgram")
 
+_BATCH: Final = 100
+"""How many datagrams are sorted before those they are for have their turn: about what a receive buffer holds, so that a
+flood leaves room for others' as soon as it can, and so few that most of the peers there may be outlive it."""
+
 
 @attrs.frozen(kw_only=True)
 class ListenerStatistics:
     """The counts of one listener, as :meth:`DatagramListener.statistics` returns them."""
 
+    received: int
+    """Datagrams that came, whatever became of them: the sum of ``delivered``, ``queued``, ``discarded``, ``dropped``
+    and what was refused, in three ways."""
+    delivered: int
+    """Datagrams handed out by the channels' ``receive``."""
+    queued: int
+    """Datagrams that wait to be received now."""
+    discarded: int
+    """Datagrams that nobody had asked for when their channel was closed, or that came from a peer that had ended before
+    anybody accepted it."""
+    dropped_by_kernel: int | None
+    """Datagrams that the kernel dropped before they came, because nobody read them in time; ``None`` where the platform
+    cannot tell. Where there are some, the program has not kept up."""
     peers: int
     """Peers that there are now."""
     accepted: int
@@ -62,22 +80,24 @@ class Peer:
         "dropped",
         "ended",
         "last_heard",
+        "network",
         "queue",
         "queued_bytes",
         "validated",
-        "waiter",
     )
 
     def __init__(self, address: Address, now: float) -> None:
         self.address: Address = address
         self.queue: deque[bytes] | None = None
+        """What waits to be received; never empty."""
         self.queued_bytes: int = 0
         self.bytes_received: int = 0
         self.dropped: int = 0
         self.validated: bool = False
         self.ended: bool = False
         self.last_heard: float = now
-        self.waiter: trio.lowlevel.Task | None = None
+        self.network: str = ""
+        """What it counts for, where networks have a limit."""
 
 
 PeerT = TypeVar("PeerT", bound=Peer)
@@ -91,10 +111,15 @@ class PeerTable(Generic[PeerT]):
     ) -> None:
         self.socket: DatagramSocket = socket
         self.limits: PeerLimits = limits
+        self.budget: Budget = current_budget()
         self.accepting: bool = True
-        self.backlog: deque[PeerT] = deque()
+        self.backlog: OrderedDict[PeerT, None] = OrderedDict()
         self.amplification_refused: int = 0
         self.dropped: int = 0
+        self.reader: trio.lowlevel.Task | None = None
+        """Who reads for all, or has been woken to do so."""
+        self.receivers: dict[PeerT, trio.lowlevel.Task] = {}
+        """Who waits for a peer's datagram while another reads: woken when something has come, or to read."""
         self._make = make
         self._peers: dict[Address, PeerT] = {}
         # In the order of their last activity, so that the one idle longest is found at once.
@@ -103,16 +128,22 @@ class PeerTable(Generic[PeerT]):
         self._networks: dict[str, int] = {}
         self._reading: trio.CancelScope | None = None
         self._reader_has_come: Callable[[], bool] = bool
-        self._parked: dict[trio.lowlevel.Task, PeerT | None] = {}
-        """Who waits while another reads, and for which peer."""
+        self._due: float = math.inf
+        self._accepters: dict[trio.lowlevel.Task, None] = {}
         self._orders = ((self._unvalidated, False), (self._validated, True))
         self._total_bytes = 0
         self._accepted = self._refused = self._refused_by_filter = self._refused_by_network = 0
         self._evicted = self._expired = 0
+        self._received = self._kept = self._delivered = self._discarded = 0
 
     def statistics(self) -> ListenerStatistics:
         """Return the counts."""
         return ListenerStatistics(
+            received=self._received,
+            delivered=self._delivered,
+            queued=self._kept - self._delivered - self._discarded,
+            discarded=self._discarded,
+            dropped_by_kernel=self.socket.statistics().dropped_by_kernel,
             peers=len(self._peers),
             accepted=self._accepted,
             waiting=len(self.backlog),
@@ -128,52 +159,79 @@ class PeerTable(Generic[PeerT]):
 
     # Waiting
 
-    async def wait(self, has_come: Callable[[], bool], peer: PeerT | None) -> None:
-        """Wait until ``has_come()``: something for ``peer``, or a new peer if that is None."""
+    async def read_until(self, has_come: Callable[[], bool]) -> None:
+        """Read for all until ``has_come()``, then let another go on."""
+        self.reader = trio.lowlevel.current_task()
+        try:
+            while not has_come():
+                await self._read(has_come)
+        finally:
+            self.reader = self._wake_any()
+
+    async def wait_for_peer(self, has_come: Callable[[], bool]) -> None:
+        """Wait until ``has_come()``: a peer that nobody has accepted."""
         task = trio.lowlevel.current_task()
 
         def give_up(_: object) -> trio.lowlevel.Abort:
-            del self._parked[task]
+            del self._accepters[task]
             return trio.lowlevel.Abort.SUCCEEDED
 
-        try:
-            while not has_come():
-                if self._reading is None:
-                    await self._read(has_come)
-                else:
-                    self._parked[task] = peer
-                    await trio.lowlevel.wait_task_rescheduled(give_up)
-        finally:
-            # Whoever leaves sees to it that somebody reads for the others.
-            if self._reading is None and self._parked:
-                self._wake(next(iter(self._parked)))
+        while not has_come():
+            if self.reader is not None:
+                self._accepters[task] = None
+                await trio.lowlevel.wait_task_rescheduled(give_up)
+            if self.reader is None or self.reader is task:
+                await self.read_until(has_come)
 
     async def _read(self, has_come: Callable[[], bool]) -> None:
-        datagrams: list[Datagram] = []
-        self._reading = trio.CancelScope(deadline=self._next_expiry())
+        """Read for all until ``has_come()``, or until a peer is to be given up."""
         self._reader_has_come = has_come
+        self._due = self._next_expiry()
+        self._reading = trio.CancelScope(deadline=self._due)
         try:
             with self._reading:
-                datagrams = await self.socket.receive_many()
+                while not has_come():
+                    self._sort(await self.socket.receive_many(_BATCH))
         finally:
             self._reading = None
-        now = trio.current_time()
-        self._sort(datagrams, now)
-        self._expire_overdue(now)
+        self._expire_overdue(trio.current_time())
 
-    def _wake(self, task: trio.lowlevel.Task) -> None:
-        del self._parked[task]
+    def _wake_any(self) -> trio.lowlevel.Task | None:
+        """Wake somebody to read for the others, if anybody waits: one who waits for a new peer, which is rare, can go
+        on for long."""
+        if self._accepters:
+            return self._wake_accepter()
+        if not self.receivers:
+            return None
+        _, task = self.receivers.popitem()
         trio.lowlevel.reschedule(task)
+        return task
+
+    def _wake_accepter(self) -> trio.lowlevel.Task:
+        task, _ = self._accepters.popitem()
+        trio.lowlevel.reschedule(task)
+        return task
+
+    def _wake_receiver(self, peer: PeerT) -> None:
+        task = self.receivers.pop(peer, None)
+        if task is not None:
+            trio.lowlevel.reschedule(task)
 
     def look_again(self, peer: PeerT | None) -> None:
         """Let who waits for ``peer``, or for a new one, ask again whether it has come."""
         if peer is None:
-            self._wake_accepters()
-        elif peer.waiter is not None and peer.waiter in self._parked:
-            self._wake(peer.waiter)
+            while self._accepters:
+                self._wake_accepter()
+        else:
+            self._wake_receiver(peer)
         if self._reading is not None and self._reader_has_come():
             # It has consumed nothing then.
             self._reading.cancel()
+
+    def _expect(self, expiry: float) -> None:
+        """See to it that whoever reads looks then whether a peer is overdue, if he would not have before."""
+        if self._reading is not None and expiry < self._due:
+            self._reading.deadline = self._due = expiry
 
     def _next_expiry(self) -> float:
         """Return when the peer is to be given up that is idle longest."""
@@ -196,7 +254,9 @@ class PeerTable(Generic[PeerT]):
 
     # Sorting
 
-    def _sort(self, datagrams: list[Datagram], now: float) -> None:
+    def _sort(self, datagrams: list[Datagram]) -> None:
+        now = trio.current_time()
+        self._received += len(datagrams)
         for datagram in datagrams:
             peer = self._peers.get(datagram.address)
             if peer is None:
@@ -210,31 +270,35 @@ class PeerTable(Generic[PeerT]):
         size = len(data)
         peer.bytes_received += size
         queue = peer.queue
-        if queue is None:
-            queue = peer.queue = deque()
         limits = self.limits
         if (
-            len(queue) >= limits.max_buffer_size
+            (queue is not None and len(queue) >= limits.max_buffer_size)
             or peer.queued_bytes + size > limits.max_buffer_bytes
             or self._total_bytes + size > limits.max_total_bytes
         ):
             peer.dropped += 1
             self.dropped += 1
             return
-        queue.append(data)
+        if queue is None:
+            peer.queue = deque((data,))
+        else:
+            queue.append(data)
         peer.queued_bytes += size
         self._total_bytes += size
-        if peer.waiter is not None and peer.waiter in self._parked:
-            self._wake(peer.waiter)
+        self._kept += 1
+        self._wake_receiver(peer)
 
     def take(self, peer: PeerT) -> bytes | None:
         """Return the next datagram of a peer, if there is one."""
-        if not peer.queue:
+        queue = peer.queue
+        if queue is None:
             return None
-        data = peer.queue.popleft()
-        peer.queued_bytes -= len(data)
-        self._total_bytes -= len(data)
-        if not peer.queue:
+        data = queue.popleft()
+        size = len(data)
+        peer.queued_bytes -= size
+        self._total_bytes -= size
+        self._delivered += 1
+        if not queue:
             # Most peers are idle most of the time, and an empty queue is larger than all else of them.
             peer.queue = None
         return data
@@ -266,15 +330,14 @@ class PeerTable(Generic[PeerT]):
         self._peers[datagram.address] = peer
         self._unvalidated[peer] = None
         if network:
+            peer.network = network
             self._networks[network] = self._networks.get(network, 0) + 1
+        self._expect(now + self.limits.patience(validated=False))
         self._accepted += 1
-        self.backlog.append(peer)
-        self._wake_accepters()
+        self.backlog[peer] = None
+        if self._accepters:
+            self._wake_accepter()
         return peer
-
-    def _wake_accepters(self) -> None:
-        for task in [task for task, wanted in self._parked.items() if wanted is None]:
-            self._wake(task)
 
     def _passes_filter(self, datagram: Datagram) -> bool:
         if self.limits.accept_filter is None:
@@ -307,8 +370,7 @@ class PeerTable(Generic[PeerT]):
             self._validated[peer] = None
             peer.validated = True
             self.heard(peer, trio.current_time())
-            if self._reading is not None:
-                self._reading.deadline = self._next_expiry()
+            self._expect(peer.last_heard + self.limits.idle_timeout)
 
     def expire(self, peer: PeerT) -> None:
         """Give up a peer that is idle too long."""
@@ -323,27 +385,31 @@ class PeerTable(Generic[PeerT]):
         del self._peers[peer.address]
         self._unvalidated.pop(peer, None)
         self._validated.pop(peer, None)
-        if self.limits.max_peers_per_network is not None:
-            network, _ = network_of(peer.address.host)
-            self._networks[network] -= 1
-            if not self._networks[network]:
-                del self._networks[network]
+        if peer.network:
+            self._networks[peer.network] -= 1
+            if not self._networks[peer.network]:
+                del self._networks[peer.network]
+        if peer in self.backlog:
+            # Nobody will have what it has sent: else what is kept would grow with every newcomer.
+            del self.backlog[peer]
+            self.discard(peer)
         self.look_again(peer)
         self.close_if_done()
 
     def discard(self, peer: PeerT) -> None:
         """Throw away what a peer has sent."""
-        while self.take(peer) is not None:
-            pass
+        if peer.queue is not None:
+            self._discarded += len(peer.queue)
+            self._total_bytes -= peer.queued_bytes
+            peer.queue = None
+            peer.queued_bytes = 0
 
     def stop_accepting(self) -> None:
         """Let nobody else in; those that nobody has accepted go."""
         self.accepting = False
         self.look_again(None)
         while self.backlog:
-            peer = self.backlog.popleft()
-            self.discard(peer)
-            self.end(peer)
+            self.end(next(iter(self.backlog)))
         self.close_if_done()
 
     def close_if_done(self) -> None:

@@ -64,7 +64,10 @@ async def serve(
 async def _handle(handler: Callable[[DatagramChannel], Awaitable[object]], channel: DatagramChannel) -> None:
     try:
         await handler(channel)
-    except Exception:  # noqa: BLE001 -- whatever it is, it is logged
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is logged
+        if isinstance(error, trio.BrokenResourceError) and channel.ended:
+            # It had something to say to a peer that has made room, as those with forged addresses do by the thousand.
+            return
         _log.exception("the handler of %s failed", channel.address)
 
 

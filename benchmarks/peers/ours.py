@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import resource
+import secrets
+import socket
 import sys
 import tracemalloc
 from time import perf_counter
 
 import trio
+import trio.testing
 
 import trio_dgram
 
@@ -72,6 +78,57 @@ async def echo_on(sockets: int) -> None:
         print(",".join(str(server.address.port) for server in servers), flush=True)
 
 
+async def channels(peers: int) -> None:
+    async def answer(peer: trio_dgram.DatagramChannel) -> None:
+        async for data in peer:
+            await peer.send(data)
+
+    async with trio.open_nursery() as nursery:
+        listeners: list[trio_dgram.DatagramListener] = await nursery.start(
+            lambda task_status: trio_dgram.serve(answer, 0, host="127.0.0.1", max_peers=peers, task_status=task_status)
+        )
+        print(listeners[0].address.port, flush=True)
+
+
+async def guarded() -> None:
+    """Answer those who have proved their address, until one of them says that it is enough."""
+    over = trio.Event()
+    secret = secrets.token_bytes(32)
+
+    async def answer(peer: trio_dgram.DatagramChannel) -> None:
+        # Made anew rather than remembered: it holds also for a peer that had to make room meanwhile.
+        cookie = b"cookie" + hashlib.blake2s(repr(peer.address).encode(), key=secret).digest()
+        proved = False
+        async for data in peer:
+            if data == cookie:
+                peer.mark_validated()
+                proved = True
+                await peer.send(b"welcome")
+            elif not proved:
+                await peer.send(cookie)
+            else:
+                await peer.send(data)
+                if data == b"enough":
+                    over.set()
+
+    async with trio.open_nursery() as nursery:
+        listeners: list[trio_dgram.DatagramListener] = await nursery.start(
+            lambda task_status: trio_dgram.serve(answer, 0, host="127.0.0.1", task_status=task_status)
+        )
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(listeners[0].address.port, flush=True)
+        await over.wait()
+        # What was sent before is to be counted, too.
+        await trio.sleep(0.2)
+        grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        now = listeners[0].statistics()
+        refused = now.refused + now.refused_by_filter + now.refused_by_network
+        astray = now.received - (now.delivered + now.queued + now.discarded + now.dropped + refused)
+        astray += now.accepted - (now.peers + now.evicted + now.expired)
+        print(grown, astray, now.received, now.dropped_by_kernel or 0, now.accepted, now.evicted, flush=True)
+        nursery.cancel_scope.cancel()
+
+
 async def idle(sockets: int) -> None:
     async with trio_dgram.open_nursery() as nursery:
         tracemalloc.start()
@@ -79,6 +136,40 @@ async def idle(sockets: int) -> None:
         for server in kept:
             await server.bind(0, "127.0.0.1")
         print(tracemalloc.get_traced_memory()[0] / sockets, flush=True)
+        nursery.cancel_scope.cancel()
+
+
+async def idle_peers(count: int) -> None:
+    async def idle(peer: trio_dgram.DatagramChannel) -> None:
+        async with peer:
+            while True:
+                await peer.receive()
+
+    async def nothing() -> None:
+        await trio.sleep_forever()
+
+    def memory() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    async with trio.open_nursery() as nursery:
+        before = memory()
+        for _ in range(count):
+            nursery.start_soon(nothing)
+        await trio.testing.wait_all_tasks_blocked()
+        tasks = memory() - before
+        nursery.cancel_scope.cancel()
+    (listener,) = await trio_dgram.open_listeners(0, host="127.0.0.1", max_peers=count)
+    async with listener, trio.open_nursery() as nursery:
+        before = memory()
+        for number in range(count):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.bind((f"127.1.{number // 250}.{1 + number % 250}", 0))
+                client.sendto(b"x", listener.address)
+            nursery.start_soon(idle, await listener.accept())
+        await trio.testing.wait_all_tasks_blocked()
+        print((memory() - before - tasks) / count, flush=True)
         nursery.cancel_scope.cancel()
 
 
@@ -93,6 +184,12 @@ match sys.argv[1:]:
         trio.run(bulk_send, int(port), float(warm_up), float(seconds))
     case ["sockets", sockets]:
         trio.run(echo_on, int(sockets))
+    case ["channels", peers]:
+        trio.run(channels, int(peers))
+    case ["guarded"]:
+        trio.run(guarded)
+    case ["idle peers", count]:
+        trio.run(idle_peers, int(count))
     case ["idle", sockets]:
         trio.run(idle, int(sockets))
     case _:
