@@ -131,8 +131,8 @@ def _beside(work: Work, told: str, bars: Mapping[str, float | None], *, ours: st
 
 
 COST: Final = "us for each"
-MOST_HELD: Final = 64 * 2**20 + 1024 * 2048
-"""What the default limits of a listener come to: the bytes that may wait, and the peers, in bytes."""
+MOST_HELD: Final = 64 * 1024 + 1024 * 2
+"""What the default limits of a listener come to: the bytes that may wait, and the peers, in KiB."""
 
 
 def _channels(work: Echo) -> tuple[Row, ...]:
@@ -261,7 +261,7 @@ _CASES: Final = (
     ),
     Case(
         name="under attack",
-        unit="bytes of growth",
+        unit="KiB of growth",
         rows=(Row("1,024 peers at most", PEERS[OURS], ("guarded",), Attack()),),
         higher_is_better=False,
         at_most=MOST_HELD,

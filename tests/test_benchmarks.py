@@ -28,7 +28,7 @@ BARS = {
 AT_MOST = {
     "idle sockets": 4096,
     "idle peers": 2048,
-    "under attack": 66 * 2**20,
+    "under attack": 66 * 1024,
     "a million simulated datagrams": 2**20,
 }
 SIMULATED_CASES = {"simulated network", "simulated hosts, growing", "a million simulated datagrams"}

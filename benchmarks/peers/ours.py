@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import resource
 import secrets
 import socket
 import sys
@@ -92,6 +91,8 @@ async def channels(peers: int) -> None:
 
 async def guarded() -> None:
     """Answer those who have proved their address, until one of them says that it is enough."""
+    import resource  # noqa: PLC0415 -- Windows has none
+
     over = trio.Event()
     secret = secrets.token_bytes(32)
 
@@ -120,7 +121,7 @@ async def guarded() -> None:
         await over.wait()
         # What was sent before is to be counted, too.
         await trio.sleep(0.2)
-        grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         now = listeners[0].statistics()
         refused = now.refused + now.refused_by_filter + now.refused_by_network
         astray = now.received - (now.delivered + now.queued + now.discarded + now.dropped + refused)
