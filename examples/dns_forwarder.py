@@ -13,6 +13,7 @@ import logging
 import math
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -36,6 +37,9 @@ LARGEST_ANSWER: Final = 1232
 LONGEST_TTL: Final = 86_400
 IDLE_TIMEOUT: Final = 30.0
 """After how many seconds without a query a client is forgotten. Most ask once from each port."""
+
+MOST_PENDING: Final = 512
+"""How many questions are under way at most: a flood of them takes no more sockets and tasks than that."""
 
 Question: TypeAlias = tuple[dns.name.Name, dns.rdatatype.RdataType, dns.rdataclass.RdataClass, int, bool]
 """Name, type and class, the flags and the wish for signatures: what an answer depends on."""
@@ -95,14 +99,23 @@ class Forwarder:
         self._upstream = upstream
         self._cache = cache
         self._retry = partial(trio_dgram.retry, timeout=timeout, attempts=attempts)
+        self._slots = trio.Semaphore(MOST_PENDING)
 
     async def handle(self, peer: trio_dgram.DatagramChannel) -> None:
-        """Answer what one client asks from one port, one after the other: the handler to serve."""
-        client = "{}#{}".format(*peer.address)
-        async for wire in peer:
-            answer = await self._answer(wire, client)
+        """Answer what one client asks, side by side: many ask for both kinds of addresses from one port."""
+        async with trio.open_nursery() as nursery:
+            async for wire in peer:
+                await self._slots.acquire()
+                nursery.start_soon(self._reply, peer, wire)
+
+    async def _reply(self, peer: trio_dgram.DatagramChannel, wire: bytes) -> None:
+        try:
+            answer = await self._answer(wire, "{}#{}".format(*peer.address))
             if answer is not None:
-                await peer.send(answer)
+                with suppress(trio.BrokenResourceError):  # It has made room for another client.
+                    await peer.send(answer)
+        finally:
+            self._slots.release()
 
     async def _answer(self, wire: bytes, client: str) -> bytes | None:
         if len(wire) < 12 or wire[2] & 0x80:

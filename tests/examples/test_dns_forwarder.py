@@ -193,6 +193,19 @@ def test_twenty_digs_at_once_each_get_their_answer(forwarder: Forwarder, udp: Fa
     assert [dig.communicate()[0] for dig in digs] == [b"192.0.2.1\n"] * 20
 
 
+def test_a_silent_question_holds_up_no_other_from_the_same_port(forwarder: Forwarder) -> None:
+    queries = [dns.message.make_query(name, "A") for name in ("silent.example", "host.example")]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(20)
+        for query in queries:
+            sock.sendto(query.to_wire(), ("127.0.0.1", forwarder.port))
+        answers = [dns.message.from_wire(sock.recv(65535)) for _ in queries]
+    assert [(answer.id, answer.rcode()) for answer in answers] == [
+        (queries[1].id, dns.rcode.NOERROR),
+        (queries[0].id, dns.rcode.SERVFAIL),
+    ]
+
+
 def test_what_is_no_query_is_refused_or_passed_over(forwarder: Forwarder) -> None:
     cut = dns.message.make_query("host.example", "A", id=0x1234).to_wire()[:-1]
     refused = dns.message.from_wire(forwarder.ask(cut))
