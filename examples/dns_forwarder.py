@@ -39,7 +39,7 @@ IDLE_TIMEOUT: Final = 30.0
 """After how many seconds without a query a client is forgotten. Most ask once from each port."""
 
 MOST_PENDING: Final = 512
-"""How many questions are under way at most: a flood of them takes no more sockets and tasks than that."""
+"""How many questions upstream has to answer at most. Beyond that they are refused: a flood takes no more sockets."""
 
 Question: TypeAlias = tuple[dns.name.Name, dns.rdatatype.RdataType, dns.rdataclass.RdataClass, int, bool]
 """Name, type and class, the flags and the wish for signatures: what an answer depends on."""
@@ -99,23 +99,19 @@ class Forwarder:
         self._upstream = upstream
         self._cache = cache
         self._retry = partial(trio_dgram.retry, timeout=timeout, attempts=attempts)
-        self._slots = trio.Semaphore(MOST_PENDING)
+        self._pending = trio.CapacityLimiter(MOST_PENDING)
 
     async def handle(self, peer: trio_dgram.DatagramChannel) -> None:
         """Answer what one client asks, side by side: many ask for both kinds of addresses from one port."""
         async with trio.open_nursery() as nursery:
             async for wire in peer:
-                await self._slots.acquire()
                 nursery.start_soon(self._reply, peer, wire)
 
     async def _reply(self, peer: trio_dgram.DatagramChannel, wire: bytes) -> None:
-        try:
-            answer = await self._answer(wire, "{}#{}".format(*peer.address))
-            if answer is not None:
-                with suppress(trio.BrokenResourceError):  # It has made room for another client.
-                    await peer.send(answer)
-        finally:
-            self._slots.release()
+        answer = await self._answer(wire, "{}#{}".format(*peer.address))
+        if answer is not None:
+            with suppress(trio.BrokenResourceError):  # It has made room for another client.
+                await peer.send(answer)
 
     async def _answer(self, wire: bytes, client: str) -> bytes | None:
         if len(wire) < 12 or wire[2] & 0x80:
@@ -131,7 +127,10 @@ class Forwarder:
         if query.opcode() != dns.opcode.QUERY or len(query.question) != 1:
             known = query.opcode() == dns.opcode.QUERY
             return refusal(wire, dns.rcode.FORMERR if known else dns.rcode.NOTIMP)
-        await self._fill_in(response, query, client)
+        if query.edns > 0:
+            response.set_rcode(dns.rcode.BADVERS)
+        else:
+            await self._fill_in(response, query, client)
         room = min(max(query.payload, 512), LARGEST_ANSWER) if query.edns >= 0 else 512
         # What does not fit is left out record set by record set, and the flag TC says so (RFC 2181, 9).
         return response.to_wire(max_size=room, prefer_truncation=True)
@@ -147,7 +146,7 @@ class Forwarder:
             source = "by upstream"
             answer = await self._ask(question)
             if answer is None:
-                log.info("%s asked for %s: upstream is silent", client, asked.to_text())
+                log.info("%s asked for %s: upstream has no answer", client, asked.to_text())
                 response.set_rcode(dns.rcode.SERVFAIL)
                 return
             self._cache.put(question, answer)
@@ -163,13 +162,15 @@ class Forwarder:
 
     async def _ask(self, question: Question) -> dns.message.Message | None:
         """Ask upstream, again and again; return its answer if one comes."""
+        if not self._pending.available_tokens:
+            return None
         name, type_, class_, flags, wants_signatures = question
         # Every time from another port and with another number, both hard to guess (RFC 5452).
         query = dns.message.make_query(
             name, type_, class_, flags=flags, use_edns=0, payload=LARGEST_ANSWER, want_dnssec=wants_signatures
         )
         try:
-            async with trio_dgram.open_connection(*self._upstream) as upstream:
+            async with self._pending, trio_dgram.open_connection(*self._upstream) as upstream:
                 for attempt in self._retry():
                     with attempt:
                         await upstream.send(query.to_wire())

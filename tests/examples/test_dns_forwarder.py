@@ -215,6 +215,8 @@ def test_what_is_no_query_is_refused_or_passed_over(forwarder: Forwarder) -> Non
     notify = dns.message.make_query("host.example", "SOA")
     notify.set_opcode(dns.opcode.NOTIFY)
     assert dns.message.from_wire(forwarder.ask(notify.to_wire())).rcode() == dns.rcode.NOTIMP
+    newer = dns.message.make_query("host.example", "A", use_edns=1)
+    assert dns.message.from_wire(forwarder.ask(newer.to_wire())).rcode() == dns.rcode.BADVERS
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for junk in (b"", b"\0" * 11, b"\0\0\x80" + bytes(9), dns.message.make_response(notify).to_wire()):
             sock.sendto(junk, ("127.0.0.1", forwarder.port))
