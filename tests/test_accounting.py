@@ -16,8 +16,6 @@ from trio_dgram._channels import Overflow
 
 from .support.families import Family
 
-pytestmark = pytest.mark.usefixtures("reading")
-
 COUNT = 100_000
 counts_drops = pytest.mark.skipif(
     "config.getoption('--portable')", reason="kernel: the portable path has no drop counter"
@@ -119,6 +117,7 @@ async def test_datagrams_from_blocked_addresses_are_counted_as_filtered(udp: Fam
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="permission: only root can send raw datagrams")
+@pytest.mark.usefixtures("reading")
 @pytest.mark.parametrize("many", [True, False])
 async def test_datagrams_from_port_0_are_counted_as_filtered(many: bool) -> None:
     async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as sock:

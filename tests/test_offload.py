@@ -53,7 +53,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.usefixtures("coalescing", "reading")
+@pytest.mark.usefixtures("coalescing")
 @given(runs=RUNS, sending=st.booleans(), receiving=st.booleans(), connected=st.booleans(), options=OPTIONS)
 def test_the_same_datagrams_arrive_in_order_whatever_is_offloaded(
     udp: Family,

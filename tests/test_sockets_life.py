@@ -67,7 +67,6 @@ class _Forged(FaultySocket):
         return [(b"x", b"\2\0\0\7\12" + source.to_bytes(3, "big") + bytes(8), (b"", 0)) for source in sources]
 
 
-@pytest.mark.usefixtures("reading")
 async def test_a_million_datagrams_from_a_million_addresses_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.support.faults.FaultySocket", _Forged)
     with faulty_kernel():
