@@ -104,9 +104,15 @@ async def ask_until_answered(peer: trio.abc.Channel[bytes]) -> None:
                     pass
 
 
-async def test_one_handler_serves_plain_and_encrypted_peers(udp: Family) -> None:
-    async with serving_both() as ports:
-        await talk_to_both(udp.loopback, *ports)
+@pytest.mark.parametrize("run", [trio.run, sim.run], ids=["real", "simulated"])
+def test_one_handler_serves_plain_and_encrypted_peers_on_real_and_simulated_networks(
+    udp: Family, run: Callable[..., None]
+) -> None:
+    async def both(*_: sim.Network) -> None:
+        async with serving_both() as ports:
+            await talk_to_both(udp.loopback, *ports)
+
+    run(both)
 
 
 @pytest.mark.parametrize("seed", range(5))
