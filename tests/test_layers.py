@@ -16,6 +16,7 @@ LAYERS: Final = {
     "kernel": [
         "_awaited",
         "_batch",
+        "_c_library",
         "_interfaces",
         "_kernel",
         "_memberships",
@@ -40,7 +41,16 @@ LAYERS: Final = {
         "_waiting",
     ],
     "nursery": ["_nursery"],
-    "services": ["_binding", "_datagram_channel", "_listener", "_peer_limits", "_peers", "_retry", "_serving", "dtls"],
+    "services": [
+        "_both_families",
+        "_datagram_channel",
+        "_listener",
+        "_peer_limits",
+        "_peers",
+        "_retry",
+        "_serving",
+        "dtls",
+    ],
     "the public names": ["__init__", "lowlevel"],
     "simulation: values": [
         "sim._places",

@@ -216,7 +216,7 @@ class TestRefusals:
     async def test_a_batch_whose_segment_size_is_lost_is_discarded_and_counted(
         self, udp: Family, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_receiver, "_SEGMENT_SIZE_SPACE", socket.CMSG_LEN(0))
+        monkeypatch.setattr(_receiver, "SEGMENT_SIZE_SPACE", socket.CMSG_LEN(0))
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             with pytest.raises(trio.WouldBlock):
                 sock.receive_nowait()

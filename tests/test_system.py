@@ -71,7 +71,7 @@ def test_an_answer_that_means_it_was_dissolved_all_the_same_is_none(
             return -1
 
     monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(_system, "_c_library", Library)
+    monkeypatch.setattr(_system, "c_library", Library)
     with _system.SystemSocket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.disconnect()
     # BSDs begin with the length.

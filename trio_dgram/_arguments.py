@@ -23,16 +23,13 @@ def check_integer(name: str, value: object, lowest: int, highest: int) -> int:
     return value
 
 
-def check_number(
-    name: str, value: object, lowest: float, highest: float = math.inf, *, infinite: bool = False
-) -> float:
-    """Return ``value`` if it is a number within the bounds, both included, and finite unless it may be ``infinite``."""
+def check_number(name: str, value: object, lowest: float, *, infinite: bool = False) -> float:
+    """Return ``value`` if it is a number from ``lowest`` on, and finite unless it may be ``infinite``."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, not {describe_value(value)}")
     # Not a number is not within any bounds.
-    if not lowest <= value <= highest or (math.isinf(value) and not infinite):
-        bounds = f"at least {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
-        raise ValueError(f"{name} must be {bounds}{'' if infinite else ' and finite'}, not {value}")
+    if not value >= lowest or (math.isinf(value) and not infinite):
+        raise ValueError(f"{name} must be at least {lowest}{'' if infinite else ' and finite'}, not {value}")
     return value
 
 

@@ -13,6 +13,8 @@ import threading
 from itertools import repeat
 from typing import Final, Literal, TypeAlias
 
+from ._c_library import c_library
+
 Message: TypeAlias = tuple[bytes, bytes, tuple[bytes, int]]
 """A datagram as the kernel hands it over: the payload, the source (struct sockaddr) and what is told beside them:
 ancillary data (struct cmsghdr, one after the other) and flags."""
@@ -20,17 +22,17 @@ ancillary data (struct cmsghdr, one after the other) and flags."""
 NOTHING_TOLD: Final = (b"", 0)
 """No ancillary data and no flags."""
 
-LARGEST_BATCH: Final = 64
+LARGEST_CALL: Final = 64
 """How many datagrams one call brings at most: with more, none is cheaper."""
 
-_PAYLOAD_SIZE: Final = 65536
+PAYLOAD_SPACE: Final = 65536
 """Room for the payload of any UDP datagram, in bytes."""
-_SOURCE_SIZE: Final = 28
+_SOURCE_SPACE: Final = 28
 """Room for a source of either family, in bytes."""
-_ANCILLARY_SIZE: Final = 64
+SEGMENT_SIZE_SPACE: Final = 64
 """Room for a segment size, in bytes."""
-_PAYLOADS: Final = range(0, LARGEST_BATCH * _PAYLOAD_SIZE, _PAYLOAD_SIZE)
-_ANCILLARY: Final = range(0, LARGEST_BATCH * _ANCILLARY_SIZE, _ANCILLARY_SIZE)
+_PAYLOADS: Final = range(0, LARGEST_CALL * PAYLOAD_SPACE, PAYLOAD_SPACE)
+_ANCILLARY: Final = range(0, LARGEST_CALL * SEGMENT_SIZE_SPACE, SEGMENT_SIZE_SPACE)
 
 # struct mmsghdr: source and size, parts and count, ancillary data and size, flags; then the size of what has come.
 _MESSAGE: Final = struct.Struct("@PIPNPNi0PI0P")
@@ -49,18 +51,18 @@ class _Room:
     def __init__(self) -> None:
         # What nobody has written to takes no memory. Private, or a child process would write to it, too.
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._payloads = mmap.mmap(-1, LARGEST_BATCH * _PAYLOAD_SIZE, flags=private)
-        self._sources = bytearray(LARGEST_BATCH * _SOURCE_SIZE)
-        self._ancillary = bytearray(LARGEST_BATCH * _ANCILLARY_SIZE)
+        self._payloads = mmap.mmap(-1, LARGEST_CALL * PAYLOAD_SPACE, flags=private)
+        self._sources = bytearray(LARGEST_CALL * _SOURCE_SPACE)
+        self._ancillary = bytearray(LARGEST_CALL * SEGMENT_SIZE_SPACE)
         start = _address(self._payloads)
-        self._parts = bytearray(b"".join(_PART.pack(start + offset, _PAYLOAD_SIZE) for offset in _PAYLOADS))
-        self._messages = bytearray(LARGEST_BATCH * _MESSAGE.size)
+        self._parts = bytearray(b"".join(_PART.pack(start + offset, PAYLOAD_SPACE) for offset in _PAYLOADS))
+        self._messages = bytearray(LARGEST_CALL * _MESSAGE.size)
         self._ancillary_sizes = self._column("L", _ANCILLARY_SIZE_AT)
         self._flags = self._column("i", _FLAGS_AT)
         self._sizes = self._column("I", _SIZE_AT)
         self._messages_at = _address(self._messages)
         self._empty: dict[tuple[int, bool], bytes] = {}
-        self._recvmmsg = ctypes.CDLL(None, use_errno=True).recvmmsg
+        self._recvmmsg = c_library().recvmmsg
         self._recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
 
     def _column(self, kind: Literal["i", "I", "L"], offset: int) -> memoryview[int]:
@@ -72,7 +74,7 @@ class _Room:
         # The kernel writes over what the messages say of their room.
         empty = self._empty.get((source_size, ancillary)) or self._make_empty(source_size, ancillary=ancillary)
         self._messages[: len(empty)] = empty
-        count = self._recvmmsg(descriptor, self._messages_at, min(most, LARGEST_BATCH), _DONT_WAIT, None)
+        count = self._recvmmsg(descriptor, self._messages_at, min(most, LARGEST_CALL), _DONT_WAIT, None)
         if count < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
@@ -95,9 +97,9 @@ class _Room:
                 source_size,
                 parts + index * _PART.size,
                 1,
-                *((told + index * _ANCILLARY_SIZE, _ANCILLARY_SIZE) if ancillary else (0, 0)),
+                *((told + index * SEGMENT_SIZE_SPACE, SEGMENT_SIZE_SPACE) if ancillary else (0, 0)),
             )
-            for index in range(LARGEST_BATCH)
+            for index in range(LARGEST_CALL)
         )
         empty = self._empty[source_size, ancillary] = b"".join(_MESSAGE.pack(*room, 0, 0) for room in rooms)
         return empty
@@ -115,7 +117,7 @@ _thread: Final = _Thread()
 
 
 def receive_batch(descriptor: int, most: int, source_size: int, *, ancillary: bool) -> list[Message]:
-    """Receive what is there without waiting: ``most`` datagrams at most, or ``LARGEST_BATCH``.
+    """Receive what is there without waiting: ``most`` datagrams at most, or ``LARGEST_CALL``.
 
     Args:
       descriptor: the socket's.

@@ -170,7 +170,6 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
             self._closed = True
             self._table.discard(self)
             self._table.end(self)
-            self._table.look_again(self)
 
     async def aclose(self) -> None:
         """Close the channel as :meth:`close` does, then execute a checkpoint: closed also when cancelled."""

@@ -105,8 +105,7 @@ class Kernel:
             ):
                 with unasked:
                     self._socket.setsockopt(*place, 0)
-        if self.can_segment:
-            self.receiver.allow_coalescing()
+        self.receiver.may_coalesce = self.can_segment
 
     def adopt(self) -> None:
         """Go on with a descriptor as it is, which others may share."""
@@ -127,7 +126,7 @@ class Kernel:
         """Let the kernel tell what it knows about each datagram."""
         if self.awaited:
             raise unsupported("cannot tell of their datagrams")
-        self.receiver.inform()
+        self.receiver.informs = True
         if not self._can.packet_info:
             return
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)

@@ -66,8 +66,6 @@ def check_datagrams(family: Family, datagrams: object) -> tuple[list[bytes], lis
         payloads = list(map(encode, payloads))
     infos = list(map(_info_of, items))
     informed = infos.count(None) < len(infos)
-    if not informed and _are_answers(items):
-        return payloads, _runs_of_answers(items)
     runs: list[Run] = []
     given: object = items
     last: Address | None = None
@@ -86,22 +84,6 @@ def check_datagrams(family: Family, datagrams: object) -> tuple[list[bytes], lis
             runs.append((index, address, info))
             last, last_info = address, info
     return payloads, runs
-
-
-def _are_answers(items: list[Datagram]) -> bool:
-    """Whether the network chose all the addresses, so that there is nothing to be checked."""
-    first = bool(items) and type(items[0].address) is ReceivedAddress
-    return first and set(map(type, map(_address_of, items))) == {ReceivedAddress}
-
-
-def _runs_of_answers(items: list[Datagram]) -> list[Run]:
-    runs: list[Run] = []
-    last: Address | None = None
-    for index, address in enumerate(map(_address_of, items)):
-        if address is not last and address != last:
-            runs.append((index, address, None))
-            last = address
-    return runs
 
 
 def _check_info(name: str, info: object, peer: Address) -> PacketInfo | None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from ._addresses import ReceivedAddress, new_tuple
 from ._ancillary import UDP_GRO, ControlMessage, control_messages, decode_packet_info, segment_size
 from ._awaited import KernelSocket
-from ._batch import LARGEST_BATCH, NOTHING_TOLD
+from ._batch import LARGEST_CALL, NOTHING_TOLD, PAYLOAD_SPACE, SEGMENT_SIZE_SPACE
 from ._datagrams import Datagram
 from ._families import UDP4, Family
 from ._paths import close_descriptors
@@ -24,10 +24,6 @@ from ._system import capabilities_of
 
 ANCILLARY_SPACE: Final = 512
 """Room for all that can be asked for, in bytes."""
-_SEGMENT_SIZE_SPACE: Final = 64
-"""Room for the segment size, in bytes."""
-_LARGEST: Final = 65536
-"""More than the payload of any UDP datagram, in bytes."""
 _LARGEST_UNIX: Final = 1 << 19
 """More than the send buffers that Linux gives by default let through, in bytes."""
 # As plain integers: the operators of what the socket module has cost as much as receiving a datagram.
@@ -54,9 +50,7 @@ class Receiver:
         "_batches",
         "_burst",
         "_family",
-        "_informs",
         "_joined",
-        "_may_coalesce",
         "_recvfrom",
         "_recvmmsg",
         "_socket",
@@ -64,6 +58,8 @@ class Receiver:
         "coalesced_receives",
         "coalescing",
         "filtered",
+        "informs",
+        "may_coalesce",
         "received",
         "truncated",
     )
@@ -74,12 +70,14 @@ class Receiver:
         self.truncated: int = 0
         self.coalesced_receives: int = 0
         self.coalesced_datagrams: int = 0
+        self.informs: bool = False
+        """Whether what the kernel tells of each datagram is handed out."""
+        self.may_coalesce: bool = False
+        """Whether :meth:`coalesce` does what it says."""
         self.coalescing: bool = False
-        """Whether the kernel may join datagrams."""
+        """Whether the kernel may have joined datagrams."""
         self._socket = sock
         self._family = family
-        self._informs = False
-        self._may_coalesce = False
         self._recvfrom = sock.recvfrom
         self._recvmmsg: Any = getattr(sock, "recvmmsg", None) if capabilities_of(sock).batches else None
         # How many datagrams the last call to receive brought, and how many of them came joined.
@@ -87,22 +85,14 @@ class Receiver:
         self._joined = 1
         self._batches = 0
 
-    def inform(self) -> None:
-        """Hand out what the kernel tells of each datagram."""
-        self._informs = True
-
-    def allow_coalescing(self) -> None:
-        """Have :meth:`coalesce` do what it says."""
-        self._may_coalesce = True
-
     def coalesce(self) -> None:
         """Let the kernel hand over many datagrams of one sender at once from now on, if it can.
 
         Not from the beginning: it makes reading them one at a time slower, and what the kernel drops then is a
         batch. There is no way back, since batches may be queued.
         """
-        if self._may_coalesce:
-            self._may_coalesce = False
+        if self.may_coalesce:
+            self.may_coalesce = False
             with suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
                 self.coalescing = True
@@ -115,9 +105,9 @@ class Receiver:
         """
         before = len(into)
         try:
-            if self._informs or not self._family.is_internet:
+            if self.informs or not self._family.is_internet:
                 self._receive_messages(into, limit)
-            elif self._recvmmsg is not None and limit >= _SEVERAL <= self._burst:
+            elif self._recvmmsg is not None and limit >= _SEVERAL and self._burst >= _SEVERAL:
                 self._receive_batches(into, limit)
             elif self.coalescing:
                 self._receive_messages(into, limit)
@@ -139,7 +129,7 @@ class Receiver:
     @property
     def largest(self) -> int:
         """How many bytes of a datagram are to be asked for, so that all of it comes."""
-        return _LARGEST if self._family.is_internet else _LARGEST_UNIX
+        return PAYLOAD_SPACE if self._family.is_internet else _LARGEST_UNIX
 
     def _receive_singles(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
         recvfrom = self._recvfrom
@@ -147,7 +137,7 @@ class Receiver:
         is_udp4 = self._family is UDP4
         received_address = self._family.received_address
         for _ in range(limit):
-            data, source = recvfrom(_LARGEST)
+            data, source = recvfrom(PAYLOAD_SPACE)
             if is_udp4 and source[1]:
                 address: ReceivedAddress | None = new_tuple(ReceivedAddress, source)
             else:
@@ -182,7 +172,7 @@ class Receiver:
             self._batches += 1
             if not self._batches % _BATCHES_INTERNED:
                 _interned.clear()
-            if len(batch) < min(most, LARGEST_BATCH):
+            if len(batch) < min(most, LARGEST_CALL):
                 return
             limit -= max(len(batch), len(into) - before)
 
@@ -198,8 +188,8 @@ class Receiver:
         recvmsg = self._socket.recvmsg
         size = self.largest
         # Descriptors that somebody sends (unix(7)) are not even taken where there is no room for them.
-        space = ANCILLARY_SPACE if self._informs else _SEGMENT_SIZE_SPACE if self._family.is_internet else 0
-        append, informs, is_udp4 = into.append, self._informs, self._family is UDP4
+        space = ANCILLARY_SPACE if self.informs else SEGMENT_SIZE_SPACE if self._family.is_internet else 0
+        append, informs, is_udp4 = into.append, self.informs, self._family is UDP4
         received_address = self._family.received_address
         while limit > 0:
             data, ancillary, flags, source = recvmsg(size, space)
@@ -234,7 +224,7 @@ class Receiver:
             self.truncated += not truncated
             self.received += 1
             return
-        info = decode_packet_info(ancillary, truncated=truncated) if self._informs else None
+        info = decode_packet_info(ancillary, truncated=truncated) if self.informs else None
         segment = segment_size(ancillary) if self.coalescing else 0
         segments = [data[start : start + segment] for start in range(0, len(data), segment)] if segment else [data]
         if address is None:

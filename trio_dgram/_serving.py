@@ -10,12 +10,11 @@ from typing import NoReturn, Unpack
 
 import trio
 
-from ._addresses import check_host, check_port
+from ._both_families import connect_first
 from ._datagram_channel import DatagramChannel
 from ._listener import DatagramListener, make_socket, open_listeners
 from ._peer_limits import UNLIMITED, ListenerOptions
 from ._peers import PeerTable
-from ._resolution import numeric_addresses
 from ._socket import DatagramSocket
 
 _log = logging.getLogger("trio_dgram")
@@ -87,9 +86,7 @@ async def open_connection(host: str, port: int) -> AsyncGenerator[DatagramChanne
 
     Its ``receive`` raises what ICMP says about an earlier datagram, such as ECONNREFUSED, once; it may go on.
     """
-    check_host("host", host)
-    check_port("port", port, lowest=1)
-    sock = await _connect(host, port)
+    sock = await connect_first(host, port, _connect)
     table = PeerTable[DatagramChannel](sock, UNLIMITED, DatagramChannel)
     channel = DatagramChannel(table, sock.remote_address, trio.current_time())
     table.add(channel)
@@ -100,19 +97,7 @@ async def open_connection(host: str, port: int) -> AsyncGenerator[DatagramChanne
         channel.close()
 
 
-async def _connect(host: str, port: int) -> DatagramSocket:
-    """Return a socket that is connected to the first address of ``host`` to which there is a way."""
-    failures: list[OSError] = []
-    await trio.lowlevel.checkpoint()
-    for type_, address in await numeric_addresses(host or None, port):
-        try:
-            return await _connect_to(type_, address, port)
-        except OSError as error:
-            failures.append(error)
-    raise failures[0]
-
-
-async def _connect_to(type_: str, address: str, port: int) -> DatagramSocket:
+async def _connect(type_: str, address: str, port: int) -> DatagramSocket:
     sock = make_socket(type_)
     try:
         await sock.connect((address, port))

@@ -9,12 +9,12 @@ import select
 import socket
 import struct
 import sys
-from functools import cache
 from typing import Any, Final
 
 import attrs
 
 from ._batch import Message, receive_batch
+from ._c_library import c_library
 
 # What the socket module of some supported Python lacks. The numbers are Linux's, and the capabilities say
 # whether they mean anything here.
@@ -96,11 +96,6 @@ def capabilities_of(sock: object) -> Capabilities:
     return capabilities if own is None else own
 
 
-@cache
-def _c_library() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
 class SystemSocket(socket.socket):
     """A non-blocking datagram socket of the operating system.
 
@@ -116,10 +111,9 @@ class SystemSocket(socket.socket):
         """
         if not capabilities.dissolve:
             raise OSError(errno.ENOTSUP, "this platform cannot disconnect a datagram socket")
-        c_library = _c_library()
         # BSDs have a length in the first byte; AF_UNSPEC is 0 in either form.
         unspecified = struct.pack("16x") if sys.platform == "linux" else struct.pack("B15x", 16)
-        if c_library.connect(self.fileno(), unspecified, len(unspecified)) == -1:
+        if c_library().connect(self.fileno(), unspecified, len(unspecified)) == -1:
             number = ctypes.get_errno()
             # BSDs may say so and have disconnected all the same.
             if number != errno.EAFNOSUPPORT:

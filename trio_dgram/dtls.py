@@ -21,12 +21,11 @@ from service_identity import VerificationError
 from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
 from service_identity.pyopenssl import extract_patterns
 
-from ._addresses import Address, check_host, check_port
+from ._addresses import Address
 from ._arguments import check_number, describe_value
-from ._binding import bind_each_family
+from ._both_families import bind_each_family, connect_first
 from ._errors import DatagramError
 from ._families import FAMILIES, UDP6
-from ._resolution import numeric_addresses
 
 __all__ = ["CertificateError", "DTLSChannel", "open_connection", "serve"]
 
@@ -227,9 +226,7 @@ async def open_connection(
     _check_context(ssl_context)
     check_number("initial_retransmit_timeout", initial_retransmit_timeout, 0)
     check_number("handshake_timeout", handshake_timeout, 0, infinite=True)
-    check_host("host", host)
-    check_port("port", port, lowest=1)
-    family, peer = await _first_reachable(host, port)
+    family, peer = await connect_first(host, port, _probe)
     scope = trio.CancelScope()
     verifying = _Verifying(server_hostname or host, scope.cancel)
     with (
@@ -253,20 +250,12 @@ def _connect(endpoint: trio.DTLSEndpoint, peer: Any, context: SSL.Context, verif
         raise ValueError(f"ssl_context must be a new one for each connection: {error}") from None
 
 
-async def _first_reachable(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
-    """Return the first address of ``host`` to which there is a way, as the kernel writes it: so the endpoint knows
-    whose answer it is."""
-    failures: list[OSError] = []
-    await trio.lowlevel.checkpoint()
-    for type_, address in await numeric_addresses(host or None, port):
-        family = FAMILIES[type_].family
-        try:
-            with trio.socket.socket(family, socket.SOCK_DGRAM) as probe:
-                await probe.connect((address, port))
-                return family, probe.getpeername()
-        except OSError as error:
-            failures.append(error)
-    raise failures[0]
+async def _probe(type_: str, address: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """Return an address to which there is a way as the kernel writes it: so the endpoint knows whose answer it is."""
+    family = FAMILIES[type_].family
+    with trio.socket.socket(family, socket.SOCK_DGRAM) as probe:
+        await probe.connect((address, port))
+        return family, probe.getpeername()
 
 
 class _Verifying:
