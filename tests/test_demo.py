@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Unpack
 
@@ -15,17 +12,12 @@ import trio
 
 import trio_dgram
 
-DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
+from .support.examples import load_example
 
 
 @pytest.fixture
 def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    specification = importlib.util.spec_from_file_location("demo", DEMO)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    monkeypatch.setitem(sys.modules, "demo", module)
-    specification.loader.exec_module(module)
+    module = load_example("demo", monkeypatch)
     monkeypatch.setattr(module, "ROUND_TRIPS", 20)
     monkeypatch.setattr(module, "FLOOD", 2_000)
     return module

@@ -6,7 +6,6 @@ import errno
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing
-from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import attrs
@@ -16,12 +15,13 @@ import trio
 import trio_dgram
 from trio_dgram import Address, Datagram, DatagramSocket, Failure
 
+from .support.examples import EXAMPLES
 from .support.forging import Endpoint, Forger, open_forger, udp_packets
 from .support.namespaces import Link, Machine, program
 
 pytestmark = pytest.mark.usefixtures("reading")
 
-ECHO: Final = Path(__file__).parents[1] / "examples" / "echo.py"
+ECHO: Final = EXAMPLES / "echo.py"
 PORT: Final = 41234
 """The port of the example, on machines of our own."""
 LARGEST: Final = bytes(65507)

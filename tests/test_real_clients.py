@@ -7,16 +7,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator
-from pathlib import Path
 from typing import Final
 
 import pytest
 
+from .support.examples import EXAMPLES
 from .support.families import Family
 from .support.namespaces import Program, program
 from .support.programs import find_program
 
-ECHO: Final = Path(__file__).parents[1] / "examples" / "echo.py"
+ECHO: Final = EXAMPLES / "echo.py"
 CLIENTS: Final = {
     "nc": ["nc", "-u", "127.0.0.1", "41234"],
     "socat": ["socat", "STDIO", "UDP4:127.0.0.1:41234"],

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 import signal
 import socket
 import sys
-from collections.abc import Generator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import trio
@@ -23,11 +22,11 @@ from OpenSSL import SSL
 import trio_dgram
 from trio_dgram import dtls, sim
 
+from ..support.examples import EXAMPLES, Example, load_example
 from ..support.families import Family
 from ..support.namespaces import Program, program
 from ..support.programs import find_program
 
-CHAT: Final = Path(__file__).parents[2] / "examples" / "chat_dtls.py"
 AUTHORITY: Final = trustme.CA()
 SERVER: Final = AUTHORITY.issue_cert("room.example", "127.0.0.1", "::1")
 WELCOME: Final = b"* welcome"
@@ -36,46 +35,27 @@ WELCOME: Final = b"* welcome"
 # Real clients
 
 
-class Talker:
+class Talker(Example):
     """Somebody at a terminal, or a server at work."""
 
-    def __init__(self, running: Program) -> None:
-        self.running = running
-        self._heard = b""
-
     def say(self, line: str) -> None:
-        self.running.write(f"{line}\n".encode())
-
-    def hears(self, text: str) -> str:
-        """Wait for ``text``, and return what was heard up to it."""
-        while text.encode() not in self._heard:
-            more = self.running.read()
-            assert more, self._heard
-            self._heard += more
-        heard, found, self._heard = self._heard.partition(text.encode())
-        return (heard + found).decode()
-
-    def ends(self) -> tuple[int, str]:
-        """Wait for its end, and return its exit status and the last that it said."""
-        while more := self.running.read():
-            self._heard += more
-        return self.running.process.wait(), self._heard.decode()
+        self.program.write(f"{line}\n".encode())
 
 
 class Serving(Talker):
     """A room."""
 
-    def __init__(self, running: Program) -> None:
-        super().__init__(running)
-        (self.certificate,) = re.findall(r"--trust (.*)\n", self.hears("certificate.pem\n"))
-        self.port = int(re.findall(r"port=(\d+)", self.hears(")\n"))[0])
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
+        (self.certificate,) = re.findall(r"--trust (.*)\n", self.until("certificate.pem\n"))
+        self.port = int(re.findall(r"port=(\d+)", self.until(")\n"))[0])
 
     @contextmanager
     def openssl(self, host: str, *options: str) -> Generator[Talker]:
         """Let OpenSSL's client in."""
         with program(*self.openssl_command(host, self.certificate), *options) as running:
             talker = Talker(running)
-            talker.hears("* welcome")
+            talker.until("* welcome")
             yield talker
 
     def openssl_command(self, host: str, trusted: str) -> list[str]:
@@ -88,12 +68,12 @@ class Serving(Talker):
         """Let our own client in."""
         with program(*chat("join", host, str(self.port), "--name", name, "--trust", self.certificate)) as running:
             talker = Talker(running)
-            talker.hears(f"* you are {name}\n")
+            talker.until(f"* you are {name}\n")
             yield talker
 
 
 def chat(*arguments: str) -> list[str]:
-    return [sys.executable, str(CHAT), *arguments]
+    return [sys.executable, str(EXAMPLES / "chat_dtls.py"), *arguments]
 
 
 @contextmanager
@@ -112,46 +92,46 @@ def room(udp: Family) -> Generator[Serving]:
 def test_two_of_openssls_clients_talk_to_each_other(room: Serving, udp: Family) -> None:
     with room.openssl(udp.loopback, "-quiet") as one, room.openssl(udp.loopback, "-quiet") as other:
         one.say("/name Grace")
-        one.hears("* you are Grace\n")
-        other.hears("is Grace from now on\n")
+        one.until("* you are Grace\n")
+        other.until("is Grace from now on\n")
         one.say("hello, other")
-        other.hears("Grace: hello, other\n")
+        other.until("Grace: hello, other\n")
         other.say("hello, \x1b[31mGrace\x07")
-        one.hears(r"guest-2: hello, \x1b[31mGrace\x07" + "\n")
+        one.until(r"guest-2: hello, \x1b[31mGrace\x07" + "\n")
         one.say("/quit")
-        one.hears("* you have left the room\n")
-        other.hears("* Grace has left\n")
+        one.until("* you have left the room\n")
+        other.until("* Grace has left\n")
 
 
 def test_openssls_client_and_ours_talk_to_each_other(room: Serving, udp: Family) -> None:
     with room.openssl(udp.loopback, "-quiet") as one, room.ours("Ada", udp.loopback) as other:
-        one.hears("is Ada from now on\n")
+        one.until("is Ada from now on\n")
         one.say("hello, Ada")
-        other.hears("guest-1: hello, Ada\n")
+        other.until("guest-1: hello, Ada\n")
         other.say("hello, guest")
-        one.hears("Ada: hello, guest\n")
+        one.until("Ada: hello, guest\n")
         # The end of what is typed is the end of the talk.
-        assert other.running.process.stdin is not None
-        other.running.process.stdin.write(b"no end of line")
-        other.running.process.stdin.close()
-        one.hears("Ada: no end of line\n* Ada has left\n")
-        assert other.ends() == (0, "* you have left the room\n")
+        assert other.program.process.stdin is not None
+        other.program.process.stdin.write(b"no end of line")
+        other.program.process.stdin.close()
+        one.until("Ada: no end of line\n* Ada has left\n")
+        assert other.wait() == (0, "* you have left the room\n")
 
 
 def test_openssls_goodbye_is_heard(room: Serving, udp: Family) -> None:
     with room.ours("Ada", udp.loopback) as ours:
         with room.openssl(udp.loopback) as other:
-            ours.hears("guest-2 has come\n")
+            ours.until("guest-2 has come\n")
             other.say("Q")
-            ours.hears("guest-2 has left\n")
-    assert "Traceback" not in room.hears("guest-2 has left\n")
+            ours.until("guest-2 has left\n")
+    assert "Traceback" not in room.until("guest-2 has left\n")
 
 
 def test_whoever_is_killed_has_left_after_a_while(udp: Family) -> None:
     with serving("--port", "0", "--host", udp.loopback, "--idle-timeout", "1") as room:
         with room.openssl(udp.loopback, "-quiet") as killed:
-            killed.running.process.kill()
-            room.hears("nothing was heard of guest-1 for 1 s\nguest-1 has left\n")
+            killed.program.process.kill()
+            room.until("nothing was heard of guest-1 for 1 s\nguest-1 has left\n")
 
 
 def test_who_does_not_trust_the_room_does_not_enter(room: Serving, udp: Family, tmp_path: Path) -> None:
@@ -159,17 +139,17 @@ def test_who_does_not_trust_the_room_does_not_enter(room: Serving, udp: Family, 
     AUTHORITY.cert_pem.write_to_path(str(other))
     join = chat("join", udp.loopback, str(room.port), "--name", "Eve")
     with program(*join, "--trust", str(other)) as distrusting:
-        status, said = Talker(distrusting).ends()
+        status, said = Talker(distrusting).wait()
         assert status == 1
         assert "no trusted authority vouches for it" in said
         assert "Traceback" not in said
     with program(*room.openssl_command(udp.loopback, str(other))) as distrusting:
-        status, said = Talker(distrusting).ends()
+        status, said = Talker(distrusting).wait()
         assert status == 1
         assert "certificate verify failed" in said
     # Nobody hears of them.
     with room.ours("Ada", udp.loopback):
-        assert "guest-2" not in room.hears("is Ada from now on\n")
+        assert "guest-2" not in room.until("is Ada from now on\n")
 
 
 def test_what_is_no_dtls_does_no_harm(room: Serving, udp: Family) -> None:
@@ -179,13 +159,13 @@ def test_what_is_no_dtls_does_no_harm(room: Serving, udp: Family) -> None:
             for _ in range(100):
                 stranger.sendto(junk, (udp.loopback, room.port))
     with room.ours("Ada", udp.loopback):
-        assert "Traceback" not in room.hears("guest-1 is Ada from now on\n")
+        assert "Traceback" not in room.until("guest-1 is Ada from now on\n")
 
 
 def test_a_name_that_is_taken_is_refused(room: Serving, udp: Family) -> None:
     join = chat("join", udp.loopback, str(room.port), "--name", "Ada", "--trust", room.certificate)
     with room.ours("Ada", udp.loopback), program(*join) as second:
-        status, said = Talker(second).ends()
+        status, said = Talker(second).wait()
         assert (status, said.splitlines()[-1]) == (1, "chat: somebody else is Ada")
 
 
@@ -193,32 +173,30 @@ def test_both_families_meet_in_one_room_on_a_port_that_is_chosen(namespace: int)
     with serving("--port", "4477") as room:
         assert room.port == 4477
         with room.openssl("127.0.0.1", "-quiet") as one, room.ours("Ada", "::1") as other:
-            one.hears("is Ada from now on\n")
+            one.until("is Ada from now on\n")
             other.say("hello from IPv6")
-            one.hears("Ada: hello from IPv6\n")
+            one.until("Ada: hello from IPv6\n")
             one.say("hello from IPv4")
-            other.hears("guest-1: hello from IPv4\n")
+            other.until("guest-1: hello from IPv4\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_everybody_is_told_when_the_room_is_closed(room: Serving, udp: Family, number: int) -> None:
+def test_everybody_is_told_when_the_room_is_closed(room: Serving, udp: Family, number: signal.Signals) -> None:
     with room.ours("Ada", udp.loopback) as ours, room.openssl(udp.loopback, "-quiet") as other:
-        room.running.process.send_signal(number)
-        status, said = room.ends()
+        status, said = room.end(number)
         assert status == 0
         assert said.endswith("closed\n")
         assert "Traceback" not in said
-        other.hears("* you have left the room\n")
-        assert ours.ends()[0] == 0
+        other.until("* you have left the room\n")
+        assert ours.wait()[0] == 0
     assert not Path(room.certificate).exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_client_that_is_interrupted_says_goodbye(room: Serving, udp: Family, number: int) -> None:
+def test_a_client_that_is_interrupted_says_goodbye(room: Serving, udp: Family, number: signal.Signals) -> None:
     with room.ours("Ada", udp.loopback) as ours:
-        ours.running.process.send_signal(number)
-        assert ours.ends() == (0, "* you have left the room\n")
-        room.hears("Ada has left\n")
+        assert ours.end(number) == (0, "* you have left the room\n")
+        room.until("Ada has left\n")
 
 
 def test_a_certificate_of_ones_own_may_be_brought(udp: Family, tmp_path: Path) -> None:
@@ -228,26 +206,26 @@ def test_a_certificate_of_ones_own_may_be_brought(udp: Family, tmp_path: Path) -
     SERVER.private_key_pem.write_to_path(key)
     options = ["--port", "0", "--host", udp.loopback]
     with program(*chat("serve", *options, "--certificate", certificate, "--key", key)) as running:
-        port = re.findall(r"port=(\d+)", Talker(running).hears(")\n"))[0]
+        port = re.findall(r"port=(\d+)", Talker(running).until(")\n"))[0]
         with program(*chat("join", udp.loopback, port, "--name", "Ada", "--trust", authority)) as joined:
-            Talker(joined).hears("* you are Ada\n")
+            Talker(joined).until("* you are Ada\n")
 
 
 def test_plain_members_need_no_more_than_netcat(udp: Family) -> None:
     with program(*chat("serve", "--plain", "--port", "0", "--host", udp.loopback)) as running:
-        port = re.findall(r"port=(\d+)", Talker(running).hears(")\n"))[0]
+        port = re.findall(r"port=(\d+)", Talker(running).until(")\n"))[0]
         with (
             program(*chat("join", "--plain", udp.loopback, port, "--name", "Ada")) as joined,
             program(find_program("nc"), "-u", udp.loopback, port) as netcat,
         ):
             ada, other = Talker(joined), Talker(netcat)
-            ada.hears("* you are Ada\n")
+            ada.until("* you are Ada\n")
             other.say("/name Grace")
-            other.hears("* you are Grace\n")
+            other.until("* you are Grace\n")
             ada.say("hello")
-            other.hears("Ada: hello\n")
+            other.until("Ada: hello\n")
             other.say("hello yourself")
-            ada.hears("Grace: hello yourself\n")
+            ada.until("Grace: hello yourself\n")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +247,7 @@ def test_plain_members_need_no_more_than_netcat(udp: Family) -> None:
 )
 def test_what_makes_no_sense_is_refused(arguments: list[str], complaint: str) -> None:
     with program(*chat(*arguments)) as running:
-        status, said = Talker(running).ends()
+        status, said = Talker(running).wait()
     assert status in {1, 2}
     assert complaint in said
     assert "Traceback" not in said
@@ -280,13 +258,7 @@ def test_what_makes_no_sense_is_refused(arguments: list[str], complaint: str) ->
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    specification = importlib.util.spec_from_file_location("chat_dtls", CHAT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    monkeypatch.setitem(sys.modules, "chat_dtls", module)
-    specification.loader.exec_module(module)
-    return module
+    return load_example("chat_dtls", monkeypatch)
 
 
 class Far(trio.abc.Channel[bytes]):
@@ -313,20 +285,28 @@ class Far(trio.abc.Channel[bytes]):
         await self.said.send(f"{line}\n".encode())
 
 
-async def enter(room: Any, nursery: trio.Nursery) -> Far:
-    far = Far()
-    nursery.start_soon(room.attend, far)
-    assert (await far.heard.receive()).startswith(WELCOME)
-    return far
+@asynccontextmanager
+async def open_room(example: ModuleType) -> AsyncGenerator[Callable[[], Awaitable[Far]]]:
+    """Open a room for the block, and give what lets somebody in."""
+    room = example.Room(60)
+    async with trio.open_nursery() as nursery:
+
+        async def enter() -> Far:
+            far = Far()
+            nursery.start_soon(room.attend, far)
+            assert (await far.heard.receive()).startswith(WELCOME)
+            return far
+
+        yield enter
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_member_who_takes_nothing_holds_up_nobody_and_is_told_what_was_missed(
     example: ModuleType, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    room = example.Room(60)
-    async with trio.open_nursery() as nursery:
-        slow, fast, talker = [await enter(room, nursery) for _ in range(3)]
+    async with open_room(example) as enter:
+        slow, fast, talker = [await enter() for _ in range(3)]
         await fast.hears("* guest-3 has come")
         total = example.MOST_WAITING + 10
         for number in range(total):
@@ -339,16 +319,14 @@ async def test_a_member_who_takes_nothing_holds_up_nobody_and_is_told_what_was_m
         await slow.hears(*[f"guest-3: line {number}" for number in range(waiting)])
         await talker.says("the last")
         await slow.hears("guest-3: the last")
-        nursery.cancel_scope.cancel()
     assert f"guest-1 was too slow for {total - waiting} lines" in caplog.text
 
 
 async def test_a_silent_member_leaves_and_one_with_signs_of_life_does_not(
     example: ModuleType, autojump_clock: trio.testing.MockClock
 ) -> None:
-    room = example.Room(60)
-    async with trio.open_nursery() as nursery:
-        silent, living = [await enter(room, nursery) for _ in range(2)]
+    async with open_room(example) as enter:
+        silent, living = [await enter() for _ in range(2)]
         await silent.hears("* guest-2 has come")
         await trio.sleep(40)
         await living.says("")
@@ -359,15 +337,13 @@ async def test_a_silent_member_leaves_and_one_with_signs_of_life_does_not(
         await trio.sleep(30)
         await living.says("")
         await living.hears("")
-        nursery.cancel_scope.cancel()
 
 
 async def test_names_are_short_and_each_is_one_members(
     example: ModuleType, autojump_clock: trio.testing.MockClock
 ) -> None:
-    room = example.Room(60)
-    async with trio.open_nursery() as nursery:
-        one, other = [await enter(room, nursery) for _ in range(2)]
+    async with open_room(example) as enter:
+        one, other = [await enter() for _ in range(2)]
         await one.hears("* guest-2 has come")
         await one.says("/name Ada")
         await one.hears("* you are Ada")
@@ -382,20 +358,18 @@ async def test_names_are_short_and_each_is_one_members(
         # Whoever comes is not taken for a guest of that name.
         await other.says("/name guest-3")
         await other.hears("* you are guest-3")
-        third = await enter(room, nursery)
+        third = await enter()
         await one.hears("* guest-2 is guest-3 from now on", "* guest-4 has come")
         await third.says("/quit")
         await third.hears("* you have left the room")
         await one.hears("* guest-4 has left")
-        nursery.cancel_scope.cancel()
 
 
 async def test_what_is_said_is_one_line_of_bounded_length(
     example: ModuleType, autojump_clock: trio.testing.MockClock
 ) -> None:
-    room = example.Room(60)
-    async with trio.open_nursery() as nursery:
-        one, other = [await enter(room, nursery) for _ in range(2)]
+    async with open_room(example) as enter:
+        one, other = [await enter() for _ in range(2)]
         await one.hears("* guest-2 has come")
         for said, heard in [
             (b"two\nlines\r\n", r"two\nlines"),
@@ -406,22 +380,19 @@ async def test_what_is_said_is_one_line_of_bounded_length(
         ]:
             await other.said.send(said)
             await one.hears(f"guest-2: {heard}")
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_full_room_lets_nobody_in(
     example: ModuleType, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(example, "MOST_MEMBERS", 1)
-    room = example.Room(60)
-    async with trio.open_nursery() as nursery:
-        first = await enter(room, nursery)
-        late = await enter(room, nursery)
+    async with open_room(example) as enter:
+        first = await enter()
+        late = await enter()
         await late.hears("* the room is full")
         await first.says("/quit")
         await first.hears("* you have left the room")
-        await enter(room, nursery)
-        nursery.cancel_scope.cancel()
+        await enter()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed DTLS endpoint:ResourceWarning")

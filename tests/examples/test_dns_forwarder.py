@@ -20,7 +20,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from ..support.examples import Example, example
+from ..support.examples import Example, example, load_example
 from ..support.families import Family
 from ..support.programs import find_program
 
@@ -273,6 +273,5 @@ def test_wrong_arguments_are_named(arguments: tuple[str, ...], said: str) -> Non
         ("[2001:db8::1]:5353", ("2001:db8::1", 5353)),
     ],
 )
-def test_upstreams_are_written_as_usual(text: str, address: tuple[str, int]) -> None:
-    read: Callable[[str], tuple[str, int]] = pytest.importorskip("examples.dns_forwarder").upstream
-    assert read(text) == address
+def test_upstreams_are_written_as_usual(monkeypatch: pytest.MonkeyPatch, text: str, address: tuple[str, int]) -> None:
+    assert load_example("dns_forwarder", monkeypatch).upstream(text) == address

@@ -13,7 +13,8 @@ from typing import Final, TypeAlias
 
 import pytest
 
-EXAMPLE: Final = Path(__file__).parents[2] / "examples" / "lossy_test.py"
+from ..support.examples import EXAMPLES
+
 # It loads by itself where the package is installed.
 LOADED: Final = any(point.name == "trio_dgram" for point in entry_points(group="pytest11"))
 
@@ -23,7 +24,7 @@ Run: TypeAlias = Callable[..., tuple[int, str]]
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Runs pytest on a copy of the file; returns its exit status and what it says."""
-    copy = shutil.copy(EXAMPLE, tmp_path)
+    copy = shutil.copy(EXAMPLES / "lossy_test.py", tmp_path)
 
     def run(*options: str) -> tuple[int, str]:
         load = () if LOADED else ("-p", "trio_dgram.pytest_plugin")

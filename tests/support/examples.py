@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 import attrs
+import pytest
 
 from .namespaces import Program, program
 
@@ -23,14 +26,18 @@ class Example:
     program: Program
     _unread: bytes = b""
 
-    def line(self) -> str:
-        """Return the next line that it prints, or logs."""
-        while b"\n" not in self._unread:
+    def until(self, text: str) -> str:
+        """Return what it prints, or logs, up to ``text``."""
+        while text.encode() not in self._unread:
             piece = self.program.read()
             assert piece, f"the example has ended after {self._unread!r}"
             self._unread += piece
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line.decode()
+        before, _, self._unread = self._unread.partition(text.encode())
+        return before.decode() + text
+
+    def line(self) -> str:
+        """Return the next line that it prints, or logs."""
+        return self.until("\n").removesuffix("\n")
 
     def line_with(self, text: str) -> str:
         """Return the next line that has ``text`` in it; the others are passed over."""
@@ -46,6 +53,17 @@ class Example:
         while piece := self.program.read():
             self._unread += piece
         return self.program.process.wait(), self._unread.decode()
+
+
+def load_example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return a module of its own, made of the example ``name``, for the test."""
+    specification = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, name, module)
+    specification.loader.exec_module(module)
+    return module
 
 
 @contextmanager

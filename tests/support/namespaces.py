@@ -14,6 +14,7 @@ import json
 import os
 import select
 import subprocess
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import islice
@@ -272,9 +273,18 @@ class Program:
 @contextmanager
 def program(*command: str) -> Generator[Program]:
     """Run a program for the block, errors and output in one; it is ended with it."""
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
-    ) as process:
+    # It is killed, and clears away no temporary files of its own.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            env=os.environ | {"TMPDIR": folder},
+        ) as process,
+    ):
         try:
             yield Program(process)
         finally:
