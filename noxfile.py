@@ -54,12 +54,18 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PYPROJECT, name))
 
 
-def run_tests(session: nox.Session, *args: str, covered: bool = True) -> None:
-    """Run the tests in this checkout; unless they are the same again, keep what they covered for ``coverage``."""
-    if not covered:
-        # Twice as fast.
-        session.run("pytest", *args, *session.posargs)
-        return
+def without(*paths: str) -> list[str]:
+    """Return what has pytest pass over these."""
+    return [f"--ignore={path}" for path in paths]
+
+
+def run_tests(session: nox.Session, *args: str) -> None:
+    """Run the tests, twice as fast as with coverage."""
+    session.run("pytest", *args, *session.posargs)
+
+
+def cover_tests(session: nox.Session, *args: str) -> None:
+    """Run the tests in this checkout and keep what they covered for the session ``coverage``."""
     data_file = COVERAGE_DATA / f".coverage.{session.name}"
     session.run("coverage", "run", f"--data-file={data_file}", "-m", "pytest", *args, *session.posargs)
 
@@ -79,16 +85,17 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on every installed Python that is supported."""
     session.install("-e", ".", *group("test"))
-    is_current = session.python == CURRENT
-    passed_over = [DOCS_EXAMPLES] if is_current else [DOCS_EXAMPLES, PROGRAMS]
-    run_tests(session, *[f"--ignore={path}" for path in passed_over], covered=is_current)
+    if session.python == CURRENT:
+        cover_tests(session, *without(DOCS_EXAMPLES))
+    else:
+        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS))
 
 
 @nox.session(allow_parallel=True)
 def tests_portable(session: nox.Session) -> None:
     """Run the tests as on a platform that can do no more than the portable calls."""
     session.install("-e", ".", *group("test"))
-    run_tests(session, f"--ignore={DOCS_EXAMPLES}", f"--ignore={PROGRAMS}", "--portable")
+    cover_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), "--portable")
 
 
 @nox.session(python=PYTHONS[:1], allow_parallel=True)
@@ -98,14 +105,14 @@ def tests_min(session: nox.Session) -> None:
     session.install("-e", ".", *lowest, *group("test"))
     # Others' libraries want a Trio that is newer than ours does.
     newer = ("tests/sim/test_real_libraries.py", "tests/test_dtls.py")
-    run_tests(session, *[f"--ignore={path}" for path in (DOCS_EXAMPLES, PROGRAMS, *newer)], covered=False)
+    run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS, *newer))
 
 
 @nox.session  # Not beside the tests: the echo server of the README and theirs have the same port.
 def docs_examples(session: nox.Session) -> None:
     """Run the examples of the README, the documentation and the docstrings."""
     session.install("-e", ".", *group("docs"))
-    run_tests(session, DOCS_EXAMPLES)
+    cover_tests(session, DOCS_EXAMPLES)
 
 
 @nox.session
@@ -154,7 +161,7 @@ def build(session: nox.Session) -> None:
         shutil.copytree(ROOT / name, away / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", away)
     with session.chdir(away):
-        session.run("pytest", f"--ignore={DOCS_EXAMPLES}", f"--ignore={PROGRAMS}", *session.posargs)
+        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS))
 
 
 @nox.session
