@@ -17,6 +17,7 @@ import trio_dgram
 from trio_dgram import Datagram, DatagramSocket, _receiver, _system
 from trio_dgram._addresses import ScopedReceivedAddress
 from trio_dgram._ancillary import control_messages
+from trio_dgram._batch import Batch
 from trio_dgram._families import FAMILIES
 from trio_dgram._system import SystemSocket
 
@@ -88,22 +89,6 @@ async def test_a_dual_stack_socket_tells_its_peers_apart() -> None:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("always")
-async def test_ever_new_senders_grow_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_receiver, "_MOST_INTERNED", 5)
-    monkeypatch.setattr(_receiver, "_BATCHES_INTERNED", 4)
-    monkeypatch.setattr(_receiver, "_interned", {})
-    async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as sock:
-        for number in range(1, 21):
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-                sender.bind((f"127.0.1.{number}", 0))
-                sender.sendto(b"x", sock.address)
-                assert (await sock.receive()).address == sender.getsockname()
-            assert len(_receiver._interned) <= 5
-    # Begun anew from time to time, so that those of today are found.
-    assert not any(address.host == "127.0.1.1" for address in _receiver._interned.values())
-
-
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
 @pytest.mark.usefixtures("always")
 async def test_a_kernel_without_the_call_is_asked_for_it_once(udp: Family, number: int) -> None:
@@ -137,9 +122,9 @@ async def test_joined_datagrams_come_in_batches_of_about_what_was_asked_for(udp:
 class _Telling(FaultySocket):
     """Says of every datagram that what is told beside it had no room."""
 
-    def recvmmsg(self, most: int, source_size: int, *, ancillary: bool) -> list[tuple[bytes, bytes, tuple[bytes, int]]]:
-        messages = SystemSocket.recvmmsg(self, most, source_size, ancillary=ancillary)
-        return [(data, source, (b"", socket.MSG_CTRUNC)) for data, source, _ in messages]
+    def recvmmsg(self, most: int, source_size: int, *, ancillary: bool) -> Batch:
+        payloads, sources, _ = SystemSocket.recvmmsg(self, most, source_size, ancillary=ancillary)
+        return payloads, sources, [(b"", socket.MSG_CTRUNC)] * len(payloads)
 
 
 @pytest.mark.usefixtures("always", "coalescing")
@@ -199,18 +184,6 @@ def test_addresses_that_cannot_be_answered_are_nobodys() -> None:
     for port, host in ((0, "::1"), (53, "::")):
         packed = struct.pack("!HI", port, 0) + socket.inet_pton(socket.AF_INET6, host) + bytes(4)
         assert FAMILIES["udp6"].received(struct.pack("=H", socket.AF_INET6) + packed) is None
-
-
-@pytest.mark.usefixtures("always")
-async def test_scopes_are_looked_up_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_receiver, "_interned", {})
-    packed = struct.pack("=H", socket.AF_INET6) + struct.pack("!HI", 53, 0) + b"\xfe\x80" + bytes(14)
-    async with trio_dgram.open_socket("udp6", port=0, host="::1") as sock:
-        reader = sock._kernel.receiver
-        assert reader._source(packed + struct.pack("=I", 1)) == ("fe80::%lo", 53)
-        assert _receiver._interned == {}
-        assert reader._source(packed + struct.pack("=I", 0)) == ("fe80::", 53)
-        assert len(_receiver._interned) == 1
 
 
 MESSAGES = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), st.binary(max_size=40)), max_size=4)

@@ -23,6 +23,7 @@ LAYERS: Final = {
         "_options",
         "_paths",
         "_receiver",
+        "_senders",
         "_system",
     ],
     "socket": [

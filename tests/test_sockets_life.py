@@ -16,7 +16,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
-from trio_dgram import Datagram, DatagramSocket, _receiver
+from trio_dgram import Datagram, DatagramSocket, _senders
+from trio_dgram._batch import Batch
 from trio_dgram.sim._descriptors import open_descriptors
 
 from .support.descriptors import same_descriptors
@@ -61,10 +62,10 @@ class _Forged(FaultySocket):
         source_size: int,  # noqa: ARG002 -- the kernel's
         *,
         ancillary: bool,  # noqa: ARG002
-    ) -> list[tuple[bytes, bytes, tuple[bytes, int]]]:
+    ) -> Batch:
         self.sources += most
         sources = range(self.sources, self.sources + most)
-        return [(b"x", b"\2\0\0\7\12" + source.to_bytes(3, "big") + bytes(8), (b"", 0)) for source in sources]
+        return [b"x"] * most, [b"\2\0\0\7\12" + source.to_bytes(3, "big") + bytes(8) for source in sources], None
 
 
 async def test_a_million_datagrams_from_a_million_addresses_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,13 +74,13 @@ async def test_a_million_datagrams_from_a_million_addresses_cost_no_memory(monke
         async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1", offload=False) as sock:
             for _ in range(1000):
                 await sock.receive()
-            _receiver._interned.clear()
+            _senders._interned.clear()
             gc.collect()
             before = sys.getallocatedblocks()
             for _ in range(1000):
                 assert len(await sock.receive_many(1000)) == 1000
-                assert len(_receiver._interned) <= 4096
-            _receiver._interned.clear()
+                assert len(_senders._interned) <= 4096
+            _senders._interned.clear()
             gc.collect()
             assert sock.statistics().received >= 1_000_000
             assert sys.getallocatedblocks() - before < 1000

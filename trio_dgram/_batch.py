@@ -10,17 +10,14 @@ import mmap
 import os
 import struct
 import threading
-from itertools import repeat
+from itertools import chain
 from typing import Final, Literal, TypeAlias
 
 from ._c_library import c_library
 
-Message: TypeAlias = tuple[bytes, bytes, tuple[bytes, int]]
-"""A datagram as the kernel hands it over: the payload, the source (struct sockaddr) and what is told beside them:
-ancillary data (struct cmsghdr, one after the other) and flags."""
-
-NOTHING_TOLD: Final = (b"", 0)
-"""No ancillary data and no flags."""
+Batch: TypeAlias = tuple[list[bytes], list[bytes], list[tuple[bytes, int]] | None]
+"""Datagrams as the kernel hands them over: the payloads, the sources (struct sockaddr) and what is told beside them, if
+it is of any: ancillary data (struct cmsghdr, one after the other) and flags."""
 
 LARGEST_CALL: Final = 64
 """How many datagrams one call brings at most: with more, none is cheaper."""
@@ -69,7 +66,7 @@ class _Room:
         size = struct.calcsize(kind)
         return memoryview(self._messages).cast(kind)[offset // size :: _MESSAGE.size // size]
 
-    def receive(self, descriptor: int, most: int, source_size: int, *, ancillary: bool) -> list[Message]:
+    def receive(self, descriptor: int, most: int, source_size: int, *, ancillary: bool) -> Batch:
         """Do as :func:`receive_batch` does."""
         # The kernel writes over what the messages say of their room.
         empty = self._empty.get((source_size, ancillary)) or self._make_empty(source_size, ancillary=ancillary)
@@ -78,16 +75,19 @@ class _Room:
         if count < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        memory, packed = self._payloads, bytes(self._sources[: count * source_size])
-        sizes = self._sizes[:count].tolist()
+        memory, sizes = self._payloads, self._sizes[:count].tolist()
         # To say that the shorter one ends it costs as much as half a datagram.
         payloads = [memory[start : start + size] for start, size in zip(_PAYLOADS, sizes)]  # noqa: B905
-        sources = [packed[start : start + source_size] for start in range(0, len(packed), source_size)]
+        packed = struct.iter_unpack(f"{source_size}s", self._sources[: count * source_size])
+        sources = list(chain.from_iterable(packed))
         if not ancillary:
-            return list(zip(payloads, sources, repeat(NOTHING_TOLD)))
-        packed, sizes, flags = bytes(self._ancillary), self._ancillary_sizes[:count].tolist(), self._flags[:count]
-        data = [packed[start : start + size] for start, size in zip(_ANCILLARY, sizes)]  # noqa: B905
-        return list(zip(payloads, sources, zip(data, flags)))  # noqa: B905
+            return payloads, sources, None
+        told_sizes, flags = self._ancillary_sizes[:count].tolist(), self._flags[:count].tolist()
+        if not any(told_sizes) and not any(flags):
+            return payloads, sources, None
+        told = bytes(self._ancillary)
+        data = [told[start : start + size] for start, size in zip(_ANCILLARY, told_sizes)]  # noqa: B905
+        return payloads, sources, list(zip(data, flags))  # noqa: B905
 
     def _make_empty(self, source_size: int, *, ancillary: bool) -> bytes:
         sources, parts, told = _address(self._sources), _address(self._parts), _address(self._ancillary)
@@ -116,7 +116,7 @@ class _Thread(threading.local):
 _thread: Final = _Thread()
 
 
-def receive_batch(descriptor: int, most: int, source_size: int, *, ancillary: bool) -> list[Message]:
+def receive_batch(descriptor: int, most: int, source_size: int, *, ancillary: bool) -> Batch:
     """Receive what is there without waiting: ``most`` datagrams at most, or ``LARGEST_CALL``.
 
     Args:

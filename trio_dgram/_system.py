@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from ._batch import Message, receive_batch
+from ._batch import Batch, receive_batch
 from ._c_library import c_library
 
 # What the socket module of some supported Python lacks. The numbers are Linux's, and the capabilities say
@@ -119,7 +119,7 @@ class SystemSocket(socket.socket):
             if number != errno.EAFNOSUPPORT:
                 raise OSError(number, os.strerror(number))
 
-    def recvmmsg(self, most: int, source_size: int, *, ancillary: bool) -> list[Message]:
+    def recvmmsg(self, most: int, source_size: int, *, ancillary: bool) -> Batch:
         """Receive what is there, ``most`` datagrams at most, as :func:`receive_batch` does (recvmmsg(2))."""
         return receive_batch(self.fileno(), most, source_size, ancillary=ancillary)
 
