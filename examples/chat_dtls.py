@@ -380,7 +380,7 @@ def main() -> None:
     while isinstance(failure, ExceptionGroup):
         failure = failure.exceptions[0]
     if failure is not None:
-        sys.exit(f"chat: {str(failure) or 'the room does not answer'}")
+        sys.exit(f"chat: {failure}")
 
 
 if __name__ == "__main__":

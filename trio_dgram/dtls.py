@@ -24,7 +24,7 @@ from service_identity.pyopenssl import extract_patterns
 from ._addresses import Address
 from ._arguments import check_number, describe_value
 from ._both_families import bind_each_family, connect_first
-from ._errors import DatagramError
+from ._errors import DatagramError, annotated
 from ._families import FAMILIES, UDP6
 
 __all__ = ["CertificateError", "DTLSChannel", "open_connection", "serve"]
@@ -106,8 +106,10 @@ class _Bound:
             if type_ == UDP6.type:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             await sock.bind((host, port))
-        except BaseException:
+        except BaseException as error:
             sock.close()
+            if isinstance(error, OSError):
+                annotated(error, "bind", Address(host, port))
             raise
         return cls(sock)
 
@@ -234,8 +236,10 @@ async def open_connection(
         _endpoint(sock) as endpoint,
         _connect(endpoint, peer, ssl_context, verifying) as channel,
     ):
-        with trio.fail_after(handshake_timeout), scope:
+        with trio.move_on_after(handshake_timeout) as limit, scope:
             await channel.do_handshake(initial_retransmit_timeout=initial_retransmit_timeout)
+        if limit.cancelled_caught:
+            raise trio.TooSlowError(f"{host!r} has not finished the handshake within {handshake_timeout} seconds")
         if verifying.wrong is not None:
             raise verifying.wrong
         yield DTLSChannel(channel)
@@ -254,7 +258,11 @@ async def _probe(type_: str, address: str, port: int) -> tuple[socket.AddressFam
     """Return an address to which there is a way as the kernel writes it: so the endpoint knows whose answer it is."""
     family = FAMILIES[type_].family
     with trio.socket.socket(family, socket.SOCK_DGRAM) as probe:
-        await probe.connect((address, port))
+        try:
+            await probe.connect((address, port))
+        except OSError as error:
+            annotated(error, "connect", Address(address, port))
+            raise
         return family, probe.getpeername()
 
 
