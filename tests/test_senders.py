@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from trio_dgram import _senders
+import trio_dgram
+from trio_dgram import _receiver, _senders, _system
 from trio_dgram._addresses import ScopedReceivedAddress
 from trio_dgram._families import FAMILIES
 from trio_dgram._senders import Senders
@@ -67,21 +68,38 @@ def test_after_a_batch_of_strangers_the_next_ones_are_not_kept(
     assert set(interned) == {packed(1), packed(2), packed(3)}
 
 
-def test_ever_new_senders_grow_nothing(monkeypatch: pytest.MonkeyPatch, interned: Interned) -> None:
+@pytest.mark.skipif(not _system.capabilities.batches, reason="kernel: it has no recvmmsg")
+async def test_ever_new_senders_grow_nothing(monkeypatch: pytest.MonkeyPatch, interned: Interned) -> None:
+    monkeypatch.setattr(_receiver, "_SEVERAL", 0)
     monkeypatch.setattr(_senders, "_MOST_INTERNED", 5)
+    monkeypatch.setattr(_senders, "_BATCHES_OF_STRANGERS", 0)
+    async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as sock:
+        for number in range(1, 21):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind((f"127.0.1.{number}", 0))
+                sender.sendto(b"x", sock.address)
+                assert (await sock.receive()).address == sender.getsockname()
+            assert 0 < len(interned) <= 5
+    # Begun anew when it is full, so that those of today are found.
+    assert not any(source[4:8] == bytes((127, 0, 1, 1)) for source in interned)
+
+
+def test_more_than_the_bound_that_threads_have_kept_are_forgotten_too(
+    monkeypatch: pytest.MonkeyPatch, interned: Interned
+) -> None:
     senders = Senders(FAMILIES["udp4"])
-    sizes = set()
-    for number in range(1000):
-        assert senders.addresses([ipv4(number)])[0]
-        sizes.add(len(interned))
-    assert sizes == {1, 2, 3, 4, 5}
+    senders.addresses([ipv4(1), ipv4(2), ipv4(3)])
+    monkeypatch.setattr(_senders, "_MOST_INTERNED", 2)
+    Senders(FAMILIES["udp4"]).addresses([ipv4(4)])
+    assert set(interned) == {ipv4(4)}
 
 
 def test_scopes_are_looked_up_each_time(interned: Interned) -> None:
-    (address,) = Senders(FAMILIES["udp6"]).addresses([ipv6(1, scope=1)])
-    assert type(address) is ScopedReceivedAddress
-    assert address == ("fe80::1%lo", 53)
-    assert not interned
+    scoped, unscoped = Senders(FAMILIES["udp6"]).addresses([ipv6(1, scope=1), ipv6(1)])
+    assert type(scoped) is ScopedReceivedAddress
+    assert scoped == ("fe80::1%lo", 53)
+    assert unscoped == ("fe80::1", 53)
+    assert set(interned) == {ipv6(1)}
 
 
 def test_who_cannot_be_answered_is_nobody(interned: Interned) -> None:

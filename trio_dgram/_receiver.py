@@ -2,7 +2,6 @@
 
 Rule 1: where several have come at a time, the next ones are read in one call; where one has, in a call of its own.
 Rule 2: ancillary data are asked for where they are wanted, or where the kernel may have joined datagrams.
-Rule 3: nothing is kept for a sender but its address, and of those no more than a bound.
 """
 
 from __future__ import annotations
@@ -157,7 +156,7 @@ class Receiver:
                 raise
             addresses = self._senders.addresses(sources)
             if told is None and all(addresses):
-                # What is made in a loop of C costs half of what it does in one of Python.
+                # Gone through in C, since it is done for each datagram.
                 into.extend(map(new_tuple, repeat(Datagram), zip(payloads, addresses, repeat(None))))
             else:
                 for payload, address, (data, flags) in zip(payloads, addresses, told or repeat((b"", 0)), strict=False):

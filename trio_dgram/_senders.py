@@ -48,7 +48,8 @@ class Senders:
             address = self._family.received(source)
             # A zone has a name, and that can come to mean another interface.
             if type(address) is ReceivedAddress:
-                if len(_interned) == _MOST_INTERNED:
+                # More than so many, if another thread was in between.
+                if len(_interned) >= _MOST_INTERNED:
                     _interned.clear()
                 _interned[source] = address
         return address
