@@ -43,7 +43,8 @@ LAYERS: Final = {
     ],
     "nursery": ["_nursery"],
     "services": [
-        "_both_families",
+        "_binding",
+        "_connecting",
         "_datagram_channel",
         "_listener",
         "_peer_limits",

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import trio
 
 from ._addresses import Address, written
-from ._both_families import bind_each_family
+from ._binding import bind_each_family
 from ._creation import check_creation
 from ._datagram_channel import DatagramChannel
 from ._families import UDP6

@@ -10,7 +10,7 @@ from typing import NoReturn, Unpack
 
 import trio
 
-from ._both_families import connect_first
+from ._connecting import connect_first
 from ._datagram_channel import DatagramChannel
 from ._listener import DatagramListener, make_socket, open_listeners
 from ._peer_limits import UNLIMITED, ListenerOptions

@@ -23,7 +23,8 @@ from service_identity.pyopenssl import extract_patterns
 
 from ._addresses import Address
 from ._arguments import check_number, describe_value
-from ._both_families import bind_each_family, connect_first
+from ._binding import bind_each_family
+from ._connecting import connect_first
 from ._errors import DatagramError, annotated
 from ._families import FAMILIES, UDP6
 

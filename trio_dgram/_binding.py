@@ -1,4 +1,4 @@
-"""Serving and reaching peers of either address family: one port in both, and a name with addresses in both."""
+"""Binding one port in each address family, for those who serve peers of both."""
 
 from __future__ import annotations
 
@@ -30,13 +30,11 @@ class Bound(Protocol):
 
 BoundT = TypeVar("BoundT", bound=Bound)
 
-T = TypeVar("T")
-
-OnNew: TypeAlias = Callable[[str, str, int], Awaitable[T]]
-"""Binds or connects a new socket of a type to a numeric address and a port; it leaves nothing open where it fails."""
+Bind: TypeAlias = Callable[[str, str, int], Awaitable[BoundT]]
+"""Binds a new socket of a type to a numeric address and a port; it leaves nothing open where it fails."""
 
 
-async def bind_each_family(port: int, host: str | None, bind: OnNew[BoundT]) -> list[BoundT]:
+async def bind_each_family(port: int, host: str | None, bind: Bind[BoundT]) -> list[BoundT]:
     """Bind a socket for each address family, all to one port.
 
     Args:
@@ -66,7 +64,7 @@ async def bind_each_family(port: int, host: str | None, bind: OnNew[BoundT]) -> 
                 raise
 
 
-async def _bind_all(addresses: list[tuple[str, str]], port: int, bind: OnNew[BoundT]) -> list[BoundT]:
+async def _bind_all(addresses: list[tuple[str, str]], port: int, bind: Bind[BoundT]) -> list[BoundT]:
     bound: list[BoundT] = []
     missing: list[OSError] = []
     try:
@@ -88,28 +86,3 @@ async def _bind_all(addresses: list[tuple[str, str]], port: int, bind: OnNew[Bou
     if not bound:
         raise missing[0]
     return bound
-
-
-async def connect_first(host: str, port: int, connect: OnNew[T]) -> T:
-    """Connect to the first address of ``host``, in either family, to which there is a way.
-
-    Args:
-      host: a name or an address; ``""`` for this machine.
-      port: the peer's.
-      connect: how to connect to one.
-
-    Raises:
-      TypeError, ValueError: if an argument is wrong.
-      socket.gaierror: if the name does not resolve.
-      OSError: what the kernel says of the first, if there is a way to none.
-    """
-    check_host("host", host)
-    check_port("port", port, lowest=1)
-    failures: list[OSError] = []
-    await trio.lowlevel.checkpoint()
-    for type_, address in await numeric_addresses(host or None, port):
-        try:
-            return await connect(type_, address, port)
-        except OSError as error:
-            failures.append(error)
-    raise failures[0]
