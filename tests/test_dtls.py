@@ -8,6 +8,7 @@ import ssl
 import subprocess
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ import trio_dgram
 from trio_dgram import Address, dtls, sim
 
 from .support.descriptors import same_descriptors
+from .support.factories import awaited_sockets
 from .support.families import Family
 from .support.programs import find_program
 
@@ -167,6 +169,15 @@ async def test_a_port_that_is_taken_in_one_family_leaves_nothing_open() -> None:
         holder.bind(("0.0.0.0", 0))
         with same_descriptors(), pytest.raises(OSError, match=r"bind 0\.0\.0\.0:\d+: Address already in use"):
             await dtls.serve(shout, holder.getsockname()[1], server_context())
+
+
+async def test_a_server_that_is_cancelled_while_it_binds_leaves_nothing_open(udp: Family) -> None:
+    with same_descriptors(), awaited_sockets() as sockets:
+        held = sockets.hold("bind")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(dtls.serve, shout, 0, server_context(), host=udp.loopback))
+            await held.reached.wait()
+            nursery.cancel_scope.cancel()
 
 
 async def test_the_first_address_of_a_name_to_which_there_is_a_way_is_taken() -> None:

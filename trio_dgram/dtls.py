@@ -103,15 +103,15 @@ class _Bound:
     @classmethod
     async def bind(cls, type_: str, host: str, port: int) -> _Bound:
         sock = trio.socket.socket(FAMILIES[type_].family, socket.SOCK_DGRAM)
-        try:
+        with ExitStack() as stack:
+            stack.callback(sock.close)
             if type_ == UDP6.type:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            await sock.bind((host, port))
-        except BaseException as error:
-            sock.close()
-            if isinstance(error, OSError):
-                annotated(error, "bind", Address(host, port))
-            raise
+            try:
+                await sock.bind((host, port))
+            except OSError as error:
+                raise annotated(error, "bind", Address(host, port)) from None
+            stack.pop_all()
         return cls(sock)
 
     @property
