@@ -255,38 +255,41 @@ class PeerTable(Generic[PeerT]):
     # Sorting
 
     def _sort(self, datagrams: list[Datagram]) -> None:
+        # In one loop without calls of our own: they would cost a quarter of what sorting a datagram does.
         now = trio.current_time()
         self._received += len(datagrams)
+        known, receivers = self._peers.get, self.receivers
+        validated, unvalidated = self._validated, self._unvalidated
+        limits = self.limits
         for datagram in datagrams:
-            peer = self._peers.get(datagram.address)
+            data, address, _ = datagram
+            peer = known(address)
             if peer is None:
                 peer = self._admit(datagram, now)
                 if peer is None:
                     continue
-            self.heard(peer, now)
-            self._offer(peer, datagram.data)
-
-    def _offer(self, peer: PeerT, data: bytes) -> None:
-        size = len(data)
-        peer.bytes_received += size
-        queue = peer.queue
-        limits = self.limits
-        if (
-            (queue is not None and len(queue) >= limits.max_buffer_size)
-            or peer.queued_bytes + size > limits.max_buffer_bytes
-            or self._total_bytes + size > limits.max_total_bytes
-        ):
-            peer.dropped += 1
-            self.dropped += 1
-            return
-        if queue is None:
-            peer.queue = deque((data,))
-        else:
-            queue.append(data)
-        peer.queued_bytes += size
-        self._total_bytes += size
-        self._kept += 1
-        self._wake_receiver(peer)
+            peer.last_heard = now
+            (validated if peer.validated else unvalidated).move_to_end(peer)
+            size = len(data)
+            peer.bytes_received += size
+            queue = peer.queue
+            if (
+                (queue is not None and len(queue) >= limits.max_buffer_size)
+                or peer.queued_bytes + size > limits.max_buffer_bytes
+                or self._total_bytes + size > limits.max_total_bytes
+            ):
+                peer.dropped += 1
+                self.dropped += 1
+                continue
+            if queue is None:
+                peer.queue = deque((data,))
+            else:
+                queue.append(data)
+            peer.queued_bytes += size
+            self._total_bytes += size
+            self._kept += 1
+            if peer in receivers:
+                self._wake_receiver(peer)
 
     def take(self, peer: PeerT) -> bytes | None:
         """Return the next datagram of a peer, if there is one."""
