@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import trio_dgram
 from trio_dgram import Datagram, DatagramSocket, _receiver, _system
-from trio_dgram._addresses import ScopedReceivedAddress
+from trio_dgram._addresses import ReceivedAddress, ScopedReceivedAddress
 from trio_dgram._ancillary import control_messages
 from trio_dgram._batch import Batch
 from trio_dgram._families import FAMILIES
@@ -162,28 +162,30 @@ def test_threads_do_not_get_each_others_datagrams(udp: Family) -> None:
     assert wrong == []
 
 
+def packed_ipv4(host: str, port: int) -> bytes:
+    """Return a struct sockaddr_in (ip(7))."""
+    return struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
+
+
+def packed_ipv6(host: str, port: int, scope: int = 0) -> bytes:
+    """Return a struct sockaddr_in6 (ipv6(7))."""
+    octets = socket.inet_pton(socket.AF_INET6, host)
+    return struct.pack("=H", socket.AF_INET6) + struct.pack("!HI", port, 0) + octets + struct.pack("=I", scope)
+
+
 def test_what_the_kernel_writes_is_read_as_the_socket_module_does() -> None:
-    for host, port in (("1.2.30.255", 1), ("127.0.0.1", 65535)):
-        packed = struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
-        assert FAMILIES["udp4"].received(packed) == (host, port)
-    six = FAMILIES["udp6"]
-    for host, scope in (("2001:db8::1", 0), ("fe80::1", 1), ("::ffff:1.2.3.4", 0)):
-        address = six.received(
-            struct.pack("=H", socket.AF_INET6)
-            + struct.pack("!HI", 53, 0)
-            + socket.inet_pton(socket.AF_INET6, host)
-            + struct.pack("=I", scope)
-        )
-        assert address == (f"{host}%lo" if scope else host, 53)
-        assert (type(address) is ScopedReceivedAddress) == bool(scope)
+    sent = [("1.2.30.255", 1), ("127.0.0.1", 65535)]
+    assert FAMILIES["udp4"].received(b"".join(packed_ipv4(*address) for address in sent)) == sent
+    packed = packed_ipv6("2001:db8::1", 53) + packed_ipv6("fe80::1", 53, 1) + packed_ipv6("::ffff:1.2.3.4", 5353)
+    addresses = FAMILIES["udp6"].received(packed)
+    assert addresses == [("2001:db8::1", 53), ("fe80::1%lo", 53), ("::ffff:1.2.3.4", 5353)]
+    assert [type(address) for address in addresses] == [ReceivedAddress, ScopedReceivedAddress, ReceivedAddress]
 
 
 def test_addresses_that_cannot_be_answered_are_nobodys() -> None:
-    nowhere = struct.pack("=H", socket.AF_INET) + struct.pack("!H", 0) + socket.inet_aton("1.2.3.4") + bytes(8)
-    assert FAMILIES["udp4"].received(nowhere) is None
-    for port, host in ((0, "::1"), (53, "::")):
-        packed = struct.pack("!HI", port, 0) + socket.inet_pton(socket.AF_INET6, host) + bytes(4)
-        assert FAMILIES["udp6"].received(struct.pack("=H", socket.AF_INET6) + packed) is None
+    packed = packed_ipv4("1.2.3.4", 0) + packed_ipv4("1.2.3.4", 1)
+    assert FAMILIES["udp4"].received(packed) == [None, ("1.2.3.4", 1)]
+    assert FAMILIES["udp6"].received(packed_ipv6("::1", 0) + packed_ipv6("::", 53)) == [None, None]
 
 
 MESSAGES = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), st.binary(max_size=40)), max_size=4)

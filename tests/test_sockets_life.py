@@ -65,7 +65,8 @@ class _Forged(FaultySocket):
     ) -> Batch:
         self.sources += most
         sources = range(self.sources, self.sources + most)
-        return [b"x"] * most, [b"\2\0\0\7\12" + source.to_bytes(3, "big") + bytes(8) for source in sources], None
+        packed = [b"\2\0\0\7\12" + source.to_bytes(3, "big") + bytes(8) for source in sources]
+        return [b"x"] * most, b"".join(packed), None
 
 
 async def test_a_million_datagrams_from_a_million_addresses_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,13 @@ import mmap
 import os
 import struct
 import threading
-from itertools import chain
 from typing import Final, Literal, TypeAlias
 
 from ._c_library import c_library
 
-Batch: TypeAlias = tuple[list[bytes], list[bytes], list[tuple[bytes, int]] | None]
-"""Datagrams as the kernel hands them over: the payloads, the sources (struct sockaddr) and what is told beside them, if
-it is of any: ancillary data (struct cmsghdr, one after the other) and flags."""
+Batch: TypeAlias = tuple[list[bytes], bytes, list[tuple[bytes, int]] | None]
+"""Datagrams as the kernel hands them over: the payloads, the sources (struct sockaddr, one after the other) and what is
+told beside them, if it is of any: ancillary data (struct cmsghdr, one after the other) and flags."""
 
 LARGEST_CALL: Final = 64
 """How many datagrams one call brings at most: with more, none is cheaper."""
@@ -50,6 +49,7 @@ class _Room:
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self._payloads = mmap.mmap(-1, LARGEST_CALL * PAYLOAD_SPACE, flags=private)
         self._sources = bytearray(LARGEST_CALL * _SOURCE_SPACE)
+        self._sources_there = memoryview(self._sources)
         self._ancillary = bytearray(LARGEST_CALL * SEGMENT_SIZE_SPACE)
         start = _address(self._payloads)
         self._parts = bytearray(b"".join(_PART.pack(start + offset, PAYLOAD_SPACE) for offset in _PAYLOADS))
@@ -78,8 +78,7 @@ class _Room:
         memory, sizes = self._payloads, self._sizes[:count].tolist()
         # To say that the shorter one ends it costs as much as half a datagram.
         payloads = [memory[start : start + size] for start, size in zip(_PAYLOADS, sizes)]  # noqa: B905
-        packed = struct.iter_unpack(f"{source_size}s", self._sources[: count * source_size])
-        sources = list(chain.from_iterable(packed))
+        sources = bytes(self._sources_there[: count * source_size])
         if not ancillary:
             return payloads, sources, None
         told_sizes, flags = self._ancillary_sizes[:count].tolist(), self._flags[:count].tolist()

@@ -7,6 +7,9 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
@@ -33,6 +36,10 @@ SocketAddress: TypeAlias = tuple[Any, ...] | str | bytes
 
 AnyAddress: TypeAlias = "tuple[str | None, int] | UnixPath"
 """Whatever names a peer: a host and a port, or the path of a ``"unix"`` socket."""
+
+PackedAddress: TypeAlias = int | bytes
+"""An address as the kernel writes it: struct sockaddr_in6, or of struct sockaddr_in, whose second half is padding, the
+first half as an integer, which takes a quarter of the time to make and to find again."""
 
 Destination: TypeAlias = tuple[Address, SocketAddress | None, list[ControlMessage] | None]
 """Where a datagram goes: as a value, as the kernel takes it (None for the peer of a connected socket), and what is to
@@ -117,17 +124,25 @@ class Family:
         """Return an address of the kernel's as a value."""
         return Address(_host(sockaddr), sockaddr[1])
 
-    def received(self, packed: bytes) -> ReceivedAddress | None:
-        """Do as :meth:`received_address` does, with what the kernel writes (ip(7), ipv6(7))."""
+    def split(self, sources: bytes) -> Sequence[PackedAddress]:
+        """Return each of the addresses that the kernel has written one after the other (ip(7), ipv6(7))."""
+        if self.family == socket.AF_INET:
+            return memoryview(sources).cast("Q")[::2].tolist()
+        return list(chain.from_iterable(_PACKED_IPV6.iter_unpack(sources)))
+
+    def received(self, sources: bytes) -> list[ReceivedAddress | None]:
+        """Do as :meth:`received_address` does, with all the addresses that the kernel has written."""
         if self.family == socket.AF_INET:
             # Written out, since a flood from many addresses has it done for each datagram.
-            port, text = packed[2] << 8 | packed[3], _OCTETS
-            host = f"{text[packed[4]]}.{text[packed[5]]}.{text[packed[6]]}.{text[packed[7]]}"
-            address: ReceivedAddress | None = new_tuple(ReceivedAddress, (host, port)) if port else None
-            return address
-        port, flow_info, octets, scope = _IPV6.unpack(packed)
-        host = socket.inet_ntop(socket.AF_INET6, octets)
-        return self.received_address((host, port, flow_info, int.from_bytes(scope, sys.byteorder)))
+            text = _OCTETS
+            return [
+                new_tuple(ReceivedAddress, (f"{text[a]}.{text[b]}.{text[c]}.{text[d]}", port)) if port else None
+                for port, a, b, c, d in _IPV4.iter_unpack(sources)
+            ]
+        return [
+            self.received_address((_ipv6_host(octets), port, flow_info, int.from_bytes(scope, sys.byteorder)))
+            for port, flow_info, octets, scope in _IPV6.iter_unpack(sources)
+        ]
 
     def is_bound(self, sockaddr: Any) -> bool:
         """Whether a socket whose local address is ``sockaddr`` is bound."""
@@ -185,8 +200,12 @@ class UnixFamily(Family):
 
 
 _OCTETS: Final = tuple(map(str, range(256)))
+_IPV4: Final = struct.Struct("!2xHBBBB8x")
+"""struct sockaddr_in: port and address."""
 _IPV6: Final = struct.Struct("!2xHI16s4s")
 """struct sockaddr_in6: port, flow information, address and, in the byte order of the machine, zone."""
+_PACKED_IPV6: Final = struct.Struct("28s")
+_ipv6_host: Final = partial(socket.inet_ntop, socket.AF_INET6)
 
 UDP4: Final = Family("udp4", socket.AF_INET, "127.0.0.1", Address("0.0.0.0", 0), packed_size=16)
 UDP6: Final = Family("udp6", socket.AF_INET6, "::1", Address("::", 0), packed_size=28)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Final
 
 from ._addresses import ReceivedAddress
-from ._families import Family
+from ._families import Family, PackedAddress
 
-_interned: Final[dict[bytes, ReceivedAddress]] = {}
+_interned: Final[dict[PackedAddress, ReceivedAddress]] = {}
 """Addresses of senders, by what the kernel writes."""
 _MOST_INTERNED: Final = 4096
 _BATCHES_OF_STRANGERS: Final = 16
@@ -26,30 +26,29 @@ class Senders:
         self._family = family
         self._strange = 0
 
-    def addresses(self, sources: list[bytes]) -> list[ReceivedAddress | None]:
+    def addresses(self, sources: bytes) -> list[ReceivedAddress | None]:
         """Return the senders of a batch as values, ``None`` for those whom nobody can answer.
 
         Args:
-          sources: what the kernel writes of each (struct sockaddr).
+          sources: what the kernel writes of them (struct sockaddr, one after the other).
         """
         if self._strange:
             self._strange -= 1
-            return list(map(self._family.received, sources))
-        addresses: list[ReceivedAddress | None] = list(map(_interned.get, sources))
+            return self._family.received(sources)
+        packed = self._family.split(sources)
+        addresses: list[ReceivedAddress | None] = list(map(_interned.get, packed))
         if not all(addresses):
             if addresses.count(None) * 2 > len(addresses):
                 self._strange = _BATCHES_OF_STRANGERS
-            addresses = list(map(self._address, sources))
+            addresses = list(map(_intern, packed, self._family.received(sources)))
         return addresses
 
-    def _address(self, source: bytes) -> ReceivedAddress | None:
-        address = _interned.get(source)
-        if address is None:
-            address = self._family.received(source)
-            # A zone has a name, and that can come to mean another interface.
-            if type(address) is ReceivedAddress:
-                # More than so many, if another thread was in between.
-                if len(_interned) >= _MOST_INTERNED:
-                    _interned.clear()
-                _interned[source] = address
+
+def _intern(packed: PackedAddress, address: ReceivedAddress | None) -> ReceivedAddress | None:
+    # A zone has a name, and that can come to mean another interface.
+    if type(address) is not ReceivedAddress:
         return address
+    # More than so many, if another thread was in between.
+    if len(_interned) >= _MOST_INTERNED and packed not in _interned:
+        _interned.clear()
+    return _interned.setdefault(packed, address)
