@@ -71,6 +71,17 @@ async def send_connected(sock: DatagramSocket, to: Address) -> None:
     await sock.send(b"x")
 
 
+async def send_again(sock: DatagramSocket, to: Address) -> None:
+    for data in NUMBERED[:3]:
+        await sock.send(data, to)
+
+
+async def send_connected_again(sock: DatagramSocket, to: Address) -> None:
+    await sock.connect(to)
+    for data in NUMBERED[:3]:
+        await sock.send(data)
+
+
 async def send_many_connected(sock: DatagramSocket, to: Address) -> None:
     await sock.connect(to)
     await sock.send_many([Datagram(bytes([number]), to) for number in range(4)])
@@ -95,7 +106,9 @@ SENDS: dict[str, tuple[Send, list[bytes]]] = {
     ),
     "send a reply": (lambda sock, to: sock.send(Datagram(b"", to).reply(b"x")), [b"x"]),
     "send to a name": (lambda sock, to: sock.send(b"x", ("ours", to.port)), [b"x"]),
+    "send again": (send_again, NUMBERED[:3]),
     "send connected": (send_connected, [b"x"]),
+    "send connected again": (send_connected_again, NUMBERED[:3]),
     "send_many": (lambda sock, to: sock.send_many([Datagram(data, to) for data in NUMBERED]), NUMBERED),
     "send_many of unequal": (
         lambda sock, to: sock.send_many([Datagram(b"x" * size, to) for size in range(9)]),

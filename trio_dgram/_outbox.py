@@ -109,11 +109,14 @@ class Outbox:
         if self._blocked is not None and self._blocked(address.host):
             raise AddressBlockedError(errno.EPERM, "the address is on the send block list")
 
-    async def send(self, payload: bytes, destination: Destination) -> None:
-        """Send one datagram, waiting until the kernel has room. A cancelled call has sent nothing."""
+    async def send(self, payload: bytes, destination: Destination, refusal: OSError | None = None) -> None:
+        """Send one datagram, waiting until the kernel has room. A cancelled call has sent nothing.
+
+        ``refusal`` is what the kernel has answered already, if it was asked straight away.
+        """
         try:
             self.check_allowed(destination[0])
-            await self._hand_over_when_possible(payload, destination)
+            await self._hand_over_when_possible(payload, destination, refusal=refusal)
         except OSError as error:
             self._refused(error, payload, destination)
 
@@ -159,9 +162,10 @@ class Outbox:
                                 send_segments(segments, sizes[position], (), sockaddr)
                                 self._took(count)
                         except OSError as error:
+                            refusal: OSError | None = error
                             if count > 1 and self._segmentation.refused(address[0], sizes[position], error):
-                                count = 1
-                            count = await self._send_run(payloads[position : position + count], destination)
+                                count, refusal = 1, None
+                            count = await self._send_run(payloads[position : position + count], destination, refusal)
                     else:
                         count = await self._send_run(payloads[position : position + count], destination)
                 except OSError as error:
@@ -173,21 +177,25 @@ class Outbox:
                     await budget.renew()
                     self._lifetime.check()
 
-    async def _send_run(self, payloads: list[bytes], destination: Destination) -> int:
+    async def _send_run(self, payloads: list[bytes], destination: Destination, refusal: OSError | None = None) -> int:
         """Send these in one system call or, if that is refused, the first alone; return how many were sent."""
         if len(payloads) > 1:
             try:
                 self.check_allowed(destination[0])
-                await self._hand_over_when_possible(b"".join(payloads), destination, len(payloads[0]))
+                segments, size = b"".join(payloads), len(payloads[0])
+                await self._hand_over_when_possible(segments, destination, size, refusal=refusal)
             except OSError as error:
                 # Who is to blame is found out by sending them one by one.
                 self._segmentation.refused(destination[0].host, len(payloads[0]), error)
+                refusal = None
             else:
                 return len(payloads)
-        await self.send(payloads[0], destination)
+        await self.send(payloads[0], destination, refusal)
         return 1
 
-    def _hand_over(self, payload: bytes, destination: Destination, segment: int = 0) -> None:
+    def _hand_over(
+        self, payload: bytes, destination: Destination, segment: int = 0, refusal: OSError | None = None
+    ) -> None:
         """Hand one datagram to the kernel, or one of every ``segment`` bytes of ``payload``.
 
         Raises:
@@ -195,7 +203,7 @@ class Outbox:
           OSError: what the kernel says against it.
         """
         _, sockaddr, ancillary = destination
-        earlier: OSError | None = None
+        earlier = None if refusal is None else self._told_of_earlier(refusal, None)
         while True:
             try:
                 if segment:
@@ -206,8 +214,6 @@ class Outbox:
                     self._kernel.send(payload)
                 else:
                     self._kernel.sendto(payload, sockaddr)
-            except InterruptedError:
-                continue
             except OSError as error:
                 earlier = self._told_of_earlier(error, earlier)
             else:
@@ -235,8 +241,10 @@ class Outbox:
         if earlier is not None:
             self._inbox.failed(earlier)
 
-    def _told_of_earlier(self, error: OSError, earlier: OSError | None) -> OSError:
-        """Return ``error`` if it may be about an earlier datagram, and raise it otherwise."""
+    def _told_of_earlier(self, error: OSError, earlier: OSError | None) -> OSError | None:
+        """Return what may be about an earlier datagram, if anything is, and raise what is about this one."""
+        if isinstance(error, InterruptedError):
+            return earlier
         # The kernel may answer with what ICMP said about an earlier datagram, and has not sent this one then. It says
         # so only once, so what it says the second time is about this one.
         if earlier is None and error.errno in self._news:
@@ -251,13 +259,15 @@ class Outbox:
             self.segmented_sends += 1
             self.segmented_datagrams += count
 
-    async def _hand_over_when_possible(self, payload: bytes, destination: Destination, segment: int = 0) -> None:
+    async def _hand_over_when_possible(
+        self, payload: bytes, destination: Destination, segment: int = 0, *, refusal: OSError | None = None
+    ) -> None:
         """Hand it over as :meth:`_hand_over` does, waiting until the kernel has room.
 
         Tasks that wait do so in turn, since Trio lets only one of them wait for the descriptor.
         """
         try:
-            self._hand_over(payload, destination, segment)
+            self._hand_over(payload, destination, segment, refusal)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from socket import gaierror
 from time import perf_counter
-from typing import Self
+from typing import Any, Self
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
@@ -28,6 +29,8 @@ from ._subscriptions import SocketOwner, Subscriptions
 from ._waiting import notify_closing
 
 _START = 0  # the default offset, known again by its identity
+_NOWHERE = Address("", 0)  # where nobody sends
+_PLAIN = frozenset({tuple, Address})  # the kinds of addresses that programs make
 
 
 class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
@@ -41,7 +44,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
     socket, and any that waits when it is closed, raises ``trio.ClosedResourceError``.
     """
 
-    __slots__ = ("__weakref__", "_creation", "_direct", "_keeps_open", "_owner")
+    __slots__ = ("__weakref__", "_answered", "_creation", "_direct", "_keeps_open", "_known", "_owner")
 
     def __init__(self, creation: Creation, owner: SocketOwner) -> None:
         self._creation = creation
@@ -57,8 +60,11 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         self._inbox = Inbox(self._kernel, self._lifetime, self._budget, received_blocked, report)
         sent_blocked = blocker(creation.send_block_list)
         self._outbox = Outbox(self._kernel, self._lifetime, self._budget, sent_blocked, self._inbox, report)
-        # How what was received can be answered straight away, where nothing else is to be looked at: see send.
-        self._direct: Callable[[bytes, ReceivedAddress], object] | None = None
+        # How a datagram can be handed over straight away, where nothing else is to be looked at; and to whom: a kind of
+        # addresses, and one that was found to be what the kernel takes, known again by its identity. See send.
+        self._direct: Callable[[bytes, Any], object] | None = None
+        self._answered: type[Address] | None = None
+        self._known: object = _NOWHERE
         if self._association.peer is not None:
             self._inbox.connected(self._association.peer)
         if self._association.bound:
@@ -202,23 +208,36 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         most 50 ms. A cancelled call has sent nothing.
         """
         sendto = self._direct
-        if sendto and type(to) is ReceivedAddress and type(value) is bytes and length is None and offset is _START:
-            budget = self._budget
-            budget.left = left = budget.left - 1
-            if left > 0 and perf_counter() < budget.deadline:
-                await checkpoint_if_cancelled()
-                try:
-                    sendto(value, to)
-                except OSError:
-                    pass  # What it means is found out below, where it is sent again.
-                else:
-                    self._outbox.sent += 1
-                    return
+        if sendto and length is None and offset is _START:
+            data: object = value
+            address: object = to
+            info: PacketInfo | None = None
+            if to is None and type(value) is Datagram:
+                data, address, info = value
+            if type(data) is bytes and info is None and (type(address) is self._answered or address is self._known):
+                budget = self._budget
+                budget.left = left = budget.left - 1
+                if left > 0 and perf_counter() < budget.deadline:
+                    await checkpoint_if_cancelled()
+                    try:
+                        sendto(data, address)
+                    except gaierror:
+                        pass  # It came to a socket of the other family, and may have an address in this one.
+                    except OSError as error:
+                        await self._outbox.send(data, self._in_full(address), error)
+                        return
+                    else:
+                        self._outbox.sent += 1
+                        return
         payload, wanted, info, brought = check_outgoing(self._kernel.family, value, to, offset, length)
         self._association.check_destination(wanted, brought=brought)
         await self._budget.checkpoint()
         destination = await self._destination(wanted, info, brought=brought)
         await self._outbox.send(payload, destination)
+        # What the kernel takes as it is need not be looked at once more when it comes again.
+        given = value.address if isinstance(value, Datagram) else to
+        if type(given) in _PLAIN and given == destination[1]:
+            self._known = given
 
     def send_nowait(self, value: Payload | Datagram, /, to: AnyAddress | None = None) -> None:
         """Send one datagram as :meth:`send` does, to a numeric destination and at once, or not at all.
@@ -347,7 +366,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         if self._lifetime.closed:
             return
         self._lifetime.end()
-        self._direct = None
+        self._direct = self._answered = None
         self._subscriptions.end()
         self._inbox.discard()
         notify_closing(self._kernel)
@@ -406,8 +425,18 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         self._owner.state_changed(self)
 
     def _choose_way(self) -> None:
-        straight = self._association.peer is None and self._outbox.goes_straight
-        self._direct = self._kernel.sendto if straight else None
+        if not self._outbox.goes_straight:
+            return
+        if self._association.peer is None:
+            self._direct, self._answered, self._known = self._kernel.sendto, ReceivedAddress, _NOWHERE
+        else:
+            send = self._kernel.send
+            self._direct, self._answered, self._known = (lambda data, _: send(data)), None, None
+
+    def _in_full(self, address: Any) -> Destination:
+        """Return all that there is to be known of where what goes straight to ``address``, or the peer, goes."""
+        wanted = None if address is None else self._kernel.family.check_address("to", address)
+        return self._association.destination(wanted or self.remote_address, wanted, None)
 
     async def _bind_implicitly(self) -> None:
         if self._association.bound:
@@ -421,7 +450,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
 
     def _answers_go(self, wanted: Address | None) -> Destination | None:
         """Return where what is for ``wanted`` goes if it is a sender that can be answered straight away."""
-        if type(wanted) is ReceivedAddress and self._direct is not None and self._kernel.family.wrote(wanted):
+        if wanted is not None and type(wanted) is self._answered and self._kernel.family.wrote(wanted):
             return wanted, wanted, None
         return None
 

@@ -1,0 +1,209 @@
+"""Sending where something was sent before, which takes a shorter way: with the same outcomes as the long one."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+import trio_dgram
+from trio_dgram import Address, Datagram, DatagramSocket
+
+from .support.families import Family
+from .support.faults import faulty_kernel
+
+
+@attrs.frozen
+class Pair:
+    """Two sockets, the first of which sends to the second in one way, and has done so."""
+
+    sender: DatagramSocket
+    receiver: DatagramSocket
+    way: str
+    to: Any
+    """The same object each time."""
+
+    async def send(self, data: bytes) -> None:
+        """Send ``data`` in that way."""
+        match self.way:
+            case "connected":
+                await self.sender.send(data)
+            case "a datagram" | "a reply":
+                await self.sender.send(Datagram(data, self.to))
+            case _:
+                await self.sender.send(data, self.to)
+
+
+@asynccontextmanager
+async def pair(udp: Family, way: str) -> AsyncGenerator[Pair]:
+    async with (
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sender,
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
+    ):
+        await receiver.send(b"hello", sender.address)
+        hello = await sender.receive()
+        ways = {
+            "a plain tuple": (udp.loopback, receiver.address.port),
+            "an address": Address(*receiver.address),
+            "a datagram": Address(*receiver.address),
+            "a received address": hello.address,
+            "a reply": hello.reply(b"").address,
+            "connected": None,
+        }
+        if way == "connected":
+            await sender.connect(receiver.address)
+        both = Pair(sender, receiver, way, ways[way])
+        await both.send(b"first")
+        assert await receiver.receive() == (b"first", sender.address, None)
+        yield both
+
+
+CHOSEN = ("a plain tuple", "an address", "a datagram")
+"""Addresses that the program chooses."""
+EACH_WAY = pytest.mark.parametrize("way", [*CHOSEN, "a received address", "a reply", "connected"])
+EACH_CHOICE = pytest.mark.parametrize("way", CHOSEN)
+
+
+@EACH_WAY
+async def test_it_arrives(udp: Family, way: str) -> None:
+    async with pair(udp, way) as both:
+        for data in (b"second", b"", b"third"):
+            await both.send(data)
+        assert [(await both.receiver.receive()).data for _ in range(3)] == [b"second", b"", b"third"]
+        assert both.sender.statistics().sent == 4
+
+
+@EACH_CHOICE
+@pytest.mark.parametrize("again", [False, True])
+async def test_it_is_one_system_call_that_nothing_else_is_asked_for(udp: Family, way: str, again: bool) -> None:
+    with faulty_kernel() as faults:
+        async with pair(udp, way) as both:
+            if again:
+                await both.send(b"second")
+            faults.calls.clear()
+            await both.send(b"third")
+            assert faults.calls == {"sendto": 1}
+
+
+@EACH_WAY
+async def test_a_cancelled_call_has_sent_nothing(udp: Family, way: str) -> None:
+    async with pair(udp, way) as both:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await both.send(b"never")
+        assert scope.cancelled_caught
+        await both.send(b"second")
+        assert (await both.receiver.receive()).data == b"second"
+        assert both.sender.statistics().sent == 2
+
+
+@EACH_WAY
+async def test_others_run_in_between(udp: Family, way: str) -> None:
+    async with pair(udp, way) as both, trio.open_nursery() as nursery:
+        ran = trio.Event()
+
+        async def other() -> None:
+            ran.set()
+
+        nursery.start_soon(other)
+        # Twice, since of two tasks that can run Trio takes either first.
+        for _ in range(2 * 64):
+            await both.send(b"x")
+        assert ran.is_set()
+
+
+@EACH_WAY
+async def test_what_is_too_big_is_refused_by_name_and_the_rest_goes_on(udp: Family, way: str) -> None:
+    async with pair(udp, way) as both:
+        with pytest.raises(OSError, match=f"send .*{both.receiver.address.port}: Message too long") as caught:
+            await both.send(bytes(70_000))
+        assert caught.value.errno == errno.EMSGSIZE
+        assert vars(caught.value)["address"] == both.receiver.address
+        await both.send(b"second")
+        assert (await both.receiver.receive()).data == b"second"
+        assert both.sender.statistics().send_errors == 1
+
+
+@EACH_WAY
+async def test_it_waits_for_room(udp: Family, way: str) -> None:
+    with faulty_kernel() as faults:
+        async with pair(udp, way) as both:
+            faults.set("send" if way == "connected" else "sendto", errno.EAGAIN, errno.ENOBUFS)
+            await both.send(b"second")
+            assert (await both.receiver.receive()).data == b"second"
+            assert both.sender.statistics().sent == 2
+
+
+@EACH_WAY
+async def test_a_call_cancelled_while_it_waits_for_room_has_sent_nothing(
+    udp: Family, way: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    with faulty_kernel() as faults:
+        async with pair(udp, way) as both:
+            start = autojump_clock.current_time()
+            faults.set("send" if way == "connected" else "sendto", *[errno.ENOBUFS] * 100)
+            with trio.move_on_after(0.01) as scope:
+                await both.send(b"never")
+            assert scope.cancelled_caught
+            assert autojump_clock.current_time() - start == pytest.approx(0.01)
+            faults.plan.clear()
+            await both.send(b"second")
+            assert (await both.receiver.receive()).data == b"second"
+            assert (both.sender.statistics().sent, both.sender.statistics().send_errors) == (2, 0)
+
+
+@EACH_CHOICE
+async def test_what_the_kernel_says_once_against_a_chosen_destination_is_raised(udp: Family, way: str) -> None:
+    with faulty_kernel() as faults:
+        async with pair(udp, way) as both:
+            faults.set("sendto", errno.EPERM)
+            with pytest.raises(PermissionError, match="send"):
+                await both.send(b"never")
+            assert not faults.pending
+
+
+@EACH_CHOICE
+async def test_a_peer_and_its_loss_are_noticed(udp: Family, way: str) -> None:
+    async with pair(udp, way) as both:
+        async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as other:
+            await both.sender.connect(other.address)
+            with pytest.raises(trio_dgram.AlreadyConnectedError):
+                await both.send(b"never")
+            await both.sender.send(b"to the peer")
+            assert (await other.receive()).data == b"to the peer"
+            both.sender.disconnect()
+            with pytest.raises(trio_dgram.NotConnectedError):
+                await both.sender.send(b"never")
+        await both.send(b"second")
+        assert (await both.receiver.receive()).data == b"second"
+
+
+@EACH_WAY
+async def test_a_closed_socket_sends_nothing(udp: Family, way: str) -> None:
+    async with pair(udp, way) as both:
+        await both.sender.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await both.send(b"never")
+
+
+async def test_a_sender_that_came_to_a_socket_of_the_other_family_is_found_as_a_mapped_address() -> None:
+    async with (
+        trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as receiver,
+        trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as asked,
+        trio_dgram.open_socket("udp6", port=0) as dual,
+        trio_dgram.open_socket("udp6", port=0, host="::1") as six,
+    ):
+        await receiver.send(b"question", asked.address)
+        address = (await asked.receive()).address
+        for data in (b"first", b"second"):
+            await dual.send(data, address)
+            assert (await receiver.receive()).data == data
+        await six.send(b"question", six.address)
+        with pytest.raises(OSError, match="udp4"):
+            await asked.send(b"never", (await six.receive()).address)
