@@ -133,8 +133,9 @@ class Inbox:
     def pull(self, limit: int | None = None) -> bool:
         """Read datagrams ahead, about ``limit`` of them, and return whether anything is there to be handed out.
 
-        Without a limit it is a batch, which grows while the kernel has more and shrinks to what it had: a
-        socket that gets one datagram at a time is not asked for a second one each time.
+        Without a limit it is a batch, which doubles while the kernel has more and halves where it had less: a socket
+        that gets one datagram at a time is not asked for a second one each time, and one that gets bursts need not
+        learn so anew each time.
         """
         ready = self.ready
         # Looked at here too, since most sockets have none.
@@ -153,8 +154,9 @@ class Inbox:
         except OSError as error:
             self.failed(error)
         came = len(fresh) - before
-        if limit is None:
-            self._batch = min(self._batch * 2, LARGEST_BATCH) if came >= self._batch else max(1, came)
+        if limit is None and came:
+            batch = self._batch
+            self._batch = min(batch * 2, LARGEST_BATCH) if came >= batch else max(came, batch // 2)
         if came >= FLOOD:
             self._kernel.receiver.coalesce()
         if sifting:

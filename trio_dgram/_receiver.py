@@ -74,7 +74,7 @@ class Receiver:
         self._family = family
         self._recvfrom = sock.recvfrom
         self._recvmmsg: Any = getattr(sock, "recvmmsg", None) if capabilities_of(sock).batches else None
-        # How many datagrams the last call to receive brought, and how many of them came joined.
+        # How many datagrams came at a time when some last did, and how many of them came joined.
         self._burst = 0
         self._joined = 1
         self._senders = Senders(family)
@@ -108,8 +108,10 @@ class Receiver:
             else:
                 self._receive_singles(into, limit)
         finally:
-            self._burst = len(into) - before
-            self.received += self._burst
+            came = len(into) - before
+            # To find nothing says nothing about what comes next.
+            self._burst = came or self._burst
+            self.received += came
 
     def take(self, into: deque[Datagram], data: bytes, source: Any) -> None:
         """Append one datagram that was awaited."""
