@@ -59,7 +59,7 @@ def test_after_a_batch_of_strangers_the_next_ones_are_not_kept(
 ) -> None:
     senders = Senders(FAMILIES[family])
     senders.addresses(packed(1) + packed(2))
-    for _ in range(16):
+    for _ in range(_senders._BATCHES_OF_STRANGERS):
         assert senders.addresses(packed(3) + packed(1)) == [(f"{prefix}3", 53), (f"{prefix}1", 53)]
     assert set(interned.values()) == {(f"{prefix}1", 53), (f"{prefix}2", 53)}
     # Half of them are known now.

@@ -258,7 +258,7 @@ class PeerTable(Generic[PeerT]):
         # In one loop without calls of our own: they would cost a quarter of what sorting a datagram does.
         now = trio.current_time()
         self._received += len(datagrams)
-        known, receivers = self._peers.get, self.receivers
+        known, waiting, wake = self._peers.get, self.receivers.pop, trio.lowlevel.reschedule
         validated, unvalidated = self._validated, self._unvalidated
         limits = self.limits
         for datagram in datagrams:
@@ -288,8 +288,9 @@ class PeerTable(Generic[PeerT]):
             peer.queued_bytes += size
             self._total_bytes += size
             self._kept += 1
-            if peer in receivers:
-                self._wake_receiver(peer)
+            task = waiting(peer, None)
+            if task is not None:
+                wake(task)
 
     def take(self, peer: PeerT) -> bytes | None:
         """Return the next datagram of a peer, if there is one."""

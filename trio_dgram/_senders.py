@@ -13,8 +13,9 @@ from ._families import Family, PackedAddress
 _interned: Final[dict[PackedAddress, ReceivedAddress]] = {}
 """Addresses of senders, by what the kernel writes."""
 _MOST_INTERNED: Final = 4096
-_BATCHES_OF_STRANGERS: Final = 16
-"""How many batches after one of strangers nobody is looked up. A stranger who is costs twice as much."""
+_BATCHES_OF_STRANGERS: Final = 256
+"""How many batches after one of strangers nobody is looked up. A stranger who is costs twice as much, and each who is
+kept is one more object that soon has Python collect garbage among all tasks that wait."""
 
 
 class Senders:
