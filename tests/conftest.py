@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ import pytest
 from trio_dgram import _inbox, _receiver, _system
 
 from .support.families import FAMILIES, Family
+from .support.faults import RefusingSocket, faulty_kernel
 
 pytest_plugins = ["pytester", "tests.support.namespaces"]
 
@@ -73,6 +74,17 @@ def refuse_skip(report: pytest.TestReport | pytest.CollectReport, allowed: str) 
 def coalescing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have sockets switch receive offload on when they are first read, not only in a flood."""
     monkeypatch.setattr(_inbox, "FLOOD", 0)
+
+
+@pytest.fixture(params=["offload", "no offload", "offload refused half-way"])
+async def offload(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[bool]:
+    """Whether sockets are to offload: yes, no, and yes where the kernel goes back on it."""
+    if request.param == "offload refused half-way":
+        monkeypatch.setattr("tests.support.faults.FaultySocket", RefusingSocket)
+        with faulty_kernel():
+            yield True
+    else:
+        yield request.param == "offload"
 
 
 @pytest.fixture(params=["one by one", "in batches"])

@@ -15,6 +15,7 @@ from trio_dgram import Datagram, DatagramSocket
 
 from .support.families import Family
 
+pytestmark = pytest.mark.usefixtures("coalescing")
 BUDGET = 64
 FLOOD = 200
 """As many as fit in a receive buffer of the usual size."""
@@ -32,9 +33,11 @@ class Passes(trio.abc.Instrument):
 
 
 @asynccontextmanager
-async def flooded(udp: Family) -> AsyncGenerator[DatagramSocket]:
+async def flooded(udp: Family, *, offload: bool) -> AsyncGenerator[DatagramSocket]:
     """Open a socket that has received plenty."""
-    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, offload=False) as sock:
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, offload=offload) as sock:
+        with pytest.raises(trio.WouldBlock):
+            sock.receive_nowait()
         await sock.send_many([Datagram(b"x", sock.address)] * FLOOD)
         yield sock
 
@@ -50,9 +53,9 @@ OPERATIONS: dict[str, Operation] = {
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 async def test_at_most_64_operations_happen_between_two_passes_of_the_scheduler(
-    udp: Family, operation: Operation
+    udp: Family, operation: Operation, offload: bool
 ) -> None:
-    async with flooded(udp) as sock:
+    async with flooded(udp, offload=offload) as sock:
         call = operation(sock)
         passes = Passes()
         trio.lowlevel.add_instrument(passes)
@@ -72,8 +75,10 @@ async def test_at_most_64_operations_happen_between_two_passes_of_the_scheduler(
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-async def test_cancelling_takes_effect_at_the_next_call_in_a_flood(udp: Family, operation: Operation) -> None:
-    async with flooded(udp) as sock:
+async def test_cancelling_takes_effect_at_the_next_call_in_a_flood(
+    udp: Family, operation: Operation, offload: bool
+) -> None:
+    async with flooded(udp, offload=offload) as sock:
         call = operation(sock)
         done = 0
         with trio.CancelScope() as scope:
@@ -85,8 +90,8 @@ async def test_cancelling_takes_effect_at_the_next_call_in_a_flood(udp: Family, 
         assert done == 10
 
 
-async def test_answering_a_flood_lets_another_task_run(udp: Family) -> None:
-    async with flooded(udp) as sock, trio.open_nursery() as nursery:
+async def test_answering_a_flood_lets_another_task_run(udp: Family, offload: bool) -> None:
+    async with flooded(udp, offload=offload) as sock, trio.open_nursery() as nursery:
         turns = 0
 
         async def other() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections import Counter, defaultdict, deque
@@ -12,6 +13,7 @@ from typing import Any, cast
 import attrs
 import trio
 
+from trio_dgram._ancillary import UDP_GRO, UDP_SEGMENT
 from trio_dgram._system import SystemSocket
 
 
@@ -79,6 +81,24 @@ class FaultySocket(SystemSocket):
     connect = _faulty("connect")
     setsockopt = _faulty("setsockopt")
     disconnect = _faulty("disconnect")
+
+
+class RefusingSocket(FaultySocket):
+    """One whose kernel takes segments once and then refuses them, and joins nothing that comes."""
+
+    taken = False
+
+    def sendmsg(self, buffers: Any, ancillary: Any = (), *rest: Any) -> int:
+        if any(message[:2] == (socket.IPPROTO_UDP, UDP_SEGMENT) for message in ancillary):
+            if self.taken:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            self.taken = True
+        return SystemSocket.sendmsg(self, buffers, ancillary, *rest)
+
+    def setsockopt(self, *arguments: Any) -> None:
+        if arguments[:2] == (socket.IPPROTO_UDP, UDP_GRO):
+            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+        SystemSocket.setsockopt(self, *arguments)
 
 
 class _Factory(trio.abc.SocketFactory):
