@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import trio_dgram
 from trio_dgram import Datagram, DatagramSocket, _receiver, _system
-from trio_dgram._addresses import ReceivedAddress, ScopedReceivedAddress
+from trio_dgram._addresses import ReceivedIPv6Address, ScopedReceivedAddress
 from trio_dgram._ancillary import control_messages
 from trio_dgram._batch import Batch
 from trio_dgram._families import FAMILIES
@@ -183,7 +183,7 @@ def test_what_the_kernel_writes_is_read_as_the_socket_module_does() -> None:
     packed = packed_ipv6("2001:db8::1", 53) + packed_ipv6("fe80::1", 53, 1) + packed_ipv6("::ffff:1.2.3.4", 5353)
     addresses = FAMILIES["udp6"].received(packed)
     assert addresses == [("2001:db8::1", 53), ("fe80::1%lo", 53), ("::ffff:1.2.3.4", 5353)]
-    assert [type(address) for address in addresses] == [ReceivedAddress, ScopedReceivedAddress, ReceivedAddress]
+    assert [type(address) for address in addresses] == [ReceivedIPv6Address, ScopedReceivedAddress, ReceivedIPv6Address]
 
 
 def test_addresses_that_cannot_be_answered_are_nobodys() -> None:

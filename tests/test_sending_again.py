@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -192,6 +193,93 @@ async def test_a_closed_socket_sends_nothing(udp: Family, way: str) -> None:
             await both.send(b"never")
 
 
+@EACH_CHOICE
+async def test_a_peer_that_comes_while_a_send_waits_for_room_is_noticed(
+    udp: Family, way: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    del autojump_clock
+    with faulty_kernel() as faults:
+        async with pair(udp, way) as both, trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as other:
+            fresh = attrs.evolve(both, to=Address(*both.to))
+            async with trio.open_nursery() as nursery:
+                faults.set("sendto", *[errno.ENOBUFS] * 3)
+                nursery.start_soon(fresh.send, b"second")
+                await trio.testing.wait_all_tasks_blocked()
+                await both.sender.connect(other.address)
+            assert (await both.receiver.receive()).data == b"second"
+            for _ in range(2):
+                with pytest.raises(trio_dgram.AlreadyConnectedError):
+                    await fresh.send(b"never")
+                await both.sender.send(b"to the peer")
+                assert (await other.receive()).data == b"to the peer"
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_what_waits_for_room_goes_to_no_other_peer_than_it_was_for(
+    udp: Family, many: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    del autojump_clock
+    with faulty_kernel() as faults:
+        async with pair(udp, "connected") as both, trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as other:
+
+            async def send() -> None:
+                with pytest.raises(trio_dgram.NotConnectedError, match="disconnected"):
+                    await (both.sender.send_many([Datagram(b"x", both.receiver.address)]) if many else both.send(b"x"))
+
+            async with trio.open_nursery() as nursery:
+                faults.set("send", *[errno.ENOBUFS] * 3)
+                nursery.start_soon(send)
+                await trio.testing.wait_all_tasks_blocked()
+                both.sender.disconnect()
+                await both.sender.connect(other.address)
+            await both.sender.send(b"to the peer")
+            assert (await other.receive()).data == b"to the peer"
+            assert both.sender.statistics().sent == 2
+
+
+@pytest.mark.parametrize("connected", [False, True])
+async def test_a_datagram_for_nobody_is_refused_each_time(udp: Family, connected: bool) -> None:
+    async with pair(udp, "connected" if connected else "an address") as both:
+        for _ in range(2):
+            with pytest.raises(TypeError, match="the address of the datagram"):
+                await both.sender.send(Datagram(b"never", None))  # type: ignore[arg-type]
+            await both.send(b"next")
+        assert both.sender.statistics().sent == 3
+
+
+async def test_a_received_address_that_the_program_changes_is_its_own_choice(udp: Family) -> None:
+    async with pair(udp, "a received address") as both:
+        for port, error in ((70_000, ValueError), (0, ValueError), (True, TypeError)):
+            with pytest.raises(error, match="port"):
+                await both.sender.send(b"never", both.to._replace(port=port))
+        own = both.to._replace(port=both.receiver.address.port)
+        assert (own, type(own)) == (both.receiver.address, Address)
+        with pytest.raises(OSError, match="send"):
+            await both.sender.send(bytes(70_000), own)
+
+
+async def test_the_answer_to_a_datagram_of_the_programs_own_is_looked_at_like_any_other(udp: Family) -> None:
+    asked = []
+
+    async def lookup(host: str, port: int, _family: object) -> Address:
+        asked.append(host)
+        return Address(udp.loopback, port)
+
+    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, lookup=lookup) as sock:
+        to = sock.address
+        for data in (b"first", b"second"):
+            await sock.send(Datagram(b"", Address("a.name", to.port)).reply(data))
+            await sock.send(Datagram(b"", to).reply(data))
+            assert [(await sock.receive()).data for _ in range(2)] == [data, data]
+        assert asked == ["a.name", "a.name"]
+        for port, error in ((70_000, ValueError), (0, ValueError), (True, TypeError)):
+            with pytest.raises(error, match="port"):
+                await sock.send(Datagram(b"", Address(udp.loopback, port)).reply(b"never"))
+            with pytest.raises(error, match="port"):
+                await sock.send_many([Datagram(b"", Address(udp.loopback, port)).reply(b"never")])
+        assert sock.statistics().sent == 4
+
+
 async def test_a_sender_that_came_to_a_socket_of_the_other_family_is_found_as_a_mapped_address() -> None:
     async with (
         trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as receiver,
@@ -207,3 +295,12 @@ async def test_a_sender_that_came_to_a_socket_of_the_other_family_is_found_as_a_
         await six.send(b"question", six.address)
         with pytest.raises(OSError, match="udp4"):
             await asked.send(b"never", (await six.receive()).address)
+        # Nor is a mapped one an address of IPv4's, though the socket module would take it for one.
+        await receiver.send(b"question", ("127.0.0.1", dual.address.port))
+        mapped = (await dual.receive()).address
+        assert mapped.host == "::ffff:127.0.0.1"
+        for _ in range(100):
+            with pytest.raises(socket.gaierror, match="udp4"):
+                await receiver.send(b"never", mapped)
+        assert asked.statistics().sent == 0
+        assert receiver.statistics().sent == 2

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias, cast
 
 from ._arguments import check_integer, describe_value
 
@@ -61,11 +61,31 @@ class ReceivedAddress(Address):
 
     __slots__ = ()
 
+    def _replace(self, **changes: Any) -> Address:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        # What the program has changed, it has chosen.
+        chosen: Address = new_tuple(UnixAddress if isinstance(self, UnixAddress) else Address, self)
+        return chosen._replace(**changes)
 
-class ScopedReceivedAddress(ReceivedAddress):
-    """A received address with a zone, which the kernel takes in another form than it is written here."""
+
+class ReceivedIPv4Address(ReceivedAddress):
+    """One that the kernel has written, and that sockets of its family take as it is."""
 
     __slots__ = ()
+
+
+class ReceivedIPv6Address(ReceivedAddress):
+    """One that the kernel has written, and that sockets of its family take as it is: without a zone."""
+
+    __slots__ = ()
+
+
+class ScopedReceivedAddress(ReceivedAddress):
+    """One that the kernel has written, with a zone: it takes it in another form than it is written here."""
+
+    __slots__ = ()
+
+
+_WRITTEN_BY_THE_KERNEL: Final = frozenset({ReceivedIPv4Address, ReceivedIPv6Address, ScopedReceivedAddress})
 
 
 _LONGEST_PATH: Final = 107 if sys.platform == "linux" else 103
@@ -173,12 +193,14 @@ def check_host(name: str, value: object) -> str:
 
 def check_address(name: str, value: object) -> Address:
     """Return ``value`` as an :class:`Address` if it is a pair of a host and a port that can be sent to."""
-    if isinstance(value, ReceivedAddress) and not isinstance(value, UnixAddress):
-        return value
+    if type(value) in _WRITTEN_BY_THE_KERNEL:
+        return cast("Address", value)
     if not isinstance(value, tuple) or len(value) != 2:
         raise TypeError(f"{name} must be a (host, port) tuple, not {describe_value(value)}")
     host, port = value
-    return Address(check_host(f"the host of {name}", host), check_port(f"the port of {name}", port, lowest=1))
+    # The answer to a datagram that the program has made.
+    kind = ReceivedAddress if isinstance(value, ReceivedAddress) else Address
+    return kind(check_host(f"the host of {name}", host), check_port(f"the port of {name}", port, lowest=1))
 
 
 def written(address: Address) -> str:

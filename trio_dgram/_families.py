@@ -17,6 +17,8 @@ import attrs
 from ._addresses import (
     Address,
     ReceivedAddress,
+    ReceivedIPv4Address,
+    ReceivedIPv6Address,
     ReceivedUnixAddress,
     ScopedReceivedAddress,
     UnixAddress,
@@ -55,6 +57,9 @@ def is_literal(host: str, family: socket.AddressFamily) -> bool:
     return True
 
 
+SenderType: TypeAlias = type[ReceivedAddress]
+
+
 @attrs.frozen
 class Family:
     """What differs between the kinds of sockets, as data and as the way their addresses are written.
@@ -70,6 +75,8 @@ class Family:
     """The local address that is bound to where none is named."""
     packed_size: int = 0
     """How many bytes the kernel writes an address in, a struct sockaddr_in or sockaddr_in6."""
+    sender: SenderType | None = None
+    """What a source is that the kernel takes as it is written, if there is any."""
 
     @property
     def is_internet(self) -> bool:
@@ -116,10 +123,6 @@ class Family:
         address = wanted if wanted.host else Address(self.loopback, wanted.port)
         return address, self.sockaddr(address, dual_stack=dual_stack)
 
-    def wrote(self, address: Address) -> bool:
-        """Whether a received address, without a zone, is one that sockets of this family receive from."""
-        return (":" in address[0]) == (self.family == socket.AF_INET6)
-
     def address(self, sockaddr: Any) -> Address:
         """Return an address of the kernel's as a value."""
         return Address(_host(sockaddr), sockaddr[1])
@@ -136,7 +139,7 @@ class Family:
             # Written out, since a flood from many addresses has it done for each datagram.
             text = _OCTETS
             return [
-                new_tuple(ReceivedAddress, (f"{text[a]}.{text[b]}.{text[c]}.{text[d]}", port)) if port else None
+                new_tuple(ReceivedIPv4Address, (f"{text[a]}.{text[b]}.{text[c]}.{text[d]}", port)) if port else None
                 for port, a, b, c, d in _IPV4.iter_unpack(sources)
             ]
         return [
@@ -155,7 +158,7 @@ class Family:
         if not sockaddr[1] or sockaddr[0] == "::":
             return None
         if len(sockaddr) == 2 or not sockaddr[3]:
-            return cast("ReceivedAddress", new_tuple(ReceivedAddress, sockaddr[:2]))
+            return cast("ReceivedAddress", new_tuple(self.sender, sockaddr[:2]))
         return ScopedReceivedAddress(_host(sockaddr), sockaddr[1])
 
 
@@ -207,8 +210,8 @@ _IPV6: Final = struct.Struct("!2xHI16s4s")
 _PACKED_IPV6: Final = struct.Struct("28s")
 _ipv6_host: Final = partial(socket.inet_ntop, socket.AF_INET6)
 
-UDP4: Final = Family("udp4", socket.AF_INET, "127.0.0.1", Address("0.0.0.0", 0), packed_size=16)
-UDP6: Final = Family("udp6", socket.AF_INET6, "::1", Address("::", 0), packed_size=28)
+UDP4: Final = Family("udp4", socket.AF_INET, "127.0.0.1", Address("0.0.0.0", 0), 16, ReceivedIPv4Address)
+UDP6: Final = Family("udp6", socket.AF_INET6, "::1", Address("::", 0), 28, ReceivedIPv6Address)
 FAMILIES: Final = {family.type: family for family in (UDP4, UDP6)}
 if hasattr(socket, "AF_UNIX"):  # pragma: no branch -- Windows has none
     UNIX: Final = UnixFamily("unix", socket.AF_UNIX, "", UnixAddress(""))

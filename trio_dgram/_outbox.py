@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from ._addresses import Address, ReceivedAddress, UnixAddress
+from ._association import Association
 from ._budget import Budget
 from ._errors import AddressBlockedError, SendManyError, annotated, with_reason
 from ._families import Destination
@@ -59,6 +60,7 @@ class Outbox:
     """The way of a datagram into the kernel."""
 
     __slots__ = (
+        "_association",
         "_blocked",
         "_budget",
         "_inbox",
@@ -79,6 +81,7 @@ class Outbox:
         kernel: Kernel,
         lifetime: Lifetime,
         budget: Budget,
+        association: Association,
         blocked: Callable[[str], bool] | None,
         inbox: Inbox,
         report: Callable[[OSError, str, Address | None], bool],
@@ -90,6 +93,7 @@ class Outbox:
         self._kernel = kernel
         self._lifetime = lifetime
         self._budget = budget
+        self._association = association
         self._blocked = blocked
         self._inbox = inbox
         self._report = report
@@ -291,8 +295,10 @@ class Outbox:
         give_up: float | None = None
         delay = _FIRST_DELAY
         while True:
-            # Closed while it waited, or just after the wait was over.
+            # Closed while it waited, or just after the wait was over; or left by the peer that it was for.
             self._lifetime.check()
+            if destination[1] is None:
+                self._association.check_peer(destination[0])
             try:
                 if self._kernel.awaited is None:
                     self._hand_over(payload, destination, segment)

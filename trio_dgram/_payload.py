@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from ._addresses import Address, ReceivedAddress, check_host
+from ._addresses import Address, check_host
 from ._arguments import check_integer, describe_value
 from ._datagrams import Datagram, PacketInfo, ReceivedPacketInfo, answering
 from ._families import Family, is_literal
@@ -67,6 +67,7 @@ def check_datagrams(family: Family, datagrams: object) -> tuple[list[bytes], lis
     infos = list(map(_info_of, items))
     informed = infos.count(None) < len(infos)
     runs: list[Run] = []
+    sender: object = family.sender
     given: object = items
     last: Address | None = None
     info = last_info = None
@@ -75,14 +76,15 @@ def check_datagrams(family: Family, datagrams: object) -> tuple[list[bytes], lis
         if address is given and not informed:
             continue
         given = address
-        if type(address) is not ReceivedAddress:
-            address = family.check_address(f"the address of item {index} of datagrams", address)  # noqa: PLW2901
+        wanted: Address = address
+        if type(address) is not sender:
+            wanted = family.check_address(f"the address of item {index} of datagrams", address)
         if informed:
-            info = _check_info(f"the info of item {index} of datagrams", infos[index], address)
+            info = _check_info(f"the info of item {index} of datagrams", infos[index], wanted)
         # Equal addresses differ all the same if the program chose one and the network the other.
-        if address != last or type(address) is not type(last) or info != last_info:
-            runs.append((index, address, info))
-            last, last_info = address, info
+        if wanted != last or type(wanted) is not type(last) or info != last_info:
+            runs.append((index, wanted, info))
+            last, last_info = wanted, info
     return payloads, runs
 
 

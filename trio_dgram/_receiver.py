@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import repeat
 from typing import Any, Final
 
-from ._addresses import ReceivedAddress, new_tuple
+from ._addresses import ReceivedAddress, ReceivedIPv4Address, new_tuple
 from ._ancillary import UDP_GRO, ControlMessage, control_messages, decode_packet_info, segment_size
 from ._awaited import KernelSocket
 from ._batch import LARGEST_CALL, PAYLOAD_SPACE, SEGMENT_SIZE_SPACE
@@ -135,7 +135,7 @@ class Receiver:
         for _ in range(limit):
             data, source = recvfrom(PAYLOAD_SPACE)
             if is_udp4 and source[1]:
-                address: ReceivedAddress | None = new_tuple(ReceivedAddress, source)
+                address: ReceivedAddress | None = new_tuple(ReceivedIPv4Address, source)
             else:
                 address = received_address(source)
                 if address is None:
@@ -179,7 +179,7 @@ class Receiver:
         while limit > 0:
             data, ancillary, flags, source = recvmsg(size, space)
             if is_udp4 and source[1]:
-                address: ReceivedAddress | None = new_tuple(ReceivedAddress, source)
+                address: ReceivedAddress | None = new_tuple(ReceivedIPv4Address, source)
             else:
                 address = received_address(source)
             if not ancillary and not flags and not informs and address is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ._addresses import ReceivedAddress
+from ._addresses import ReceivedAddress, ScopedReceivedAddress
 from ._families import Family, PackedAddress
 
 _interned: Final[dict[PackedAddress, ReceivedAddress]] = {}
@@ -47,7 +47,7 @@ class Senders:
 
 def _intern(packed: PackedAddress, address: ReceivedAddress | None) -> ReceivedAddress | None:
     # A zone has a name, and that can come to mean another interface.
-    if type(address) is not ReceivedAddress:
+    if address is None or type(address) is ScopedReceivedAddress:
         return address
     # More than so many, if another thread was in between.
     if len(_interned) >= _MOST_INTERNED and packed not in _interned:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from socket import gaierror
 from time import perf_counter
 from typing import Any, Self
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
-from ._addresses import Address, ReceivedAddress, UnixPath, written
+from ._addresses import Address, UnixPath, written
 from ._arguments import check_bool, check_integer
 from ._association import Association
 from ._block_list import blocker
@@ -29,7 +28,8 @@ from ._subscriptions import SocketOwner, Subscriptions
 from ._waiting import notify_closing
 
 _START = 0  # the default offset, known again by its identity
-_NOWHERE = Address("", 0)  # where nobody sends
+_PEER = object()  # the destination where none is given
+_NOBODY = object()  # a destination that none is
 _PLAIN = frozenset({tuple, Address})  # the kinds of addresses that programs make
 
 
@@ -59,12 +59,14 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         received_blocked = blocker(creation.receive_block_list)
         self._inbox = Inbox(self._kernel, self._lifetime, self._budget, received_blocked, report)
         sent_blocked = blocker(creation.send_block_list)
-        self._outbox = Outbox(self._kernel, self._lifetime, self._budget, sent_blocked, self._inbox, report)
+        self._outbox = Outbox(
+            self._kernel, self._lifetime, self._budget, self._association, sent_blocked, self._inbox, report
+        )
         # How a datagram can be handed over straight away, where nothing else is to be looked at; and to whom: a kind of
-        # addresses, and one that was found to be what the kernel takes, known again by its identity. See send.
+        # addresses, and one destination that is known again by its identity. See send.
         self._direct: Callable[[bytes, Any], object] | None = None
         self._answered: type[Address] | None = None
-        self._known: object = _NOWHERE
+        self._known: object = _NOBODY
         if self._association.peer is not None:
             self._inbox.connected(self._association.peer)
         if self._association.bound:
@@ -196,7 +198,8 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
 
         Raises:
           TypeError, ValueError: if an argument is wrong; nothing happened then.
-          NotConnectedError: without a destination on an unconnected socket.
+          NotConnectedError: without a destination on an unconnected socket, or on one that is disconnected while
+            this waits for room.
           AlreadyConnectedError: with one, other than the peer's own, on a connected socket.
           AddressBlockedError: if the destination is on the send block list.
           socket.gaierror: if the name does not resolve, or no address of the socket's family is meant.
@@ -212,8 +215,11 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
             data: object = value
             address: object = to
             info: PacketInfo | None = None
-            if to is None and type(value) is Datagram:
-                data, address, info = value
+            if to is None:
+                if type(value) is Datagram:
+                    data, address, info = value
+                else:
+                    address = _PEER
             if type(data) is bytes and info is None and (type(address) is self._answered or address is self._known):
                 budget = self._budget
                 budget.left = left = budget.left - 1
@@ -221,23 +227,21 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
                     await checkpoint_if_cancelled()
                     try:
                         sendto(data, address)
-                    except gaierror:
-                        pass  # It came to a socket of the other family, and may have an address in this one.
                     except OSError as error:
                         await self._outbox.send(data, self._in_full(address), error)
-                        return
                     else:
                         self._outbox.sent += 1
-                        return
+                    return
         payload, wanted, info, brought = check_outgoing(self._kernel.family, value, to, offset, length)
         self._association.check_destination(wanted, brought=brought)
         await self._budget.checkpoint()
         destination = await self._destination(wanted, info, brought=brought)
-        await self._outbox.send(payload, destination)
-        # What the kernel takes as it is need not be looked at once more when it comes again.
+        # What the kernel takes as it is need not be looked at once more when it comes again. Noted at once, while the
+        # socket is what it was when that was found.
         given = value.address if isinstance(value, Datagram) else to
         if type(given) in _PLAIN and given == destination[1]:
             self._known = given
+        await self._outbox.send(payload, destination)
 
     def send_nowait(self, value: Payload | Datagram, /, to: AnyAddress | None = None) -> None:
         """Send one datagram as :meth:`send` does, to a numeric destination and at once, or not at all.
@@ -271,6 +275,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
           TypeError, ValueError: if an item is no datagram that can be sent; nothing was sent then.
           SendManyError: if one fails as :meth:`send` would: its ``index`` says which, its ``sent`` how many
             went before it. Those after it were not sent.
+          NotConnectedError: if the socket is disconnected while this waits for room.
 
         It looks for cancellation before the first datagram and while it waits. A cancelled call has sent a
         prefix, counted in ``statistics().sent``.
@@ -428,15 +433,16 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         if not self._outbox.goes_straight:
             return
         if self._association.peer is None:
-            self._direct, self._answered, self._known = self._kernel.sendto, ReceivedAddress, _NOWHERE
+            self._direct, self._answered, self._known = self._kernel.sendto, self._kernel.family.sender, _NOBODY
         else:
             send = self._kernel.send
-            self._direct, self._answered, self._known = (lambda data, _: send(data)), None, None
+            self._direct, self._answered, self._known = (lambda data, _: send(data)), None, _PEER
 
     def _in_full(self, address: Any) -> Destination:
-        """Return all that there is to be known of where what goes straight to ``address``, or the peer, goes."""
-        wanted = None if address is None else self._kernel.family.check_address("to", address)
-        return self._association.destination(wanted or self.remote_address, wanted, None)
+        """Return the destination in the form of the long way that went the short way as ``address``."""
+        if address is _PEER:
+            return self.remote_address, None, None
+        return self._kernel.family.check_address("to", address), address, None
 
     async def _bind_implicitly(self) -> None:
         if self._association.bound:
@@ -450,7 +456,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
 
     def _answers_go(self, wanted: Address | None) -> Destination | None:
         """Return where what is for ``wanted`` goes if it is a sender that can be answered straight away."""
-        if wanted is not None and type(wanted) is self._answered and self._kernel.family.wrote(wanted):
+        if wanted is not None and type(wanted) is self._answered:
             return wanted, wanted, None
         return None
 
