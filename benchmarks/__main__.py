@@ -6,6 +6,7 @@ import argparse
 import datetime as dt
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -54,6 +55,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         options.rounds = 1
     elif options.output is None and options.case is None and options.peer is None:
         options.output = HERE / "results"
+    # Before anything is measured, since that takes long.
+    for folder in filter(None, (options.output, options.chart and options.chart.parent)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"no folder {folder} can be made: {error.strerror}")
+        if not os.access(folder, os.W_OK):
+            parser.error(f"nothing can be written to the folder {folder}")
     return options
 
 
@@ -87,8 +96,10 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing of ours failed."""
-        return not any(f"{case.rows[0].name} at {case.name}" in self.left_out for case in CASES.values())
+        """Whether something was measured and nothing of ours failed."""
+        return bool(self.measured) and not any(
+            f"{case.rows[0].name} at {case.name}" in self.left_out for case in CASES.values()
+        )
 
 
 def plan(cases: Sequence[Case], wanted: Sequence[str] | None, without_c: str) -> Run:
@@ -128,7 +139,6 @@ def version(distribution: str) -> str | None:
 def write(folder: Path, about: Mapping[str, object], summary: Mapping[str, Sequence[Line]], chart: Path | None) -> None:
     """Write the figures as JSON, and the chart."""
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
-    folder.mkdir(parents=True, exist_ok=True)
     cases = {
         name: {"unit": CASES[name].unit, "rows": [attrs.asdict(line) for line in lines]}
         for name, lines in summary.items()
@@ -181,7 +191,7 @@ def main(arguments: Sequence[str]) -> int:
             "one core": server == load,
             "left out": run.left_out,
         }
-        if options.output or options.chart or options.quick:
+        if run.measured and (options.output or options.chart or options.quick):
             write(options.output or folder, about, summary, options.chart)
     return 0 if run.complete else 1
 

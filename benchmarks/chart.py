@@ -58,7 +58,6 @@ def draw(summary: Mapping[str, Sequence[Line]], path: Path) -> None:
         axis.set_xlim(0, max(line.high for line in ordered) * 1.25)
         axis.xaxis.set_visible(False)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Neither a date nor random names, so that the same figures draw the same file.
     with mpl.rc_context({"svg.hashsalt": "benchmarks", "font.family": "DejaVu Sans"}):
         figure.savefig(path, format="svg", metadata={"Date": None})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import plan
+from benchmarks.__main__ import main, plan
 from benchmarks.cases import CASES, OURS, OWN, PEERS, Bulk, Case, Peer, Row
 from benchmarks.comparing import Ratio, ratio
 from benchmarks.measuring import Figure
@@ -187,6 +188,26 @@ def test_without_a_compiler_the_cases_whose_load_is_c_are_left_out() -> None:
         assert run.left_out[name] == f"its load is written in C, and {NO_COMPILER}"
     assert run.left_out["blocking C"] == run.left_out["C with offloads"] == NO_COMPILER
     assert not any(row.needs_c for rows in run.rows.values() for row in rows)
+
+
+@pytest.mark.parametrize("option", ["--output", "--chart"])
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        main(["--quick", option, str(tmp_path / "file" / "folder" / "name")])
+    assert "can be made: Not a directory" in capsys.readouterr().err
+
+
+def test_a_run_in_which_nothing_could_be_measured_says_so_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.__main__.allow_many_sockets", int)
+    monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
+    assert main(["--case", "echo", "--output", str(tmp_path / "results")]) == 1
+    assert "left out: echo: its load is written in C" in capsys.readouterr().out
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 def test_a_peer_that_is_not_installed_is_left_out_by_name() -> None:
