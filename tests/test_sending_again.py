@@ -237,6 +237,31 @@ async def test_what_waits_for_room_goes_to_no_other_peer_than_it_was_for(
             assert both.sender.statistics().sent == 2
 
 
+async def test_the_rest_of_many_goes_to_no_other_peer_than_they_were_for(udp: Family) -> None:
+    async with (
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, offload=False) as sender,
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as first,
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as second,
+    ):
+        await sender.connect(first.address)
+
+        async def send() -> None:
+            with pytest.raises(trio_dgram.NotConnectedError, match="disconnected"):
+                await sender.send_many([Datagram(b"x", first.address)] * 1000)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            while not sender.statistics().sent:
+                await trio.lowlevel.checkpoint()
+            sender.disconnect()
+            await sender.connect(second.address)
+        sent = sender.statistics().sent
+        assert 0 < sent < 1000
+        await sender.send(b"to the peer")
+        assert [datagram.data for datagram in await second.receive_many()] == [b"to the peer"]
+        assert len(await first.receive_many()) == sent
+
+
 @pytest.mark.parametrize("connected", [False, True])
 async def test_a_datagram_for_nobody_is_refused_each_time(udp: Family, connected: bool) -> None:
     async with pair(udp, "connected" if connected else "an address") as both:

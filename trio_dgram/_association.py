@@ -167,7 +167,7 @@ class Association:
     def check_peer(self, wanted: Address) -> None:
         """Raise :class:`NotConnectedError` if the peer is not ``wanted`` any more."""
         if self.peer != wanted:
-            raise NotConnectedError(f"send: the socket was disconnected from {written(wanted)} before there was room")
+            raise NotConnectedError(f"send: the socket was disconnected from {written(wanted)} meanwhile")
 
     def _is_peer(self, wanted: Address) -> bool:
         # To an IPv6 socket an IPv4 peer is one with a mapped address, whichever way it is written.

@@ -179,7 +179,7 @@ class Outbox:
                 # After the last one there is nothing to be cancelled.
                 if (left <= 0 or perf_counter() >= budget.deadline) and position < total:
                     await budget.renew()
-                    self._lifetime.check()
+                    self._check_still(destination)
 
     async def _send_run(self, payloads: list[bytes], destination: Destination, refusal: OSError | None = None) -> int:
         """Send these in one system call or, if that is refused, the first alone; return how many were sent."""
@@ -295,10 +295,7 @@ class Outbox:
         give_up: float | None = None
         delay = _FIRST_DELAY
         while True:
-            # Closed while it waited, or just after the wait was over; or left by the peer that it was for.
-            self._lifetime.check()
-            if destination[1] is None:
-                self._association.check_peer(destination[0])
+            self._check_still(destination)
             try:
                 if self._kernel.awaited is None:
                     self._hand_over(payload, destination, segment)
@@ -325,6 +322,12 @@ class Outbox:
                 delay *= 2
             else:
                 return
+
+    def _check_still(self, destination: Destination) -> None:
+        """Raise what has happened while others ran: the socket was closed, or let go the peer that this is for."""
+        self._lifetime.check()
+        if destination[1] is None:
+            self._association.check_peer(destination[0])
 
     def _refused(self, error: OSError, payload: bytes, destination: Destination) -> None:
         """Count what speaks against one datagram and raise it, or report it where the network chose its address."""

@@ -275,7 +275,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
           TypeError, ValueError: if an item is no datagram that can be sent; nothing was sent then.
           SendManyError: if one fails as :meth:`send` would: its ``index`` says which, its ``sent`` how many
             went before it. Those after it were not sent.
-          NotConnectedError: if the socket is disconnected while this waits for room.
+          NotConnectedError: if the socket is disconnected while this waits for room or lets other tasks run.
 
         It looks for cancellation before the first datagram and while it waits. A cancelled call has sent a
         prefix, counted in ``statistics().sent``.
