@@ -7,8 +7,9 @@ for a few datagrams only, it refuses the others.
 from __future__ import annotations
 
 import errno
+import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from typing import Final, NoReturn
 
 import attrs
@@ -21,6 +22,8 @@ from trio_dgram import Address, Datagram, DatagramSocket, Failure
 
 from .support.families import Family
 from .support.namespaces import Link, Machine, run
+
+pytestmark = pytest.mark.usefixtures("one_processor")
 
 SO_RCVBUFFORCE: Final = 33
 RECVERR: Final = {"udp4": (socket.IPPROTO_IP, 11), "udp6": (socket.IPPROTO_IPV6, 25)}
@@ -94,6 +97,17 @@ class Road:
         while len(got) < count:
             got += await self.receiver.receive_many()
         return [int.from_bytes(datagram.data[:4], "big") for datagram in got]
+
+
+@pytest.fixture
+def one_processor(veth: Link) -> Generator[None]:
+    """Have all happen on one processor: each takes in what it has sent over a link by itself, so that what leaves on
+    two of them, by who sends and by who releases a queue, may arrive in another order."""
+    del veth  # first of all, since there is none where processors cannot be chosen
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
 
 
 @pytest.fixture
