@@ -12,7 +12,9 @@ from typing import Final
 import hypothesis
 import pytest
 
-from trio_dgram import _inbox, _receiver, _system
+from trio_dgram._kernel import receiver as _receiver
+from trio_dgram._kernel import system_socket as _system
+from trio_dgram._socket import inbox as _inbox
 
 from .support.families import FAMILIES, Family
 from .support.faults import RefusingSocket, faulty_kernel

@@ -11,8 +11,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
-from trio_dgram import Closed, Datagram, DatagramSocket, SocketStatistics, _system
-from trio_dgram._channels import Overflow
+from trio_dgram import Closed, Datagram, DatagramSocket, SocketStatistics
+from trio_dgram._kernel import system_socket as _system
+from trio_dgram._socket.event_channel import Overflow
 
 from .support.families import Family
 

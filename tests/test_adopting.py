@@ -27,8 +27,8 @@ from trio_dgram import (
     NotConnectedError,
     UnixAddress,
 )
-from trio_dgram._ancillary import UDP_GRO, UDP_SEGMENT
-from trio_dgram._error_queue import IP_RECVERR, IPV6_RECVERR
+from trio_dgram._codecs.ancillary import UDP_GRO, UDP_SEGMENT
+from trio_dgram._codecs.error_queue import IP_RECVERR, IPV6_RECVERR
 
 from .conformance.conftest import nursery as nursery  # noqa: PLC0414 -- pytest finds it here
 from .support.descriptors import same_descriptors

@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_dgram
-from trio_dgram import Datagram, DatagramSocket, _receiver, _system
-from trio_dgram._addresses import ReceivedIPv6Address, ScopedReceivedAddress
-from trio_dgram._ancillary import control_messages
-from trio_dgram._batch import Batch
-from trio_dgram._families import FAMILIES
-from trio_dgram._system import SystemSocket
+from trio_dgram import Datagram, DatagramSocket
+from trio_dgram._codecs.ancillary import control_messages
+from trio_dgram._codecs.families import FAMILIES
+from trio_dgram._kernel import receiver as _receiver
+from trio_dgram._kernel import system_socket as _system
+from trio_dgram._kernel.recvmmsg import Batch
+from trio_dgram._kernel.system_socket import SystemSocket
+from trio_dgram._values.addresses import ReceivedIPv6Address, ScopedReceivedAddress
 
 from .support.families import Family
 from .support.faults import FaultySocket, faulty_kernel

@@ -22,9 +22,9 @@ from trio_dgram import (
     Failure,
     Listening,
     PacketInfo,
-    _system,
 )
-from trio_dgram._budget import current_budget
+from trio_dgram._kernel import system_socket as _system
+from trio_dgram._socket.budget import current_budget
 from trio_dgram.sim import cancel_everywhere
 
 from .support.families import Family

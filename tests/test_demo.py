@@ -40,7 +40,7 @@ def test_it_shows_a_table_of_what_happened(demo: ModuleType, capsys: pytest.Capt
     ):
         assert expected in shown
     assert max(map(len, shown.splitlines())) <= 100
-    if trio_dgram._system.capabilities.drop_counter:
+    if trio_dgram._kernel.system_socket.capabilities.drop_counter:
         assert "2,000 sent = " in shown
 
 

@@ -14,8 +14,9 @@ import pytest
 import trio
 
 import trio_dgram
-from trio_dgram import Address, Datagram, DatagramSocket, PacketInfo, PeerUnreachable, SendManyError, _system
-from trio_dgram._errors import annotated
+from trio_dgram import Address, Datagram, DatagramSocket, PacketInfo, PeerUnreachable, SendManyError
+from trio_dgram._kernel import system_socket as _system
+from trio_dgram._values.errors import annotated
 
 from .support.descriptors import same_descriptors
 from .support.families import Family

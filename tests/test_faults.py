@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_dgram
-from trio_dgram import Datagram, DatagramSocket, Failure, _receiver, _system
+from trio_dgram import Datagram, DatagramSocket, Failure
+from trio_dgram._kernel import receiver as _receiver
+from trio_dgram._kernel import system_socket as _system
 
 from .support.descriptors import same_descriptors
 from .support.families import Family

@@ -15,8 +15,9 @@ import trio
 import trio.testing
 
 import trio_dgram
-from trio_dgram import Address, Datagram, DatagramSocket, EventChannel, Failure, PeerUnreachable, _kernel
-from trio_dgram._system import SystemSocket
+from trio_dgram import Address, Datagram, DatagramSocket, EventChannel, Failure, PeerUnreachable
+from trio_dgram._kernel import descriptor as _kernel
+from trio_dgram._kernel.system_socket import SystemSocket
 
 from .support.families import Family
 from .support.faults import FaultySocket, faulty_kernel

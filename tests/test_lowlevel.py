@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_dgram
-from trio_dgram import PacketInfo, _ancillary, _error_queue, lowlevel
-from trio_dgram._datagrams import ReceivedPacketInfo
+from trio_dgram import PacketInfo, lowlevel
+from trio_dgram._codecs import ancillary as _ancillary
+from trio_dgram._codecs import error_queue as _error_queue
+from trio_dgram._values.datagrams import ReceivedPacketInfo
 from trio_dgram.lowlevel import (
     ControlMessage,
     ErrorRecord,

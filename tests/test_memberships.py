@@ -11,7 +11,8 @@ import pytest
 import trio
 
 import trio_dgram
-from trio_dgram import DatagramNursery, DatagramSocket, Interface, Membership, _system
+from trio_dgram import DatagramNursery, DatagramSocket, Interface, Membership
+from trio_dgram._kernel import system_socket as _system
 
 from .support.families import Family
 from .support.faults import faulty_kernel

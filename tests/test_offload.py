@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_dgram
-from trio_dgram import Address, Datagram, SendManyError, _receiver, _system
-from trio_dgram._system import SystemSocket
+from trio_dgram import Address, Datagram, SendManyError
+from trio_dgram._kernel import receiver as _receiver
+from trio_dgram._kernel import system_socket as _system
+from trio_dgram._kernel.system_socket import SystemSocket
 
 from .support.families import Family
 from .support.faults import FaultySocket, faulty_kernel
@@ -206,7 +208,7 @@ class TestRefusals:
                 assert (sock.statistics().sent, sock.statistics().segmented_sends) == (5, 1)
 
     async def test_refused_paths_are_forgotten_before_they_grow(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("trio_dgram._segmentation._REMEMBERED_PATHS", 3)
+        monkeypatch.setattr("trio_dgram._kernel.segmentation._REMEMBERED_PATHS", 3)
         with faulty_kernel() as faults:
             async with trio_dgram.open_socket("udp4", port=0) as sock:
                 for host in range(1, 8):

@@ -65,7 +65,7 @@ async def test_options_are_readable_without_having_been_set(udp: Family) -> None
         assert sock.device is None
         assert sock.receive_buffer_size > 0
         assert sock.send_buffer_size > 0
-    assert isinstance(DatagramSocket.ttl, trio_dgram._socket_options.OptionProperty)
+    assert isinstance(DatagramSocket.ttl, trio_dgram._socket.socket_options.OptionProperty)
     assert "hop limit" in (DatagramSocket.ttl.__doc__ or "")
 
 

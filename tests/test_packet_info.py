@@ -14,8 +14,9 @@ import pytest
 import trio
 
 import trio_dgram
-from trio_dgram import Address, Datagram, DatagramSocket, Failure, PacketInfo, SendManyError, _system
-from trio_dgram._system import SystemSocket
+from trio_dgram import Address, Datagram, DatagramSocket, Failure, PacketInfo, SendManyError
+from trio_dgram._kernel import system_socket as _system
+from trio_dgram._kernel.system_socket import SystemSocket
 
 from .support.families import Family
 from .support.faults import FaultySocket, faulty_kernel

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import trio_dgram
-from trio_dgram import Address, Datagram, SendManyError, _system
+from trio_dgram import Address, Datagram, SendManyError
+from trio_dgram._kernel import system_socket as _system
 
 from .support.families import Family
 from .support.namespaces import Machine

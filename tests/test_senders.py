@@ -9,10 +9,12 @@ from collections.abc import Callable
 import pytest
 
 import trio_dgram
-from trio_dgram import _receiver, _senders, _system
-from trio_dgram._addresses import ReceivedAddress, ScopedReceivedAddress
-from trio_dgram._families import FAMILIES, PackedAddress
-from trio_dgram._senders import Senders
+from trio_dgram._codecs.families import FAMILIES, PackedAddress
+from trio_dgram._kernel import receiver as _receiver
+from trio_dgram._kernel import source_cache as _senders
+from trio_dgram._kernel import system_socket as _system
+from trio_dgram._kernel.source_cache import Senders
+from trio_dgram._values.addresses import ReceivedAddress, ScopedReceivedAddress
 
 Interned = dict[PackedAddress, ReceivedAddress]
 

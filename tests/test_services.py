@@ -23,9 +23,9 @@ from trio_dgram import (
     DatagramChannel,
     DatagramListener,
     DatagramSocket,
-    _listener,
     sim,
 )
+from trio_dgram._peers import listener as _listener
 from trio_dgram.sim import cancel_everywhere
 
 from .support.families import Family
@@ -427,7 +427,7 @@ async def test_a_network_has_so_many_peers(host: str) -> None:
     ],
 )
 def test_which_network_a_peer_counts_for(host: str, network: tuple[str, int]) -> None:
-    from trio_dgram._peer_limits import network_of  # noqa: PLC0415 -- for this alone
+    from trio_dgram._peers.limits import network_of  # noqa: PLC0415 -- for this alone
 
     assert network_of(host) == network
 

@@ -16,8 +16,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
-from trio_dgram import Datagram, DatagramSocket, _senders
-from trio_dgram._batch import Batch
+from trio_dgram import Datagram, DatagramSocket
+from trio_dgram._kernel import source_cache as _senders
+from trio_dgram._kernel.recvmmsg import Batch
 from trio_dgram.sim._descriptors import open_descriptors
 
 from .support.descriptors import same_descriptors

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 import trio_dgram
-from trio_dgram import _system
+from trio_dgram._kernel import system_socket as _system
 
 from .support.families import Family
 from .support.faults import faulty_kernel

@@ -34,10 +34,10 @@ from trio_dgram import (
     PacketInfo,
     SendManyError,
     UnixAddress,
-    _paths,
-    _system,
 )
-from trio_dgram._ancillary import decode_packet_info
+from trio_dgram._codecs.ancillary import decode_packet_info
+from trio_dgram._kernel import system_socket as _system
+from trio_dgram._kernel import unix_paths as _paths
 
 from .support.descriptors import same_descriptors
 from .support.faults import faulty_kernel
@@ -522,7 +522,7 @@ async def test_a_datagram_of_200000_bytes_arrives_whole(path: str) -> None:
 async def test_what_is_too_big_for_any_default_is_truncated_and_counted(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_dgram._receiver._LARGEST_UNIX", 100)
+    monkeypatch.setattr("trio_dgram._kernel.receiver._LARGEST_UNIX", 100)
     async with pair(path, packet_info=True) as (server, client):
         await client.send(bytes(101), path)
         datagram = await server.receive()

@@ -6,12 +6,22 @@ socket is told by channels.
 
 from __future__ import annotations
 
-from ._addresses import Address, UnixAddress
-from ._channels import EventChannel
-from ._creation import SocketOptions
-from ._datagram_channel import DatagramChannel, PeerStatistics
-from ._datagrams import Credentials, Datagram, PacketInfo
-from ._errors import (
+from ._kernel.interfaces import Interface, interfaces
+from ._kernel.memberships import Membership
+from ._nursery import DatagramNursery, open_nursery, open_socket
+from ._peers.channel import DatagramChannel, PeerStatistics
+from ._peers.limits import ListenerOptions
+from ._peers.listener import DatagramListener, open_listeners
+from ._peers.retry import retry
+from ._peers.serving import open_connection, serve
+from ._peers.table import ListenerStatistics
+from ._socket.config import SocketOptions
+from ._socket.datagram_socket import DatagramSocket
+from ._socket.event_channel import EventChannel
+from ._socket.resolution import resolve
+from ._values.addresses import Address, UnixAddress
+from ._values.datagrams import Credentials, Datagram, PacketInfo
+from ._values.errors import (
     AddressBlockedError,
     AlreadyBoundError,
     AlreadyConnectedError,
@@ -23,18 +33,8 @@ from ._errors import (
     SendManyError,
     SocketStateError,
 )
-from ._events import Closed, Connected, Event, Failure, Listening
-from ._interfaces import Interface, interfaces
-from ._listener import DatagramListener, open_listeners
-from ._memberships import Membership
-from ._nursery import DatagramNursery, open_nursery, open_socket
-from ._peer_limits import ListenerOptions
-from ._peers import ListenerStatistics
-from ._resolution import resolve
-from ._retry import retry
-from ._serving import open_connection, serve
-from ._socket import DatagramSocket
-from ._statistics import ChannelStatistics, SocketStatistics
+from ._values.events import Closed, Connected, Event, Failure, Listening
+from ._values.statistics import ChannelStatistics, SocketStatistics
 
 __all__ = [
     "Address",

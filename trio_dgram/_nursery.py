@@ -18,10 +18,10 @@ from typing import Any, Final, Self, Unpack
 
 import trio
 
-from ._addresses import UnixPath
-from ._creation import Creation, SocketOptions, adopting, check_creation
-from ._families import AnyAddress, check_type
-from ._socket import DatagramSocket
+from ._codecs.families import AnyAddress, check_type
+from ._socket.config import Creation, SocketOptions, adopting, check_creation
+from ._socket.datagram_socket import DatagramSocket
+from ._values.addresses import UnixPath
 
 _NAMED_SOCKETS: Final = 3
 """How many sockets the keeper's task name shows; naming thousands would cost more than keeping them."""

@@ -21,12 +21,12 @@ from service_identity import VerificationError
 from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
 from service_identity.pyopenssl import extract_patterns
 
-from ._addresses import Address
-from ._arguments import check_number, describe_value
-from ._binding import bind_each_family
-from ._connecting import connect_first
-from ._errors import DatagramError, annotated
-from ._families import FAMILIES, UDP6
+from ._codecs.families import FAMILIES, UDP6
+from ._peers.binding import bind_each_family
+from ._peers.connecting import connect_first
+from ._values.addresses import Address
+from ._values.arguments import check_number, describe_value
+from ._values.errors import DatagramError, annotated
 
 __all__ = ["CertificateError", "DTLSChannel", "open_connection", "serve"]
 

@@ -5,8 +5,8 @@ Pure functions of bytes: none touches a socket, and none raises on account of wh
 
 from __future__ import annotations
 
-from ._ancillary import Ancillary, ControlMessage, decode_packet_info, encode_packet_info, segment_size
-from ._error_queue import ErrorRecord, decode_error
+from ._codecs.ancillary import Ancillary, ControlMessage, decode_packet_info, encode_packet_info, segment_size
+from ._codecs.error_queue import ErrorRecord, decode_error
 
 __all__ = [
     "Ancillary",

@@ -16,7 +16,8 @@ import pytest
 import trio
 
 import trio_dgram
-from trio_dgram import Address, DatagramNursery, DatagramSocket, _system
+from trio_dgram import Address, DatagramNursery, DatagramSocket
+from trio_dgram._kernel import system_socket as _system
 
 from ..support.families import Family
 from ..support.namespaces import Link, Machine, ip

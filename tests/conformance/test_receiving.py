@@ -81,7 +81,7 @@ async def test_a_source_whose_interface_has_gone_keeps_its_index(monkeypatch: py
         raise OSError(index)
 
     monkeypatch.setattr(socket, "if_indextoname", gone)
-    family = trio_dgram._families.UDP6
+    family = trio_dgram._codecs.families.UDP6
     assert family.received_address(("fe80::1", 9, 0, 77)) == ("fe80::1%77", 9)
 
 

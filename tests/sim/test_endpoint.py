@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trio_dgram._system import SystemSocket
+from trio_dgram._kernel.system_socket import SystemSocket
 from trio_dgram.sim._conditions import Knobs
 from trio_dgram.sim._endpoint import Endpoint
 from trio_dgram.sim._fabric import Fabric

@@ -15,7 +15,7 @@ import trio.testing
 
 import trio_dgram
 from trio_dgram import Datagram, sim
-from trio_dgram._budget import current_budget
+from trio_dgram._socket.budget import current_budget
 from trio_dgram.sim._names import Resolver, Trouble
 from trio_dgram.sim._session import opened
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 import attrs
 import trio
 
-from trio_dgram._ancillary import UDP_GRO, UDP_SEGMENT
-from trio_dgram._system import SystemSocket
+from trio_dgram._codecs.ancillary import UDP_GRO, UDP_SEGMENT
+from trio_dgram._kernel.system_socket import SystemSocket
 
 
 @attrs.define

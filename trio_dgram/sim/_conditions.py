@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 import attrs
 
-from .._arguments import check_bool, check_choice, check_integer, check_number, check_probability, describe_value
+from .._values.arguments import check_bool, check_choice, check_integer, check_number, check_probability, describe_value
 from ._delays import Distribution, check_distribution
 from ._losses import Loss, check_loss
 

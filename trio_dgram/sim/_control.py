@@ -9,7 +9,7 @@ from typing import Final
 
 import attrs
 
-from .._ancillary import (
+from .._codecs.ancillary import (
     IP_PKTINFO,
     IP_RECVTOS,
     IP_RECVTTL,
@@ -26,7 +26,7 @@ from .._ancillary import (
     Ancillary,
     ControlMessage,
 )
-from .._error_queue import ICMP, ICMP6, IP_RECVERR, IPV6_RECVERR, LOCAL
+from .._codecs.error_queue import ICMP, ICMP6, IP_RECVERR, IPV6_RECVERR, LOCAL
 from ._places import is_ipv6, kind_of, packed, plain, refusal, sockaddr_of
 from ._records import Packet
 from ._settings import Settings

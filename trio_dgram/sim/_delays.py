@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final, Literal, TypeAlias
 
-from .._arguments import describe_value
+from .._values.arguments import describe_value
 
 Shape: TypeAlias = Literal["uniform", "normal", "pareto", "exponential"]
 """The distributions that have a name."""

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from .._addresses import Address
-from .._ancillary import Ancillary, ControlMessage
-from .._system import IP_MTU, IPV6_MTU, MSG_ERRQUEUE
+from .._codecs.ancillary import Ancillary, ControlMessage
+from .._kernel.system_socket import IP_MTU, IPV6_MTU, MSG_ERRQUEUE
+from .._values.addresses import Address
 from ._control import Instructions, QueuedError, describe, describe_error, read_instructions, split
 from ._places import (
     INTERFACES,

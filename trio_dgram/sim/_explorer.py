@@ -14,7 +14,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from .._budget import current_budget
+from .._socket.budget import current_budget
 from ._descriptors import open_descriptors
 from ._endpoint import Endpoint
 from ._network import current_networks

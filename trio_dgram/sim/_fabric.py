@@ -9,7 +9,7 @@ from typing import Final
 
 import attrs
 
-from .._addresses import Address
+from .._values.addresses import Address
 from ._conditions import Conditions, Seed
 from ._machine import Machine
 from ._nat import Nat

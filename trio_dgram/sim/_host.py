@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from .._interfaces import Interface
+from .._kernel.interfaces import Interface
 from ._machine import LOOPBACK_MTU, Machine
 from ._places import INTERFACE_INDEX, INTERFACES, LOOPBACK_INDEX, is_ipv6
 from ._records import INTERFACE_MTU

@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import trio
 
-from .._system import linux
+from .._kernel.system_socket import linux
 from ._endpoint import Endpoint, Machine
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from .._arguments import check_integer, check_probability, describe_value
+from .._values.arguments import check_integer, check_probability, describe_value
 from ._records import Packet
 
 LossProcess: TypeAlias = Callable[[Packet], bool]

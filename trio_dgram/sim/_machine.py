@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Final, Protocol
 
-from .._addresses import Address, written
+from .._values.addresses import Address, written
 from ._conditions import Seed
 from ._endpoint import Endpoint
 from ._places import (

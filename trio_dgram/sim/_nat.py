@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from .._addresses import Address
+from .._values.addresses import Address
 from ._records import Packet, Report
 
 K = TypeVar("K")

@@ -11,9 +11,9 @@ from typing import Any, Final, Literal, TypeAlias, Unpack
 import attrs
 import trio
 
-from .._arguments import check_bool, check_choice, check_integer, check_number, describe_value
-from .._budget import current_budget
-from .._interfaces import Interface, listing
+from .._kernel.interfaces import Interface, listing
+from .._socket.budget import current_budget
+from .._values.arguments import check_bool, check_choice, check_integer, check_number, describe_value
 from ._conditions import Knobs, Seed, change, check_seed
 from ._determinism import EPOCH
 from ._endpoint import Endpoint

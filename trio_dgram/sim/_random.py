@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 
-from .._arguments import describe_value
+from .._values.arguments import describe_value
 
 
 def stream(*key: object) -> random.Random:

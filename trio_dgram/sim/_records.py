@@ -6,7 +6,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 import attrs
 
-from .._addresses import Address
+from .._values.addresses import Address
 
 IPV4_HEADER: Final = 20
 """Without options, in bytes (RFC 791, 3.1)."""

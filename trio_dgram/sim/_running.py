@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import trio
 import trio.testing
 
-from .._arguments import check_integer, check_number
+from .._values.arguments import check_integer, check_number
 from ._conditions import Seed, check_seed
 from ._determinism import deterministic
 from ._network import TRACE_LIMIT, Network, open_network

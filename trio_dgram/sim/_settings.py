@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from .._ancillary import (
+from .._codecs.ancillary import (
     IP_PKTINFO,
     IP_RECVTOS,
     IP_RECVTTL,
@@ -18,8 +18,8 @@ from .._ancillary import (
     IPV6_RECVTCLASS,
     SO_TIMESTAMPNS,
 )
-from .._error_queue import IP_RECVERR, IPV6_RECVERR
-from .._system import (
+from .._codecs.error_queue import IP_RECVERR, IPV6_RECVERR
+from .._kernel.system_socket import (
     IP_MTU_DISCOVER,
     IP_MULTICAST_ALL,
     IPV6_MTU_DISCOVER,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from .._addresses import Address, written
-from .._arguments import check_integer
-from .._error_queue import ICMP, ICMP6, ErrorRecord
+from .._codecs.error_queue import ICMP, ICMP6, ErrorRecord
+from .._values.addresses import Address, written
+from .._values.arguments import check_integer
 from ._records import Packet, Record, Report
 
 

@@ -1,0 +1,195 @@
+"""Ancillary data: what the kernel tells beside a payload, from bytes to values and back (cmsg(3), recvmsg(2)).
+
+What is not of a known kind and size is passed over, whoever sent it: nothing here raises on account of bytes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias
+
+from .._values.datagrams import Credentials, PacketInfo, ReceivedPacketInfo
+
+# Not in every socket module; the numbers are Linux's (ip(7), ipv6(7), udp(7), socket(7), unix(7)).
+UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
+IP_TOS: Final = 1
+IP_TTL: Final = 2
+IP_PKTINFO: Final = 8
+IP_RECVTTL: Final = 12
+IP_RECVTOS: Final = 13
+IPV6_RECVPKTINFO: Final = 49
+IPV6_PKTINFO: Final = 50
+IPV6_RECVHOPLIMIT: Final = 51
+IPV6_HOPLIMIT: Final = 52
+IPV6_RECVTCLASS: Final = 66
+IPV6_TCLASS: Final = 67
+SO_PASSCRED: Final = 16
+SO_TIMESTAMPNS: Final = 35
+SCM_CREDENTIALS: Final = 2
+
+ControlMessage: TypeAlias = tuple[int, int, bytes]
+"""Level, type and data of one piece of ancillary data, as ``recvmsg`` returns it and ``sendmsg`` takes it."""
+Ancillary: TypeAlias = Iterable[ControlMessage]
+"""The control messages of one datagram."""
+
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+"""What an IPv4 address on an IPv6 socket begins with (RFC 4291, 2.5.5.2)."""
+
+
+_HEADER: Final = struct.Struct("@Nii")
+"""struct cmsghdr: the size of it all, the level and the type."""
+_ALIGNMENT: Final = struct.calcsize("@N")
+
+
+def control_messages(packed: bytes) -> list[ControlMessage]:
+    """Return the control messages in ``packed``, as the kernel writes them one after the other (cmsg(3))."""
+    messages: list[ControlMessage] = []
+    start = 0
+    while start + _HEADER.size <= len(packed):
+        size, level, kind = _HEADER.unpack_from(packed, start)
+        if not _HEADER.size <= size <= len(packed) - start:
+            break
+        messages.append((level, kind, packed[start + _HEADER.size : start + size]))
+        start += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return messages
+
+
+def segment_size(ancillary: Ancillary) -> int:
+    """Return how long each datagram of a coalesced batch is, in bytes; 0 where it is a single one (udp(7))."""
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_UDP and kind == UDP_GRO and len(data) == 4:
+            return max(0, int(struct.unpack("=i", data)[0]))
+    return 0
+
+
+def decode_packet_info(ancillary: Ancillary, *, truncated: bool = False) -> PacketInfo:
+    """Return what ``recvmsg`` told about a datagram beside its payload.
+
+    Args:
+      ancillary: its control messages: level, type and data of each.
+      truncated: whether its flags had MSG_TRUNC, so that the payload was longer than what was read.
+
+    What no control message tells is ``None``. Messages of other kinds, or of another size than their kind has,
+    are passed over; nothing is raised on account of them.
+    """
+    fields: dict[str, Any] = {"truncated": truncated}
+    for level, kind, data in ancillary:
+        known = _DECODERS.get((level, kind))
+        if known is not None and len(data) == known[0]:
+            known[1](fields, data)
+    specific = fields.pop("specific", None)
+    local = fields.pop("local", None)
+    if local is not None:
+        fields["local_address"] = _text(local)
+        if specific is not None:
+            fields["unicast_address"] = _text(_MAPPED + specific if len(local) == 16 else specific)
+        elif not _is_group(local):
+            fields["unicast_address"] = _text(local)
+    return ReceivedPacketInfo(**fields)
+
+
+def encode_packet_info(info: PacketInfo, host: str, *, on_ipv6: bool, traffic_class: int = 0) -> list[ControlMessage]:
+    """Return the control messages by which ``sendmsg`` sends a datagram as ``info`` says.
+
+    Args:
+      info: the source address, interface, ECN, DSCP and hop limit to use; each that is ``None`` is left to the
+        socket. The rest of it is about received datagrams, and passed over.
+      host: the numeric address that the datagram goes to.
+      on_ipv6: whether the socket is an IPv6 one, which may be sending to an IPv4-mapped address.
+      traffic_class: the socket's own, from which comes the one of ECN and DSCP that ``info`` does not choose.
+
+    Raises:
+      ValueError: if the source address is not one that a datagram to ``host`` can have.
+    """
+    to_ipv4 = not on_ipv6 or ipaddress.IPv6Address(host.partition("%")[0]).ipv4_mapped is not None
+    level, version = (socket.IPPROTO_IP, "IPv4") if to_ipv4 else (socket.IPPROTO_IPV6, "IPv6")
+    messages: list[ControlMessage] = []
+    if info.local_address is not None or info.interface is not None:
+        source = bytes(4 if to_ipv4 else 16)
+        if info.local_address is not None:
+            address = ipaddress.ip_address(info.local_address.partition("%")[0])
+            address = getattr(address, "ipv4_mapped", None) or address
+            if (address.version == 4) != to_ipv4:
+                raise ValueError(f"local_address must be an {version} address to send to {host}, not {address}")
+            source = address.packed
+        index = info.interface or 0
+        if on_ipv6:
+            # Towards an IPv4-mapped peer, too.
+            packed = struct.pack("=16si", _MAPPED + source if to_ipv4 else source, index)
+            messages.append((socket.IPPROTO_IPV6, IPV6_PKTINFO, packed))
+        else:
+            messages.append((socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=i4s4x", index, source)))
+    if info.ecn is not None or info.dscp is not None:
+        ecn = traffic_class & 3 if info.ecn is None else info.ecn
+        dscp = traffic_class >> 2 if info.dscp is None else info.dscp
+        messages.append((level, IP_TOS if to_ipv4 else IPV6_TCLASS, struct.pack("=i", dscp << 2 | ecn)))
+    if info.hop_limit is not None:
+        messages.append((level, IP_TTL if to_ipv4 else IPV6_HOPLIMIT, struct.pack("=i", info.hop_limit)))
+    return messages
+
+
+def _text(packed: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def _is_group(packed: bytes) -> bool:
+    if packed.startswith(_MAPPED):
+        packed = packed[12:]
+    # 224.0.0.0 and above are groups, reserved, or the broadcast address; on IPv6 ff00::/8.
+    return packed[0] >= 224 if len(packed) == 4 else packed[0] == 255
+
+
+def _ipv4_packet_info(fields: dict[str, Any], data: bytes) -> None:
+    # struct in_pktinfo: what an answer's source should be, and what the header has (ip(7)).
+    index, specific, header = struct.unpack("=i4s4s", data)
+    fields.setdefault("local", header)
+    fields["interface"] = index if index > 0 else None
+    if not _is_group(specific) and any(specific):
+        fields["specific"] = specific
+
+
+def _ipv6_packet_info(fields: dict[str, Any], data: bytes) -> None:
+    # struct in6_pktinfo (RFC 3542, 6.1); from an IPv4 peer the address is a mapped one.
+    fields["local"], index = struct.unpack("=16si", data)
+    fields["interface"] = index if index > 0 else None
+
+
+def _traffic_class(fields: dict[str, Any], data: bytes) -> None:
+    byte = data[0] if len(data) == 1 else struct.unpack("=i", data)[0] & 0xFF
+    fields["dscp"], fields["ecn"] = byte >> 2, byte & 3
+
+
+def _hop_limit(fields: dict[str, Any], data: bytes) -> None:
+    (value,) = struct.unpack("=i", data)
+    if 0 <= value <= 255:
+        fields["hop_limit"] = value
+
+
+def _timestamp(fields: dict[str, Any], data: bytes) -> None:
+    seconds, nanoseconds = struct.unpack("@ll", data)
+    fields["timestamp_ns"] = seconds * 1_000_000_000 + nanoseconds
+
+
+def _credentials(fields: dict[str, Any], data: bytes) -> None:
+    found = Credentials(*struct.unpack("@iII", data))
+    # So Linux fills in what it does not know, such as of what was sent before it was asked to note it.
+    fields["credentials"] = None if found == _UNKNOWN else found
+
+
+_UNKNOWN: Final = Credentials(0, 65534, 65534)
+
+_DECODERS: Final[dict[tuple[int, int], tuple[int, Callable[[dict[str, Any], bytes], None]]]] = {
+    (socket.IPPROTO_IP, IP_PKTINFO): (12, _ipv4_packet_info),
+    (socket.IPPROTO_IP, IP_TOS): (1, _traffic_class),
+    (socket.IPPROTO_IP, IP_TTL): (4, _hop_limit),
+    (socket.IPPROTO_IPV6, IPV6_PKTINFO): (20, _ipv6_packet_info),
+    (socket.IPPROTO_IPV6, IPV6_TCLASS): (4, _traffic_class),
+    (socket.IPPROTO_IPV6, IPV6_HOPLIMIT): (4, _hop_limit),
+    (socket.SOL_SOCKET, SO_TIMESTAMPNS): (struct.calcsize("@ll"), _timestamp),
+    (socket.SOL_SOCKET, SCM_CREDENTIALS): (12, _credentials),
+}
+"""By level and type: the size that the data has, and what puts its meaning into the fields of the info."""

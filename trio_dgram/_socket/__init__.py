@@ -1,0 +1,4 @@
+"""The socket: waiting, fairness, closing, implicit binding and events, on a transport.
+
+The first layer that imports Trio. It imports the values, the codecs and the kernel layer.
+"""
