@@ -209,34 +209,6 @@ async def test_an_interface_that_has_gone_has_taken_its_membership_along(udp: Fa
         assert joined(group) == []
 
 
-@pytest.mark.parametrize(
-    ("type", "group", "source"),
-    [
-        ("udp4", "192.0.2.1", None),
-        ("udp4", "ff15::1234", None),
-        ("udp4", "group.example", None),
-        ("udp4", "239.1.2.3", "239.1.2.4"),
-        ("udp4", "239.1.2.3", "0.0.0.0"),
-        ("udp4", "239.1.2.3", "::1"),
-        ("udp6", "2001:db8::1", None),
-        ("udp6", "239.1.2.3", None),
-        ("udp6", "::ffff:239.1.2.3", None),
-        ("udp6", "ff15::1234", "ff15::1235"),
-        ("udp6", "ff15::1234", "::"),
-    ],
-)
-async def test_what_is_no_group_or_no_source_is_a_value_error(type: str, group: str, source: str | None) -> None:
-    async with trio_dgram.open_socket(type) as sock:
-        for change in (sock.add_membership, sock.drop_membership):
-            with pytest.raises(ValueError, match="must be a"):
-                change(group, "lo", source=source)
-        with pytest.raises(trio_dgram.NotBoundError):
-            _ = sock.address
-        sock.close()
-        with pytest.raises(ValueError, match="must be a"):
-            sock.add_membership(group, "lo", source=source)
-
-
 async def test_joining_twice_and_leaving_what_was_not_joined_is_the_kernels_error(udp: Family, net: Net) -> None:
     group, another = GROUPS[udp.type]
     name = net.first.name

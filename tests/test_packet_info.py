@@ -309,38 +309,6 @@ async def test_an_info_chooses_the_interface(udp: Family, machine: Machine) -> N
         nursery.cancel_scope.cancel()
 
 
-WRONG: Final = [
-    ("x", TypeError, "PacketInfo"),
-    (PacketInfo(local_address=5), TypeError, "local_address"),  # type: ignore[arg-type]
-    (PacketInfo(local_address="localhost"), ValueError, "local_address"),
-    (PacketInfo(local_address=""), ValueError, "local_address"),
-    (PacketInfo(interface=0), ValueError, "interface"),
-    (PacketInfo(interface="lo"), TypeError, "interface"),  # type: ignore[arg-type]
-    (PacketInfo(ecn=3), ValueError, "ecn"),
-    (PacketInfo(ecn=True), TypeError, "ecn"),
-    (PacketInfo(dscp=64), ValueError, "dscp"),
-    (PacketInfo(hop_limit=0), ValueError, "hop_limit"),
-    (PacketInfo(hop_limit=256), ValueError, "hop_limit"),
-]
-
-
-@pytest.mark.parametrize(("info", "error", "named"), WRONG)
-async def test_a_wrong_info_is_named_before_anything_happens(
-    udp: Family, info: Any, error: type[Exception], named: str
-) -> None:
-    async with trio_dgram.open_socket(udp.type) as sock:
-        wrong = Datagram(b"x", Address(udp.loopback, 9), info)
-        with pytest.raises(error, match=named):
-            await sock.send(wrong)
-        with pytest.raises(error, match=named):
-            sock.send_nowait(wrong)
-        with pytest.raises(error, match=f"{named}.* of item 1|item 1.*{named}"):
-            await sock.send_many([Datagram(b"x", Address(udp.loopback, 9)), wrong])
-        with pytest.raises(trio_dgram.NotBoundError):
-            sock.address  # noqa: B018 -- nothing has bound it
-        assert sock.statistics().sent == 0
-
-
 @needs_packet_info
 @pytest.mark.parametrize(("type_", "host"), PEERS)
 async def test_a_source_address_of_the_other_family_is_refused(type_: str, host: str) -> None:

@@ -80,16 +80,6 @@ async def test_a_datagram_too_big_for_any_path_is_refused_without_one(udp: Famil
         assert "packets of" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("address", "error"),
-    [(("localhost", 9), ValueError), (("127.0.0.1", 0), ValueError), ("127.0.0.1", TypeError), (None, TypeError)],
-)
-async def test_a_wrong_address_is_refused(udp: Family, address: Any, error: type[Exception]) -> None:
-    async with trio_dgram.open_socket(udp.type) as sock:
-        with pytest.raises(error):
-            sock.path_mtu(address)
-
-
 @needs_path_mtu
 async def test_an_address_without_a_route_is_an_error_that_names_it(udp: Family, namespace: int) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:

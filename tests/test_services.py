@@ -650,26 +650,6 @@ async def test_nobody_there_is_told_when_receiving(udp: Family) -> None:
             await peer.receive()
 
 
-@pytest.mark.parametrize(
-    ("options", "kind", "message"),
-    [
-        ({"max_peers": 0}, ValueError, "max_peers"),
-        ({"max_buffer_size": "many"}, TypeError, "max_buffer_size"),
-        ({"idle_timeout": -1}, ValueError, "idle_timeout must be at least 0, not -1"),
-        ({"idle_timeout": "1"}, TypeError, "idle_timeout must be a number"),
-        ({"amplification_limit": 0.5}, ValueError, "amplification_limit must be at least 1"),
-        ({"accept_filter": 3}, TypeError, "accept_filter must be a function of a Datagram"),
-        ({"max_peers_per_network": 3}, TypeError, "max_peers_per_network must be a number for IPv4 and one for IPv6"),
-        ({"max_peers_per_network": (1, 0)}, ValueError, "max_peers_per_network"),
-        ({"backlog": 3}, TypeError, "there is no listener option 'backlog'"),
-        ({"port": 70000}, ValueError, "port"),
-    ],
-)
-async def test_bad_arguments_are_named(options: dict[str, Any], kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        await trio_dgram.open_listeners(**({"port": 0} | options))
-
-
 async def test_what_is_no_payload_is_refused_before_anything_happened(udp: Family) -> None:
     async with trio_dgram.open_connection(udp.loopback, 9) as peer:
         with pytest.raises(TypeError, match="value must be bytes-like"):
@@ -726,21 +706,6 @@ async def test_after_the_last_attempt_it_is_too_slow(autojump_clock: trio.testin
                 await trio.sleep_forever()
     assert 3 <= trio.current_time() <= 4.5
     assert autojump_clock.autojump_threshold == 0
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"timeout": -1}, "timeout must be at least 0"),
-        ({"timeout": "1"}, "timeout must be a number"),
-        ({"factor": 0.5}, "factor must be at least 1"),
-        ({"attempts": 0}, "attempts"),
-        ({"jitter": float("inf")}, "jitter must be at least 0 and finite"),
-    ],
-)
-def test_attempts_that_make_no_sense_are_refused_at_once(options: dict[str, Any], message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        trio_dgram.retry(**options)
 
 
 def test_a_bad_network_is_overcome_or_told_of() -> None:

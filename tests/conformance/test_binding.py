@@ -61,40 +61,16 @@ async def test_a_literal_of_another_family_is_not_bound_to() -> None:
             assert (await sock.bind()).port
 
 
-@pytest.mark.parametrize("host", ["bad..host", "x" * 64, "\u2488com"])
-async def test_what_cannot_be_a_name_does_not_resolve(udp: Family, host: str) -> None:
+async def test_an_impossible_host_name_does_not_resolve(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
-        with pytest.raises(socket.gaierror, match="cannot be a name"):
-            await sock.bind(0, host)
-        with pytest.raises(socket.gaierror, match="cannot be a name"):
-            await sock.send(b"x", (host, 9))
-        with pytest.raises(socket.gaierror, match="cannot be a name"):
-            await trio_dgram.open_listeners(0, host=host)
+        for host in ("bad..host", "x" * 64, "\u2488com"):
+            with pytest.raises(socket.gaierror, match="cannot be a name"):
+                await sock.bind(0, host)
+            with pytest.raises(socket.gaierror, match="cannot be a name"):
+                await sock.send(b"x", (host, 9))
+            with pytest.raises(socket.gaierror, match="cannot be a name"):
+                await trio_dgram.open_listeners(0, host=host)
         await sock.bind(0, udp.loopback)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        ((-1,), ValueError),
-        ((65536,), ValueError),
-        (("80",), TypeError),
-        ((True,), TypeError),
-        ((None,), TypeError),
-        ((0, 12345), TypeError),
-        ((0, False), TypeError),
-        ((0, b"::1"), TypeError),
-    ],
-)
-async def test_an_argument_that_is_wrong_leaves_the_socket_unbound(
-    udp: Family, arguments: tuple[Any, ...], error: type[Exception]
-) -> None:
-    async with trio_dgram.open_socket(udp.type) as sock:
-        with pytest.raises(error, match=r"(port|host) must be"):
-            await sock.bind(*arguments)
-        with pytest.raises(trio_dgram.NotBoundError):
-            _ = sock.address
-        assert (await sock.bind()).port
 
 
 async def test_a_second_bind_is_refused_and_the_first_stays(udp: Family) -> None:

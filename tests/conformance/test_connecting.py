@@ -53,19 +53,6 @@ async def test_it_disconnects_and_connects_elsewhere_on_the_same_port(udp: Famil
         nursery.cancel_scope.cancel()
 
 
-async def test_bad_ports_are_refused_before_the_state_is_looked_at(udp: Family) -> None:
-    async with trio_dgram.open_socket(udp.type, connect=("", 9)) as sock:
-        for wrong in (0, 65536, -1):
-            with pytest.raises(ValueError, match="the port of to"):
-                await sock.connect(("", wrong))
-            with pytest.raises(ValueError, match="the port of to"):
-                await sock.send(b"x", ("", wrong))
-        for no_port in (None, "9", False):
-            with pytest.raises(TypeError, match="the port of to"):
-                await sock.connect(("", no_port))  # type: ignore[arg-type]
-        assert sock.remote_address == (udp.loopback, 9)
-
-
 async def test_a_connected_socket_takes_no_destination_but_its_peers_in_a_datagram(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         await sock.connect(sock.address)

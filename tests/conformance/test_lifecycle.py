@@ -6,7 +6,6 @@ import gc
 import sys
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
-from typing import Any
 
 import pytest
 import trio
@@ -225,12 +224,3 @@ async def test_an_unrefd_socket_lets_its_nursery_end(udp: Family) -> None:
         await sock.bind()
         sock.unref()
     assert sock.closed
-
-
-async def test_a_callback_is_no_argument_of_anything(udp: Family) -> None:
-    callback: tuple[Any, ...] = (print,)
-    async with trio_dgram.open_socket(udp.type) as sock:
-        with pytest.raises(TypeError):
-            sock.close(*callback)
-        with pytest.raises(TypeError):
-            await sock.bind(0, udp.loopback, *callback)

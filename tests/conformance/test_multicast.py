@@ -245,28 +245,16 @@ async def test_an_outgoing_interface_cannot_be_chosen_after_close(udp: Family) -
             sock.multicast_interface = "lo"
 
 
-@pytest.mark.parametrize("wrong", ["nowhere", "undefined", "1.1.1.1", "2001:db8::1", "224.0.0.2", "ff02::2", 10**6])
-async def test_an_outgoing_interface_that_there_is_not_is_refused(udp: Family, wrong: str | int) -> None:
+async def test_an_outgoing_interface_that_does_not_exist_is_refused(udp: Family) -> None:
+    interfaces: list[str | int] = ["nowhere", "undefined", "1.1.1.1", "2001:db8::1", "224.0.0.2", "ff02::2", 10**6]
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
-        with pytest.raises(OSError, match="multicast_interface") as caught:
-            sock.multicast_interface = wrong
-        assert caught.value.errno == errno.ENODEV
-        assert sock.multicast_interface is None
+        for wrong in interfaces:
+            with pytest.raises(OSError, match="multicast_interface") as caught:
+                sock.multicast_interface = wrong
+            assert (wrong, caught.value.errno) == (wrong, errno.ENODEV)
+            assert sock.multicast_interface is None
         await sock.send(b"usable", sock.address)
         assert (await sock.receive()).data == b"usable"
-
-
-@pytest.mark.parametrize(
-    ("wrong", "error"),
-    [(0, ValueError), (-1, ValueError), ("", ValueError), (1.5, TypeError), (True, TypeError), (b"lo", TypeError)],
-)
-async def test_an_outgoing_interface_that_can_be_none_is_refused(
-    udp: Family, wrong: Any, error: type[Exception]
-) -> None:
-    async with trio_dgram.open_socket(udp.type) as sock:
-        with pytest.raises(error, match="multicast_interface must be"):
-            sock.multicast_interface = wrong
-        assert sock.multicast_interface is None
 
 
 async def test_broadcast_needs_to_be_allowed() -> None:
@@ -321,50 +309,13 @@ async def test_memberships_of_a_closed_socket_are_none(udp: Family, nursery: Dat
             change(udp.group, "lo", source=udp.loopback)
 
 
-@pytest.mark.parametrize("operation", ["add_membership", "drop_membership"])
-@pytest.mark.parametrize(
-    ("wrong", "error", "match"),
-    [
-        ({"group": "256.256.256.256"}, ValueError, "group must be a numeric"),
-        ({"group": "group.example"}, ValueError, "group must be a numeric"),
-        ({"group": ""}, ValueError, "group must be a numeric"),
-        ({"group": 0}, TypeError, "group must be a numeric"),
-        ({"group": None}, TypeError, "group must be a numeric"),
-        ({"interface": 1.5}, TypeError, "interface must be"),
-        ({"interface": "nowhere"}, OSError, "_membership .* on nowhere: "),
-        ({"source": "0"}, ValueError, "source must be a numeric"),
-        ({"source": "source.example"}, ValueError, "source must be a numeric"),
-        ({"source": 0}, TypeError, "source must be a numeric"),
-    ],
-    ids=repr,
-)
-async def test_a_membership_call_names_what_is_wrong(
-    udp: Family, operation: str, wrong: dict[str, object], error: type[Exception], match: str
-) -> None:
-    async with trio_dgram.open_socket(udp.type) as sock:
-        with pytest.raises(error, match=match):
-            getattr(sock, operation)(**{"group": udp.group, "interface": "lo"} | wrong)
-        with pytest.raises(TypeError, match="group"):
-            getattr(sock, operation)()
-        with pytest.raises(trio_dgram.NotBoundError):
-            _ = sock.address
-
-
-async def test_what_is_no_group_is_not_joined_and_a_group_is_no_source(udp: Family) -> None:
+async def test_a_membership_on_an_interface_that_does_not_exist_is_refused(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         for change in (sock.add_membership, sock.drop_membership):
-            with pytest.raises(ValueError, match="group must be a multicast address"):
-                change(udp.foreign, "lo")
-            for source in (udp.group, udp.wildcard):
-                with pytest.raises(ValueError, match="source must be a unicast address"):
-                    change(udp.group, "lo", source=source)
-
-
-async def test_a_group_of_the_other_family_is_refused(udp: Family) -> None:
-    other = {"udp4": "ff02::1", "udp6": "239.1.2.3"}[udp.type]
-    async with trio_dgram.open_socket(udp.type) as sock:
-        with pytest.raises(ValueError, match="group must be a numeric IPv"):
-            sock.add_membership(other, "lo")
+            with pytest.raises(OSError, match=r"_membership .* on nowhere: "):
+                change(udp.group, "nowhere")
+        with pytest.raises(trio_dgram.NotBoundError):
+            _ = sock.address
 
 
 async def test_joining_twice_and_leaving_what_was_not_joined_is_the_kernels_error(udp: Family, place: Place) -> None:

@@ -6,7 +6,8 @@ import array
 import errno
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -37,44 +38,50 @@ PAYLOADS = {
 }
 
 
-@pytest.mark.parametrize(("value", "expected"), PAYLOADS.values(), ids=PAYLOADS)
-@pytest.mark.parametrize("host", ["loopback", "", None, "connected"])
-async def test_every_kind_of_payload_arrives(udp: Family, value: object, expected: bytes, host: str | None) -> None:
+HOSTS = ["loopback", "", None, "connected"]
+
+
+@asynccontextmanager
+async def sender_and_receiver(
+    udp: Family, host: str | None
+) -> AsyncGenerator[tuple[DatagramSocket, DatagramSocket, Any]]:
+    """Open two sockets, the first of which reaches the other at the destination that comes with them."""
     async with (
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
         trio_dgram.open_socket(udp.type) as sender,
     ):
-        to: tuple[str | None, int] | None = (udp.loopback if host == "loopback" else host, receiver.address.port)
         if host == "connected":
             await sender.connect(receiver.address)
-            to = None
-        await sender.send(value, to)  # type: ignore[arg-type]
-        assert (await receiver.receive()).data == expected
-        # Some of them have nothing to leave out.
-        one = min(1, len(expected))
-        await sender.send(value, to, offset=one)  # type: ignore[arg-type]
-        await sender.send(value, to, offset=0, length=one)  # type: ignore[arg-type]
-        await sender.send(value, to, offset=len(expected), length=0)  # type: ignore[arg-type]
-        assert [(await receiver.receive()).data for _ in range(3)] == [expected[1:], expected[:1], b""]
-    assert sender.statistics().sent == 4
+            yield sender, receiver, None
+        else:
+            yield sender, receiver, (udp.loopback if host == "loopback" else host, receiver.address.port)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+async def test_every_kind_of_payload_arrives(udp: Family, host: str | None) -> None:
+    async with sender_and_receiver(udp, host) as (sender, receiver, to):
+        for kind, (value, expected) in PAYLOADS.items():
+            payload: Any = value
+            await sender.send(payload, to)
+            assert (kind, (await receiver.receive()).data) == (kind, expected)
+            # Some of them have nothing to leave out.
+            one = min(1, len(expected))
+            await sender.send(payload, to, offset=one)
+            await sender.send(payload, to, offset=0, length=one)
+            await sender.send(payload, to, offset=len(expected), length=0)
+            parts = [(await receiver.receive()).data for _ in range(3)]
+            assert (kind, parts) == (kind, [expected[1:], expected[:1], b""])
+        assert sender.statistics().sent == 4 * len(PAYLOADS)
 
 
 @pytest.mark.kernel_transport("sending at once")
-@pytest.mark.parametrize(("value", "expected"), PAYLOADS.values(), ids=PAYLOADS)
-@pytest.mark.parametrize("host", ["loopback", "", None, "connected"])
-async def test_send_nowait_takes_every_kind_of_payload_too(
-    udp: Family, value: object, expected: bytes, host: str | None
-) -> None:
-    async with (
-        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
-        trio_dgram.open_socket(udp.type) as sender,
-    ):
-        to: tuple[str | None, int] | None = (udp.loopback if host == "loopback" else host, receiver.address.port)
-        if host == "connected":
-            await sender.connect(receiver.address)
-            to = None
-        sender.send_nowait(value, to)  # type: ignore[arg-type]
-        assert (await receiver.receive()).data == expected
+@pytest.mark.parametrize("host", HOSTS)
+async def test_send_nowait_takes_every_kind_of_payload_too(udp: Family, host: str | None) -> None:
+    async with sender_and_receiver(udp, host) as (sender, receiver, to):
+        for kind, (value, expected) in PAYLOADS.items():
+            payload: Any = value
+            sender.send_nowait(payload, to)
+            assert (kind, (await receiver.receive()).data) == (kind, expected)
 
 
 @pytest.mark.parametrize("host", ["", None])
@@ -102,70 +109,6 @@ async def test_changing_what_was_sent_after_the_call_has_no_effect(udp: Family, 
         parts.clear()
         lookup.allowed.set()
         assert (await sock.receive()).data == b"before!"
-
-
-@pytest.mark.parametrize("wrong", [True, 5, None, [b"x", 5], [None], {"a": 1}, [[b"x"]], 1.5, object()])
-async def test_what_is_no_payload_is_refused(udp: Family, wrong: object) -> None:
-    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
-        with pytest.raises(TypeError, match="payload must be bytes-like"):
-            await sock.send(wrong, sock.address)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="payload must be bytes-like"):
-            sock.send_nowait(wrong, sock.address)  # type: ignore[arg-type]
-        assert sock.statistics().sent == 0
-        await sock.send(b"only this", sock.address)
-        assert [datagram.data for datagram in await sock.receive_many()] == [b"only this"]
-
-
-@pytest.mark.parametrize(
-    ("part", "name", "error"),
-    [
-        ({"offset": 11}, "offset", ValueError),
-        ({"offset": -1}, "offset", ValueError),
-        ({"offset": "1"}, "offset", TypeError),
-        ({"offset": False}, "offset", TypeError),
-        ({"offset": 5, "length": 6}, "length", ValueError),
-        ({"length": 11}, "length", ValueError),
-        ({"length": -1}, "length", ValueError),
-        ({"length": 1.0}, "length", TypeError),
-    ],
-)
-async def test_a_part_beyond_the_payload_is_refused_by_name(
-    udp: Family, part: dict[str, Any], name: str, error: type[Exception]
-) -> None:
-    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
-        with pytest.raises(error, match=name):
-            await sock.send(b"0123456789", sock.address, **part)
-        with pytest.raises(error, match=name):
-            await sock.send(Datagram(b"0123456789", sock.address), **part)
-        await sock.connect(sock.address)
-        for value in (
-            "0123456789",
-            bytearray(10),
-            memoryview(b"x" * 20)[::2],
-            array.array("B", b"0123456789"),
-            ["", b"x" * 10],
-        ):
-            with pytest.raises(error, match=name):
-                await sock.send(value, **part)  # type: ignore[arg-type]
-        assert sock.statistics().sent == 0
-
-
-@pytest.mark.parametrize("wrong", [0, False, [], {}, 1, True, 1.5, b"localhost"])
-async def test_a_host_that_is_no_string_is_refused_although_falsy(udp: Family, wrong: object) -> None:
-    async with trio_dgram.open_socket(udp.type) as sock:
-        with pytest.raises(TypeError, match="the host of to"):
-            await sock.send(b"x", (wrong, 9))  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="the host of to"):
-            await sock.connect((wrong, 9))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("wrong", [0, -1, 65536, 78960, 10**9])
-async def test_a_port_outside_its_range_is_refused(udp: Family, wrong: int) -> None:
-    async with trio_dgram.open_socket(udp.type) as sock:
-        with pytest.raises(ValueError, match="the port of to must be from 1 to 65535"):
-            await sock.send(b"x", (udp.loopback, wrong))
-        with pytest.raises(ValueError, match="the port of to"):
-            await sock.connect((udp.loopback, wrong))
 
 
 async def test_a_name_that_does_not_resolve_raises_the_resolvers_own_exception(udp: Family) -> None:
@@ -380,17 +323,6 @@ async def test_send_nowait_refuses_literals_of_another_family_and_blocked_addres
     async with trio_dgram.open_socket(udp.type, send_block_list=[udp.loopback]) as sock:
         with pytest.raises(trio_dgram.AddressBlockedError, match="send"):
             sock.send_nowait(b"x", (udp.loopback, 9))
-
-
-@pytest.mark.parametrize("wrong", ["here", 5, ("a",), ("a", 1, 2), ["127.0.0.1", 1], ("127.0.0.1", "1"), ("", True)])
-async def test_a_destination_that_is_no_pair_is_refused(udp: Family, wrong: object) -> None:
-    async with trio_dgram.open_socket(udp.type) as sock:
-        with pytest.raises(TypeError, match="to"):
-            await sock.send(b"x", wrong)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="to"):
-            sock.send_nowait(b"x", wrong)  # type: ignore[arg-type]
-        with pytest.raises(trio_dgram.NotBoundError):
-            _ = sock.address
 
 
 async def test_a_literal_of_another_family_is_a_gaierror() -> None:
