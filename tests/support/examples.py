@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import signal
+import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -53,6 +55,48 @@ class Example:
         while piece := self.program.read():
             self._unread += piece
         return self.program.process.wait(), self._unread.decode()
+
+
+_RUN_EACH: Final = """
+import ast, importlib, json, os, pathlib, runpy, sys, tempfile
+
+path = sys.argv[1]
+for node in ast.parse(pathlib.Path(path).read_bytes()).body:
+    if isinstance(node, ast.ImportFrom):
+        importlib.import_module(node.module)
+    elif isinstance(node, ast.Import):
+        for alias in node.names:
+            importlib.import_module(alias.name)
+results = []
+for arguments in json.loads(sys.argv[2]):
+    with tempfile.TemporaryFile() as output:
+        child = os.fork()
+        if child == 0:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            sys.argv = [path, *arguments]
+            runpy.run_path(path, run_name="__main__")
+            sys.exit()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        output.seek(0)
+        results.append((status, output.read().decode()))
+json.dump(results, sys.stdout)
+"""
+
+
+def offending_runs(name: str, rows: Sequence[tuple[list[str], int, str]]) -> list[str]:
+    """Run an example with the arguments of each row, and return a line for each row that does not hold.
+
+    A row holds if the exit status is the expected one and the output has the expected text and no traceback. The runs
+    are forks of one process, which imports everything once.
+    """
+    command = [sys.executable, "-c", _RUN_EACH, str(EXAMPLES / name), json.dumps([row[0] for row in rows])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    return [
+        f"{arguments} ended with {status} and {output!r}, not with {expected} and {text!r}"
+        for (arguments, expected, text), (status, output) in zip(rows, json.loads(done.stdout), strict=True)
+        if status != expected or text not in output or "Traceback" in output
+    ]
 
 
 def load_example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
