@@ -1,4 +1,4 @@
-"""The chores: ``nox --list`` tells what each is for."""
+"""Checks, tests and builds: ``nox --list`` lists the sessions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "typing", "tests", "docs_examples"]
-# The tests run on whatever Python is installed; nothing is downloaded, and none but the current one is missed.
+# The tests run on the installed Pythons: nothing is downloaded, and only the current one is required.
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 
@@ -21,9 +21,11 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 COVERAGE_DATA = ROOT / ".nox"
 DOCS_EXAMPLES = "tests/test_docs_examples.py"
-# The programs, each many times a process of its own: what they run on need not be told apart by them again.
+# The tests of the example programs start hundreds of processes, so only the current Python runs them.
 PROGRAMS = "tests/examples"
-# What is not there yet, or not in a source distribution, is passed over.
+# One session runs all tests: that of the current Python. The others leave out the long ones (pytest --markers).
+NOT_LONG = ("-m", "not long")
+# The source distribution lacks some of these.
 TYPED = [
     path
     for path in ("trio_dgram", "tests", "typing_tests", "examples", "benchmarks", "noxfile.py")
@@ -32,17 +34,17 @@ TYPED = [
 
 
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
-"""The Python that runs nox, which is there for certain."""
+"""The Python that runs nox."""
 
 
 def pythons() -> list[str]:
-    """Return the versions to test on, the oldest first, the current one always among them."""
+    """Return the versions to test on, the oldest first, always including the current one."""
     supported = nox.project.python_versions(PYPROJECT)
     return supported if CURRENT in supported else [*supported, CURRENT]
 
 
 def show_pyenv_versions(versions: list[str]) -> None:
-    """Let nox see every one of these that pyenv holds, and not the chosen one alone."""
+    """Make every one of these versions that pyenv has installed visible to nox."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     names = [path.name for version in versions for path in pyenv.glob(f"versions/{version}.*")]
     if names:
@@ -55,17 +57,17 @@ def group(name: str) -> list[str]:
 
 
 def without(*paths: str) -> list[str]:
-    """Return what has pytest pass over these."""
+    """Return the options that make pytest ignore these paths."""
     return [f"--ignore={path}" for path in paths]
 
 
 def run_tests(session: nox.Session, *args: str) -> None:
-    """Run the tests, twice as fast as with coverage."""
+    """Run the tests without coverage, which doubles the time they take."""
     session.run("pytest", *args, *session.posargs)
 
 
 def cover_tests(session: nox.Session, *args: str) -> None:
-    """Run the tests in this checkout and keep what they covered for the session ``coverage``."""
+    """Run the tests in this checkout and store their coverage for the session ``coverage``."""
     data_file = COVERAGE_DATA / f".coverage.{session.name}"
     session.run("coverage", "run", f"--data-file={data_file}", "-m", "pytest", *args, *session.posargs)
 
@@ -76,39 +78,39 @@ show_pyenv_versions(PYTHONS)
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Show what the library does: real sockets on loopback, and a table of what happened."""
+    """Run the demo: real sockets on loopback, and a table of the results."""
     session.install("--quiet", "-e", ".")
     session.run("python", "-m", "examples.demo", *session.posargs)
 
 
 @nox.session(python=PYTHONS, allow_parallel=True)
 def tests(session: nox.Session) -> None:
-    """Run the tests on every installed Python that is supported."""
+    """Run the tests on every installed Python that is supported, the long ones on the current one."""
     session.install("-e", ".", *group("test"))
     if session.python == CURRENT:
         cover_tests(session, *without(DOCS_EXAMPLES))
     else:
-        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS))
+        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), *NOT_LONG)
 
 
 @nox.session(allow_parallel=True)
 def tests_portable(session: nox.Session) -> None:
-    """Run the tests as on a platform that can do no more than the portable calls."""
+    """Run the tests on the portable path, with the long ones that depend on the kernel's capabilities."""
     session.install("-e", ".", *group("test"))
-    cover_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), "--portable")
+    cover_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), "--portable", "-m", "not long or capabilities")
 
 
 @nox.session(python=PYTHONS[:1], allow_parallel=True)
 def tests_min(session: nox.Session) -> None:
-    """Run the tests with the lowest versions of the dependencies that the package claims."""
+    """Run the tests with the lowest versions of the dependencies that the package supports."""
     lowest = [requirement.replace(">=", "==") for requirement in PYPROJECT["project"]["dependencies"]]
     session.install("-e", ".", *lowest, *group("test"))
-    # Others' libraries want a Trio that is newer than ours does.
+    # These tests use libraries that require a newer Trio than the package does.
     newer = ("tests/sim/test_real_libraries.py", "tests/test_dtls.py")
-    run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS, *newer))
+    run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS, *newer), *NOT_LONG)
 
 
-@nox.session  # Not beside the tests: the echo server of the README and theirs have the same port.
+@nox.session  # Not parallel to the tests: the README's echo server and theirs use the same port.
 def docs_examples(session: nox.Session) -> None:
     """Run the examples of the README, the documentation and the docstrings."""
     session.install("-e", ".", *group("docs"))
@@ -117,7 +119,7 @@ def docs_examples(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Report what the sessions before have covered; on CI, where all have run, less than all of it fails."""
+    """Report the combined coverage of the earlier sessions; on CI, which runs all of them, less than 100 % fails."""
     session.install(*[requirement for requirement in group("test") if requirement.startswith("coverage")])
     session.run("coverage", "combine", "--keep", "--quiet", str(COVERAGE_DATA))
     session.run("coverage", "report", f"--fail-under={100 if os.environ.get('CI') else 0}")
@@ -134,7 +136,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(allow_parallel=True)
 def typing(session: nox.Session) -> None:
-    """Check types with mypy and pyright, and that nothing public lacks them."""
+    """Check types with mypy and pyright, and that every public name has one."""
     session.install("-e", ".", *group("typing"), *group("bench"))
     session.run("mypy", *TYPED)
     session.run("pyright", *TYPED)
@@ -146,14 +148,14 @@ def package(session: nox.Session) -> None:
     """Build the source distribution and the wheel into ``dist``."""
     session.install(*group("build"))
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
-    # Installing the package has shown that an isolated build works.
+    # The sessions that install the package have built it in isolation.
     session.run("python", "-m", "build", "--no-isolation")
     session.run("twine", "check", "--strict", *map(str, (ROOT / "dist").iterdir()))
 
 
 @nox.session(requires=["package"], reuse_venv=False, allow_parallel=True)
 def build(session: nox.Session) -> None:
-    """Build the distributions and test the installed wheel, away from the checkout."""
+    """Build the distributions, and test the installed wheel outside the checkout."""
     session.install(*map(str, (ROOT / "dist").glob("*.whl")), *group("test"))
     away = Path(session.create_tmp()) / "away"
     shutil.rmtree(away, ignore_errors=True)
@@ -161,11 +163,11 @@ def build(session: nox.Session) -> None:
         shutil.copytree(ROOT / name, away / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", away)
     with session.chdir(away):
-        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS))
+        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), *NOT_LONG)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure; ``-- --quick`` only shows that the benchmarks run."""
+    """Run the benchmarks; ``-- --quick`` only checks that they run."""
     session.install("-e", ".", *group("bench"))
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -333,6 +333,7 @@ INFO_FIELDS: Final = [field.name for field in attrs.fields(ReceivedPacketInfo) i
 SIZES: Final = [1, 4, 12, 16, 20, 32, 44]
 
 
+@pytest.mark.long
 def test_a_million_inputs_raise_nothing_and_come_out_within_their_domains() -> None:
     chance = random.Random(0)
     noise = b"".join(

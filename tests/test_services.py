@@ -554,6 +554,7 @@ async def test_two_cannot_receive_at_once(udp: Family, client: DatagramSocket) -
         channel.close()
 
 
+@pytest.mark.long
 def test_ten_thousand_peers_each_get_their_own_answers() -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
@@ -579,6 +580,7 @@ def test_ten_thousand_peers_each_get_their_own_answers() -> None:
     sim.run(scenario)
 
 
+@pytest.mark.long
 async def test_an_idle_peer_takes_little_memory() -> None:
     async def idle(channel: DatagramChannel) -> None:
         async with channel:
@@ -708,6 +710,7 @@ async def test_after_the_last_attempt_it_is_too_slow(autojump_clock: trio.testin
     assert autojump_clock.autojump_threshold == 0
 
 
+@pytest.mark.long
 def test_a_bad_network_is_overcome_or_told_of() -> None:
     async def ask() -> bytes:
         async with trio_dgram.open_connection("server", 7) as peer:

@@ -26,6 +26,7 @@ from .support.families import FAMILIES, Family
 from .support.faults import FaultySocket, faulty_kernel
 
 
+@pytest.mark.long
 async def test_20000_sockets_leave_no_descriptor_and_no_memory() -> None:
     before = open_descriptors()
     async with trio_dgram.open_nursery() as nursery:
@@ -70,6 +71,8 @@ class _Forged(FaultySocket):
         return [b"x"] * most, b"".join(packed), None
 
 
+@pytest.mark.long
+@pytest.mark.capabilities
 async def test_a_million_datagrams_from_a_million_addresses_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.support.faults.FaultySocket", _Forged)
     with faulty_kernel():

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 import attrs
+import pytest
 import trio
 
 import trio_dgram
@@ -21,6 +22,8 @@ from trio_dgram import (
     PeerStatistics,
     sim,
 )
+
+pytestmark = pytest.mark.long
 
 PORT: Final = 7
 HONEST: Final = 20

@@ -197,6 +197,7 @@ def test_checksums_are_right_whatever_is_sent_and_wrong_when_broken(payload: byt
         assert (folded(pseudo_header(wire) + wire[header:]) == 0xFFFF) is not broken
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("type", ["udp4", "udp6"])
 def test_there_always_is_a_checksum(type: str) -> None:
     """None is as good as a right one over IPv4."""
