@@ -270,7 +270,7 @@ WORDS: Final = {
 
 
 @pytest.mark.parametrize(("what", "words"), WORDS.items())
-def test_every_type_and_code_is_told_in_words(what: tuple[int, int, int], words: str) -> None:
+def test_every_type_and_code_has_a_description(what: tuple[int, int, int], words: str) -> None:
     assert error(*what).reason == words
 
 
@@ -299,7 +299,7 @@ IPV6_OFFENDER: Final = struct.pack("=HHI16s", socket.AF_INET6, 0, 0, packed("fe8
         (b"\2", None),
     ],
 )
-def test_who_said_so_is_told_where_it_is_known(sockaddr: bytes, offender: str | None) -> None:
+def test_the_offender_is_reported_if_known(sockaddr: bytes, offender: str | None) -> None:
     assert error(2, 3, 3, offender=sockaddr).offender == offender
 
 
@@ -307,7 +307,7 @@ def test_who_said_so_is_told_where_it_is_known(sockaddr: bytes, offender: str | 
     ("what", "path_mtu"),
     [((2, 3, 4), 1400), ((3, 2, 0), 1400), ((1, 0, 0), 1400), ((2, 3, 3), None), ((3, 2, 1), None), ((2, 2, 0), None)],
 )
-def test_the_path_mtu_is_told_where_it_is_one(what: tuple[int, int, int], path_mtu: int | None) -> None:
+def test_the_path_mtu_is_reported_if_there_is_one(what: tuple[int, int, int], path_mtu: int | None) -> None:
     assert error(*what, 1400).path_mtu == path_mtu
     assert error(*what, 0).path_mtu is None
 
@@ -323,7 +323,7 @@ def test_what_is_no_record_is_passed_over_and_the_first_record_counts() -> None:
     assert first.errno == 111
 
 
-# Whatever there is
+# Random messages
 
 ROUNDS: Final = 60_000
 MOST: Final = 34
@@ -334,12 +334,12 @@ SIZES: Final = [1, 4, 12, 16, 20, 32, 44]
 
 
 @pytest.mark.long
-def test_a_million_inputs_raise_nothing_and_come_out_within_their_domains() -> None:
+def test_a_million_random_control_messages_decode_to_values_in_range() -> None:
     chance = random.Random(0)
     noise = b"".join(
         chance.choice([b"\0", b"\2\0", b"\3", b"\4", b"\n\0", b"\xff", chance.randbytes(4)]) for _ in range(2**15)
     )
-    inputs, told = 0, set[str]()
+    inputs, found = 0, set[str]()
     for _ in range(ROUNDS):
         messages = []
         for _ in range(int(chance.random() * (MOST + 1))):
@@ -350,13 +350,13 @@ def test_a_million_inputs_raise_nothing_and_come_out_within_their_domains() -> N
             start = int(chance.random() * (len(noise) - 300))
             messages.append((level, kind, noise[start : start + size]))
         inputs += len(messages)
-        told |= told_of(messages)
+        found |= decoded_fields(messages)
     assert inputs >= 1_000_000
-    assert told == {*INFO_FIELDS, "segment size", "record", "offender", "path_mtu"}
+    assert found == {*INFO_FIELDS, "segment size", "record", "offender", "path_mtu"}
 
 
-def told_of(messages: list[ControlMessage]) -> set[str]:
-    """Return what the decoders find in ``messages``, once that is what it may be."""
+def decoded_fields(messages: list[ControlMessage]) -> set[str]:
+    """Check that decoded values are in range, and return the names of the fields that have one."""
     size = segment_size(messages)
     assert 0 <= size < 2**31
     info: Any = decode_packet_info(messages)

@@ -581,7 +581,7 @@ def test_ten_thousand_peers_each_get_their_own_answers() -> None:
 
 
 @pytest.mark.long
-async def test_an_idle_peer_takes_little_memory() -> None:
+async def test_an_idle_peer_uses_little_memory() -> None:
     async def idle(channel: DatagramChannel) -> None:
         async with channel:
             await channel.receive()
@@ -711,7 +711,7 @@ async def test_after_the_last_attempt_it_is_too_slow(autojump_clock: trio.testin
 
 
 @pytest.mark.long
-def test_a_bad_network_is_overcome_or_told_of() -> None:
+def test_retry_overcomes_a_bad_network_or_raises_too_slow_error() -> None:
     async def ask() -> bytes:
         async with trio_dgram.open_connection("server", 7) as peer:
             for attempt in trio_dgram.retry():

@@ -27,7 +27,7 @@ from .support.faults import FaultySocket, faulty_kernel
 
 
 @pytest.mark.long
-async def test_20000_sockets_leave_no_descriptor_and_no_memory() -> None:
+async def test_20000_sockets_leak_neither_descriptors_nor_memory() -> None:
     before = open_descriptors()
     async with trio_dgram.open_nursery() as nursery:
 
@@ -73,7 +73,7 @@ class _Forged(FaultySocket):
 
 @pytest.mark.long
 @pytest.mark.capabilities
-async def test_a_million_datagrams_from_a_million_addresses_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_million_datagrams_from_a_million_addresses_leak_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.support.faults.FaultySocket", _Forged)
     with faulty_kernel():
         async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1", offload=False) as sock:

@@ -1,4 +1,4 @@
-"""A server of peers under attack from forged addresses: what it holds is bounded, and honest peers are served."""
+"""A server under attack from forged addresses: its memory is bounded, and honest peers are served."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.long
 
 PORT: Final = 7
 HONEST: Final = 20
-"""As many are there before the attack, and as many join in it."""
+"""The number of peers that join before the attack, and of those that join during it."""
 NETWORKS: Final = 30
 FORGED_ADDRESSES: Final = [f"198.18.{network}.{host}" for network in range(NETWORKS) for host in range(1, 101)]
 BURST: Final = 50
 LARGEST: Final = 65507
-"""The most that a datagram can carry over IPv4, in bytes: more than may wait of one peer."""
+"""The largest payload over IPv4 in bytes: more than a peer's buffer limit."""
 MAX_TOTAL_BYTES: Final = 100_000
 HELLO: Final = b"hello".ljust(400)
 COOKIE_SIZE: Final = 1000
@@ -40,13 +40,13 @@ COOKIE_SIZE: Final = 1000
 
 @attrs.define
 class Guard:
-    """A server that answers those who have proved their address, and what it did."""
+    """A server that answers peers with a validated address, and its counts."""
 
     ended: list[PeerStatistics] = attrs.field(factory=list)
     refused_sends: int = 0
 
     async def __call__(self, peer: DatagramChannel) -> None:
-        """Send a cookie until it comes back, from then on whatever comes."""
+        """Send a cookie until the peer returns it, and echo from then on."""
         cookie = hashlib.blake2s(repr(peer.address).encode()).hexdigest().encode().ljust(COOKIE_SIZE)
         try:
             async for data in peer:
@@ -61,7 +61,7 @@ class Guard:
 
 
 async def ask(peer: DatagramChannel, request: bytes, size: int) -> bytes:
-    """Ask until there is an answer of that size."""
+    """Send the request until an answer of that size arrives."""
     answer = b""
     for attempt in trio_dgram.retry(timeout=0.05, factor=1, attempts=100):
         with attempt:
@@ -73,7 +73,7 @@ async def ask(peer: DatagramChannel, request: bytes, size: int) -> bytes:
 
 @asynccontextmanager
 async def joined() -> AsyncGenerator[DatagramChannel]:
-    """Give a peer that has proved its address."""
+    """Open a connection and validate its address."""
     async with trio_dgram.open_connection("server", PORT) as peer:
         cookie = await ask(peer, HELLO, COOKIE_SIZE)
         await ask(peer, cookie, COOKIE_SIZE)
@@ -81,7 +81,7 @@ async def joined() -> AsyncGenerator[DatagramChannel]:
 
 
 async def talk(answered: list[bytes], over: trio.Event) -> None:
-    """Join, make requests until it is over, and one after that."""
+    """Connect, send requests until ``over`` is set, and one after that."""
     async with joined() as peer:
         while True:
             last = over.is_set()
@@ -99,7 +99,7 @@ def assert_all_is_counted(now: ListenerStatistics) -> None:
 
 
 async def attack(listener: DatagramListener, max_peers: int) -> None:
-    """Send datagrams of all sizes, each from an address of its own, and look at what the listener holds."""
+    """Send datagrams of all sizes, each from another forged address, and check the listener's limits."""
     to = await trio_dgram.resolve("server", PORT, "udp4")
     sources = random.sample(FORGED_ADDRESSES, len(FORGED_ADDRESSES))
     async with trio_dgram.open_nursery() as nursery:
@@ -118,7 +118,7 @@ async def attack(listener: DatagramListener, max_peers: int) -> None:
 
 
 def under_attack(*, max_peers: int = 64, **options: Any) -> tuple[ListenerStatistics, Guard]:
-    """Let honest peers talk to a server, and join, while it is attacked; return what it counted and did."""
+    """Attack a server while honest peers use and join it; return its statistics and its guard."""
 
     async def scenario(network: sim.Network) -> tuple[ListenerStatistics, Guard]:
         server, forger = network.host("server"), network.host("forger", addresses=FORGED_ADDRESSES)
@@ -139,7 +139,7 @@ def under_attack(*, max_peers: int = 64, **options: Any) -> tuple[ListenerStatis
                 for host, answers in list(zip(hosts, answered, strict=True))[HONEST:]:
                     talking.start_soon(host.run, talk, answers, over)
                 await forger.run(attack, listener, max_peers)
-                # Who joins in an attack has joined before it is over.
+                # Peers that join during the attack are answered before it ends.
                 assert all(answered)
                 over.set()
             statistics = listener.statistics()
@@ -150,7 +150,7 @@ def under_attack(*, max_peers: int = 64, **options: Any) -> tuple[ListenerStatis
     return sim.run(scenario)
 
 
-def test_forged_addresses_make_room_for_each_other_and_for_honest_peers() -> None:
+def test_forged_addresses_evict_each_other_and_no_honest_peer() -> None:
     statistics, _ = under_attack()
     assert statistics.evicted > 1000
     assert statistics.discarded > 0
@@ -158,19 +158,19 @@ def test_forged_addresses_make_room_for_each_other_and_for_honest_peers() -> Non
     assert (statistics.refused, statistics.refused_by_filter, statistics.refused_by_network) == (0, 0, 0)
 
 
-def test_a_filter_lets_none_of_them_in() -> None:
+def test_an_accept_filter_refuses_every_forged_address() -> None:
     statistics, _ = under_attack(accept_filter=lambda datagram: datagram.data.startswith(b"hello"))
     assert statistics.refused_by_filter > 1000
     assert (statistics.accepted, statistics.evicted) == (2 * HONEST, 0)
 
 
-def test_a_limit_for_networks_leaves_room_for_other_networks() -> None:
+def test_a_limit_per_network_leaves_capacity_for_other_networks() -> None:
     statistics, _ = under_attack(max_peers=512, max_peers_per_network=(4, 4))
     assert statistics.refused_by_network > 1000
     assert (statistics.peers, statistics.evicted) == (2 * HONEST + 4 * NETWORKS, 0)
 
 
-def test_no_more_goes_to_forged_addresses_than_the_limit_for_amplification_allows() -> None:
+def test_no_more_is_sent_to_forged_addresses_than_the_amplification_limit_allows() -> None:
     statistics, guard = under_attack(amplification_limit=3)
     assert statistics.amplification_refused == guard.refused_sends > 100
     unproved = [peer for peer in guard.ended if not peer.validated]

@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ from trio_dgram._kernel import unix_paths as _paths
 
 from .support.descriptors import same_descriptors
 from .support.faults import faulty_kernel
+from .support.tables import each_wrong, offending_rows, wrong
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="kernel: it has no AF_UNIX")
 needs_credentials = pytest.mark.skipif(
@@ -118,10 +120,11 @@ def test_an_address_can_be_matched() -> None:
     assert of(Address("127.0.0.1", 53)) == "127.0.0.1:53"
 
 
-@pytest.mark.parametrize("wrong", [None, 5, ("/run/log", 0), ["/run/log"]])
-def test_an_address_of_anything_but_a_path_is_refused(wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"path must be a path \(str, bytes or os.PathLike\)"):
-        UnixAddress(wrong)
+async def test_an_address_must_be_a_path() -> None:
+    rows = each_wrong(
+        TypeError, r"path must be a path \(str, bytes or os.PathLike\)", (None, 5, ("/run/log", 0), ["/run/log"])
+    )
+    assert await offending_rows(UnixAddress, rows) == []
 
 
 # Binding
@@ -164,32 +167,34 @@ async def test_a_path_that_is_not_utf_8_stays_what_it_is(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-WRONG_PATHS: Final = {
-    "empty": ("", "path must be a path or an abstract name, not an empty one"),
-    "a null character": ("/run/a\0b", "path must not contain a null character"),
-    "too long": ("/" * 108, "path must be at most 107 bytes long"),
-    "too long in bytes": ("\N{EURO SIGN}" * 36, "path must be at most 107 bytes long"),
-    "too long a name": ("\0" * 109, "path must be at most 108 bytes long"),
-}
+WRONG_PATHS: Final = [
+    ("", "path must be a path or an abstract name, not an empty one"),
+    ("/run/a\0b", "path must not contain a null character"),
+    ("/" * 108, "path must be at most 107 bytes long"),
+    ("\N{EURO SIGN}" * 36, "path must be at most 107 bytes long"),
+    ("\0" * 109, "path must be at most 108 bytes long"),
+]
+
+
+async def open_unix(**options: Any) -> None:
+    """Open a socket with options that raise."""
+    async with trio_dgram.open_socket("unix", **options):
+        raise AssertionError
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kernel: others have other limits")
-@pytest.mark.parametrize(("wrong", "message"), WRONG_PATHS.values(), ids=WRONG_PATHS)
-async def test_a_wrong_path_is_refused_before_there_is_anything(
-    wrong: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_wrong_path_raises_before_any_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with same_descriptors():
-        with pytest.raises(ValueError, match=message):
-            async with trio_dgram.open_socket("unix", path=wrong):
-                raise AssertionError
-        with pytest.raises(ValueError, match=message.replace("path", "connect", 1)):
-            async with trio_dgram.open_socket("unix", connect=wrong):
-                raise AssertionError
+        rows = [wrong(ValueError, message, path=path) for path, message in WRONG_PATHS]
+        rows += [
+            wrong(ValueError, message.replace("path", "connect", 1), connect=path) for path, message in WRONG_PATHS
+        ]
+        assert await offending_rows(open_unix, rows) == []
+    rows = [wrong(ValueError, message.replace("path", "(path|to)", 1), path) for path, message in WRONG_PATHS]
     async with trio_dgram.open_socket("unix") as sock:
-        for call in (sock.bind(wrong), sock.connect(wrong), sock.send(b"x", wrong)):
-            with pytest.raises(ValueError, match=message.replace("path", "(path|to)", 1)):
-                await call
+        for call in (sock.bind, sock.connect, partial(sock.send, b"x")):
+            assert await offending_rows(call, rows) == []
         with pytest.raises(NotBoundError):
             _ = sock.address
     assert not list(tmp_path.iterdir())
@@ -207,13 +212,11 @@ async def test_the_longest_path_and_the_longest_name_can_be_bound_and_sent_to(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("wrong", [None, True, False, 5, 5.0, ["/run/x"], ("/run/x", 0)], ids=repr)
-async def test_a_path_of_another_type_is_refused(wrong: Any) -> None:
+async def test_a_path_of_another_type_is_refused() -> None:
+    values = (None, True, False, 5, 5.0, ["/run/x"], ("/run/x", 0))
     async with trio_dgram.open_socket("unix") as sock:
-        with pytest.raises(TypeError, match="path must be a path"):
-            await sock.bind(wrong)
-        with pytest.raises(TypeError, match="to must be a path"):
-            await sock.connect(wrong)
+        assert await offending_rows(sock.bind, each_wrong(TypeError, "path must be a path", values)) == []
+        assert await offending_rows(sock.connect, each_wrong(TypeError, "to must be a path", values)) == []
 
 
 async def test_hosts_and_ports_are_not_for_it_and_paths_not_for_others(path: str) -> None:
@@ -397,7 +400,7 @@ async def test_why_a_path_cannot_be_reached_is_said_in_words(path: str, options:
 
 # Options
 
-OF_THE_INTERNET: Final[dict[str, Any]] = {
+IP_OPTIONS: Final[dict[str, Any]] = {
     "broadcast": False,
     "ttl": 9,
     "dscp": 0,
@@ -410,25 +413,27 @@ OF_THE_INTERNET: Final[dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), OF_THE_INTERNET.items())
-async def test_an_option_of_the_internet_is_refused_by_name(name: str, value: object) -> None:
-    with same_descriptors(), pytest.raises(ValueError, match=f"^{name} is for udp4 and udp6 sockets, not for unix"):
-        async with trio_dgram.open_socket("unix", **{name: value}):  # type: ignore[arg-type]
-            raise AssertionError
+async def test_an_ip_option_is_refused_by_name() -> None:
+    with same_descriptors():
+        rows = [
+            wrong(ValueError, f"^{name} is for udp4 and udp6 sockets, not for unix", **{name: value})
+            for name, value in IP_OPTIONS.items()
+        ]
+        assert await offending_rows(open_unix, rows) == []
     async with trio_dgram.open_socket("unix") as sock:
-        for use in (lambda: getattr(sock, name), lambda: setattr(sock, name, value)):
-            with pytest.raises(OSError, match=f"a unix socket has no {name}") as caught:
-                use()
-            assert caught.value.errno == errno.ENOTSUP
+        for name, value in IP_OPTIONS.items():
+            for use in (partial(getattr, sock, name), partial(setattr, sock, name, value)):
+                with pytest.raises(OSError, match=f"a unix socket has no {name}") as caught:
+                    use()
+                assert (name, caught.value.errno) == (name, errno.ENOTSUP)
 
 
 async def lookup(*_: object) -> Address:
     raise AssertionError
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "default"),
-    [
+async def test_other_ip_options_are_refused_unless_they_have_their_default() -> None:
+    options: list[tuple[str, Any, Any]] = [
         ("reuse_address", True, False),
         ("reuse_port", True, False),
         ("icmp_errors", True, False),
@@ -436,16 +441,14 @@ async def lookup(*_: object) -> Address:
         ("lookup", lookup, None),
         ("receive_block_list", ["10.0.0.0/8"], ()),
         ("send_block_list", ["10.0.0.0/8"], ()),
-    ],
-)
-async def test_what_else_is_the_internets_is_refused_unless_it_is_off(
-    name: str, value: object, default: object
-) -> None:
-    with same_descriptors(), pytest.raises(ValueError, match=f"^{name} is for"):
-        async with trio_dgram.open_socket("unix", **{name: value}):  # type: ignore[arg-type]
-            raise AssertionError
-    async with trio_dgram.open_socket("unix", offload=False, **{name: default}) as sock:  # type: ignore[arg-type]
-        assert sock.type == "unix"
+    ]
+    with same_descriptors():
+        rows = [wrong(ValueError, f"^{name} is for", **{name: value}) for name, value, _ in options]
+        assert await offending_rows(open_unix, rows) == []
+    for name, _, default in options:
+        defaults: dict[str, Any] = {name: default}
+        async with trio_dgram.open_socket("unix", offload=False, **defaults) as sock:
+            assert sock.type == "unix"
 
 
 async def test_groups_and_paths_through_networks_are_the_internets(path: str) -> None:

@@ -1,4 +1,4 @@
-"""What several of these tests begin with, and what all of them run on.
+"""Fixtures of the conformance suite, and the transports that it runs on.
 
 Every test of a socket runs on the kernel, on a custom socket factory that offers Trio's sockets alone, and on the
 simulated network.
@@ -27,10 +27,8 @@ from ..support.simulated import SimulatedLink, SimulatedMachine, run_simulated
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "kernel_transport(why): what is tested is nothing that a custom factory's sockets can do"
-    )
-    config.addinivalue_line("markers", "not_simulated(why): what is tested is left out of the simulated network")
+    config.addinivalue_line("markers", "kernel_transport(why): a custom socket factory does not support what is tested")
+    config.addinivalue_line("markers", "not_simulated(why): the simulated network does not support what is tested")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -44,11 +42,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def transport(request: pytest.FixtureRequest) -> str:
-    """What sockets run on."""
+    """The transport of the test's sockets."""
     name: str = getattr(request, "param", "kernel")
     run = _RUNS.get(name)
     if run is not None:
-        # The first one counts, and one is there.
+        # pytest-trio uses the first marker, so this one goes before the one of trio_mode.
         request.node.add_marker(pytest.mark.trio(run=run), append=False)
     return name
 
@@ -58,7 +56,7 @@ _RUNS: Final = {"factory": run_on_awaited_sockets, "simulation": run_simulated}
 
 @pytest.fixture
 def namespace(transport: str) -> Generator[int | None]:
-    """A new network namespace that the test runs in; a simulated network is one already."""
+    """A new network namespace that the test runs in; a simulated network needs none."""
     if transport == "simulation":
         yield None
         return
@@ -68,7 +66,7 @@ def namespace(transport: str) -> Generator[int | None]:
 
 @pytest.fixture
 def machine(namespace: int | None) -> Generator[Machine | SimulatedMachine]:
-    """Another machine, which the test's is or can be linked to."""
+    """Another machine, to be linked to the one of the test."""
     if namespace is None:
         yield SimulatedMachine()
         return
@@ -83,7 +81,7 @@ def veth(machine: Machine | SimulatedMachine) -> Link | SimulatedLink:
 
 
 def plain_socket(family: socket.AddressFamily) -> Any:
-    """Return a non-blocking socket of the transport without Trio: the standard library's, or one like it."""
+    """Return a non-blocking socket of the transport without Trio: the standard library's, or a simulated one."""
     made: Any = trio.socket.socket(family, socket.SOCK_DGRAM)
     if isinstance(made, SimulatedSocket):
         return closing(made.kernel_socket())
@@ -95,7 +93,7 @@ def plain_socket(family: socket.AddressFamily) -> Any:
 
 @pytest.fixture
 async def nursery() -> AsyncGenerator[DatagramNursery]:
-    """A nursery whose sockets and tasks end with the test."""
+    """A nursery that is cancelled when the test ends."""
     async with trio_dgram.open_nursery() as opened:
         yield opened
         opened.cancel_scope.cancel()
@@ -103,7 +101,7 @@ async def nursery() -> AsyncGenerator[DatagramNursery]:
 
 @attrs.define
 class HeldLookup:
-    """A lookup that says loopback, or raises ``error``, once it is allowed to answer."""
+    """A lookup that returns the loopback address, or raises ``error``, once ``allowed`` is set."""
 
     host: str
     error: Exception | None = None
@@ -120,5 +118,5 @@ class HeldLookup:
 
 @pytest.fixture
 def lookup(udp: Family) -> HeldLookup:
-    """A lookup that answers when the test allows it to."""
+    """A lookup that the test holds until it sets ``allowed``."""
     return HeldLookup(udp.loopback)

@@ -1,4 +1,4 @@
-"""Adopting sockets that exist, and sharing them, as other implementations' suites insist on it."""
+"""Adopting and sharing existing sockets: what the suites of other implementations check."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..support.families import Family
 
 @pytest.fixture
 def theirs(udp: Family) -> socket.socket:
-    """A bound socket that blocks, as other programs make them."""
+    """A bound, blocking socket, as other programs create them."""
     sock = socket.socket(udp.family, socket.SOCK_DGRAM)
     sock.bind((udp.loopback, 0))
     return sock
 
 
 @pytest.mark.parametrize("as_number", [True, False])
-async def test_an_adopted_socket_keeps_its_address_and_takes_options(
+async def test_an_adopted_socket_keeps_its_address_and_accepts_options(
     nursery: DatagramNursery, theirs: socket.socket, as_number: bool
 ) -> None:
     address = theirs.getsockname()[:2]
@@ -55,7 +55,7 @@ async def test_an_adopted_socket_that_is_connected_has_its_peer(
 
 
 @pytest.mark.parametrize("number", [-1, 9999])
-async def test_a_number_that_is_no_open_descriptor_cannot_be_adopted(nursery: DatagramNursery, number: int) -> None:
+async def test_an_invalid_descriptor_cannot_be_adopted(nursery: DatagramNursery, number: int) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         nursery.adopt_socket(number)
 
@@ -88,7 +88,7 @@ async def test_a_child_that_inherits_the_socket_receives_as_its_parent_does(
         )
         with child:
             assert child.stdout is not None
-            # What comes while nobody here receives is the child's.
+            # While no task here receives, the child receives every datagram.
             for number in range(3):
                 peer.sendto(b"%d" % number, tuple(sock.address))
                 assert await trio.to_thread.run_sync(child.stdout.readline) == b"%d\n" % number

@@ -1,4 +1,4 @@
-"""Binding, as other implementations' suites insist on it."""
+"""Binding: what the suites of other implementations check."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from ..support.families import Family
 from .conftest import HeldLookup
 
 
-async def test_without_arguments_it_is_the_wildcard_and_a_port(udp: Family) -> None:
+async def test_bind_without_arguments_takes_the_wildcard_address_and_a_free_port(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         address = await sock.bind()
         assert address == sock.address == (udp.wildcard, address.port)
         assert address.port > 0
 
 
-async def test_an_empty_host_is_the_wildcard(udp: Family) -> None:
+async def test_bind_to_an_empty_host_takes_the_wildcard_address(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         assert (await sock.bind(0, "")).host == udp.wildcard
 
 
-async def test_a_loopback_address_reads_back(udp: Family) -> None:
+async def test_a_socket_bound_to_loopback_has_that_address(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         assert (await sock.bind(0, udp.loopback)).host == udp.loopback
         assert sock.address.family == udp.family
 
 
-async def test_a_name_is_resolved() -> None:
+async def test_bind_resolves_a_name() -> None:
     async with trio_dgram.open_socket("udp4") as sock:
         assert (await sock.bind(0, "localhost")).host == "127.0.0.1"
 
 
 @pytest.mark.usefixtures("namespace")
-async def test_a_port_that_is_asked_for_is_the_one_it_gets(udp: Family) -> None:
+async def test_bind_takes_the_requested_port(udp: Family) -> None:
     for host in (None, udp.loopback):
         async with trio_dgram.open_socket(udp.type) as sock:
             assert await sock.bind(4242, host) == sock.address == (host or udp.wildcard, 4242)
 
 
-async def test_a_loopback_address_may_be_written_with_its_zone() -> None:
+async def test_a_loopback_address_may_have_a_zone() -> None:
     async with trio_dgram.open_socket("udp6", host="::1%lo") as sock:
         assert sock.address.host == "::1"
 
 
-async def test_a_literal_of_another_family_is_not_bound_to() -> None:
+async def test_binding_to_a_literal_of_the_other_family_fails() -> None:
     async with trio_dgram.open_socket("udp4") as four, trio_dgram.open_socket("udp6", ipv6_only=True) as six:
         for sock, host in ((four, "::1"), (six, "127.0.0.1")):
             with pytest.raises(socket.gaierror):
@@ -95,7 +95,7 @@ async def test_a_second_bind_is_refused_while_the_first_waits_for_a_name(udp: Fa
         assert sock.address.host == udp.loopback
 
 
-async def test_a_foreign_address_fails_with_its_errno_and_address_and_no_port(udp: Family) -> None:
+async def test_binding_to_a_foreign_address_raises_its_errno_and_address_without_a_port(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         with pytest.raises(OSError, match="bind") as caught:
             await sock.bind(0, udp.foreign)
@@ -103,24 +103,24 @@ async def test_a_foreign_address_fails_with_its_errno_and_address_and_no_port(ud
         assert caught.value.strerror == f"bind {udp.foreign}: Cannot assign requested address"
         assert caught.value.operation == "bind"  # type: ignore[attr-defined]
         assert caught.value.address == (udp.foreign, 0)  # type: ignore[attr-defined]
-        # Again, and then as it should be.
+        # The socket stays unbound: the same call fails again, a right one succeeds.
         with pytest.raises(OSError, match="bind"):
             await sock.bind(0, udp.foreign)
         assert (await sock.bind(0, udp.loopback)).host == udp.loopback
 
 
-async def test_a_port_that_was_given_is_in_the_error(udp: Family) -> None:
+async def test_a_requested_port_is_in_the_error(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         with pytest.raises(OSError, match="4242: Cannot assign"):
             await sock.bind(4242, udp.foreign)
 
 
-@pytest.mark.usefixtures("namespace")  # Elsewhere somebody could have the port on IPv4.
+@pytest.mark.usefixtures("namespace")  # Outside a namespace the port may be taken on IPv4.
 async def test_ipv6_only_leaves_the_ipv4_wildcard_on_the_port_free() -> None:
     async with trio_dgram.open_socket("udp6", port=0, ipv6_only=True) as six:
         async with trio_dgram.open_socket("udp4", port=six.address.port) as four:
             assert four.address.port == six.address.port
-            # Each hears its own family.
+            # Each receives over its own family.
             async with trio_dgram.open_socket("udp6") as sender:
                 await sender.send(b"on IPv4", ("127.0.0.1", six.address.port))
                 await sender.send(b"on IPv6", ("::1", six.address.port))
@@ -133,7 +133,7 @@ async def test_ipv6_only_leaves_the_ipv4_wildcard_on_the_port_free() -> None:
 
 
 @pytest.mark.usefixtures("namespace")
-async def test_what_ipv6_only_leaves_is_not_heard() -> None:
+async def test_an_ipv6_only_socket_receives_nothing_over_ipv4() -> None:
     async with (
         trio_dgram.open_socket("udp6", port=4242, ipv6_only=True) as six,
         trio_dgram.open_socket("udp6") as sender,
@@ -152,7 +152,7 @@ async def test_two_sockets_with_a_reuse_option_bind_to_one_port(udp: Family, opt
 
 
 @pytest.mark.kernel_transport("reading ahead")
-async def test_reuse_port_spreads_the_senders_over_the_sockets(udp: Family, nursery: DatagramNursery) -> None:
+async def test_reuse_port_balances_senders_over_the_sockets(udp: Family, nursery: DatagramNursery) -> None:
     receivers = [nursery.create_socket(udp.type, reuse_address=True, reuse_port=True) for _ in range(2)]
     address = await receivers[0].bind(0, udp.loopback)
     await receivers[1].bind(address.port, udp.loopback)
@@ -164,7 +164,7 @@ async def test_reuse_port_spreads_the_senders_over_the_sockets(udp: Family, nurs
     assert sorted(port for share in shares for port in share) == sorted(sender.address.port for sender in senders)
 
 
-async def test_two_sockets_without_one_do_not(udp: Family) -> None:
+async def test_two_sockets_without_a_reuse_option_cannot_share_a_port(udp: Family) -> None:
     async with (
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as one,
         trio_dgram.open_socket(udp.type) as two,
@@ -185,14 +185,14 @@ async def test_reuse_port_where_the_system_has_none_fails_at_bind(udp: Family, m
 
 
 @pytest.mark.parametrize("option", ["reuse_address", "reuse_port"])
-async def test_exclusive_does_not_go_with_a_reuse_option(udp: Family, option: str) -> None:
+async def test_exclusive_conflicts_with_a_reuse_option(udp: Family, option: str) -> None:
     async with trio_dgram.open_socket(udp.type, **{option: True}) as sock:  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="exclusive"):
             await sock.bind(0, exclusive=True)
         await sock.bind(0)
 
 
-async def test_exclusive_binds_like_any_other(udp: Family) -> None:
+async def test_an_exclusive_bind_succeeds(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         assert (await sock.bind(0, udp.loopback, exclusive=True)).port
 
@@ -209,15 +209,13 @@ async def test_cancelling_a_bind_that_waits_for_a_name_binds_and_announces_nothi
                 nursery.cancel_scope.cancel()
             with pytest.raises(trio_dgram.NotBoundError):
                 _ = sock.address
-            # What is announced is the one that follows.
+            # Only the bind that follows sends an event.
             address = await sock.bind()
             sock.close()
         assert [event async for event in events] == [Listening(address)]
 
 
-async def test_closing_while_bind_waits_for_a_name_is_told_instead_of_what_the_name_comes_to(
-    udp: Family, lookup: HeldLookup
-) -> None:
+async def test_closing_while_bind_resolves_a_name_raises_closed_resource_error(udp: Family, lookup: HeldLookup) -> None:
     lookup.error = socket.gaierror(socket.EAI_NONAME, "too late")
     with same_descriptors():
         async with trio_dgram.open_socket(udp.type, lookup=lookup) as sock:
@@ -247,7 +245,7 @@ async def test_a_name_that_does_not_resolve_leaves_the_socket_unbound(udp: Famil
         assert (await sock.bind(0, "a.name")).host == udp.loopback
 
 
-async def test_closing_right_after_bind_is_seen_by_the_task_that_sends_only(udp: Family) -> None:
+async def test_closing_right_after_bind_ends_another_tasks_sends(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         sock, other = nursery.create_socket(udp.type), nursery.create_socket(udp.type)
         raised = []
@@ -268,7 +266,7 @@ async def test_closing_right_after_bind_is_seen_by_the_task_that_sends_only(udp:
         other.close()
 
 
-async def test_being_bound_is_told_as_listening(udp: Family) -> None:
+async def test_bind_sends_a_listening_event(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as one:
         events = one.events()
         await one.bind(0, udp.loopback)

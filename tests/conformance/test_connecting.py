@@ -1,4 +1,4 @@
-"""Connecting, as other implementations' suites insist on it."""
+"""Connecting: what the suites of other implementations check."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_the_default_host_is_loopback(udp: Family, host: str | None) -> No
 
 
 @pytest.mark.kernel_transport("disconnecting")
-async def test_it_disconnects_and_connects_elsewhere_on_the_same_port(udp: Family) -> None:
+async def test_a_socket_keeps_its_port_when_it_disconnects_and_connects_elsewhere(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         peers = [nursery.create_socket(udp.type) for _ in range(2)]
         sock = nursery.create_socket(udp.type)
@@ -53,7 +53,7 @@ async def test_it_disconnects_and_connects_elsewhere_on_the_same_port(udp: Famil
         nursery.cancel_scope.cancel()
 
 
-async def test_a_connected_socket_takes_no_destination_but_its_peers_in_a_datagram(udp: Family) -> None:
+async def test_a_connected_socket_sends_to_its_peer_only(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         await sock.connect(sock.address)
         with pytest.raises(trio_dgram.AlreadyConnectedError):
@@ -69,7 +69,7 @@ async def test_a_connected_socket_takes_no_destination_but_its_peers_in_a_datagr
 
 
 @pytest.mark.kernel_transport("sending at once")
-async def test_send_nowait_takes_no_other_destination_than_the_peer_either(udp: Family) -> None:
+async def test_send_nowait_on_a_connected_socket_sends_to_its_peer_only(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         with pytest.raises(trio_dgram.NotConnectedError, match="send"):
             sock.send_nowait(b"x")
@@ -81,7 +81,7 @@ async def test_send_nowait_takes_no_other_destination_than_the_peer_either(udp: 
 
 
 @pytest.mark.kernel_transport("disconnecting")
-async def test_a_port_that_was_bound_to_stays_through_connecting_and_disconnecting(udp: Family) -> None:
+async def test_connecting_and_disconnecting_keep_the_bound_port(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0) as sock:
         port = sock.address.port
         for _ in range(2):
@@ -91,7 +91,7 @@ async def test_a_port_that_was_bound_to_stays_through_connecting_and_disconnecti
             assert sock.address == (udp.wildcard, port)
 
 
-async def test_connecting_binds_the_socket_and_tells_of_both(udp: Family) -> None:
+async def test_connecting_binds_the_socket_and_sends_both_events(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         events = sock.events(Listening, Connected, Closed)
         await sock.connect(("", 9))
@@ -103,7 +103,7 @@ async def test_connecting_binds_the_socket_and_tells_of_both(udp: Family) -> Non
 
 
 @pytest.mark.usefixtures("namespace")
-async def test_connecting_to_the_wildcard_is_connecting_to_this_machine(udp: Family) -> None:
+async def test_connecting_to_the_wildcard_address_connects_to_loopback(udp: Family) -> None:
     async with (
         trio_dgram.open_socket(udp.type, port=4242) as peer,
         trio_dgram.open_socket(udp.type, connect=(udp.wildcard, 4242)) as sock,
@@ -127,7 +127,7 @@ async def test_a_name_that_does_not_resolve_leaves_the_socket_unconnected(udp: F
         assert sock.remote_address == (udp.loopback, 9)
 
 
-async def test_after_a_blocked_address_another_one_can_be_connected_to(udp: Family) -> None:
+async def test_after_a_blocked_address_connecting_to_another_one_succeeds(udp: Family) -> None:
     other = {"udp4": "127.0.0.2", "udp6": "::ffff:127.0.0.1"}[udp.type]
     async with trio_dgram.open_socket(udp.type, send_block_list=[udp.loopback]) as sock:
         with pytest.raises(trio_dgram.AddressBlockedError, match="connect"):
@@ -138,7 +138,7 @@ async def test_after_a_blocked_address_another_one_can_be_connected_to(udp: Fami
         assert sock.remote_address == (other, 9)
 
 
-async def test_connect_waits_for_a_bind_that_is_under_way(udp: Family, lookup: HeldLookup) -> None:
+async def test_connect_waits_for_a_bind_in_progress(udp: Family, lookup: HeldLookup) -> None:
     async with trio_dgram.open_socket(udp.type, lookup=lookup) as sock, trio.open_nursery() as nursery:
         nursery.start_soon(sock.bind, 0, "a.name")
         await lookup.asked.wait()
@@ -168,7 +168,7 @@ async def test_two_sockets_on_one_port_connect_to_two_peers(udp: Family, nursery
         assert (await sock.receive()).data == str(peer.address.port).encode()
 
 
-async def test_iterating_goes_on_on_a_connected_socket(udp: Family, nursery: DatagramNursery) -> None:
+async def test_iteration_works_on_a_connected_socket(udp: Family, nursery: DatagramNursery) -> None:
     peer, sock = nursery.create_socket(udp.type), nursery.create_socket(udp.type)
     await peer.bind(0, udp.loopback)
     await sock.connect(peer.address)
@@ -196,7 +196,7 @@ async def test_connecting_twice_or_while_another_task_connects_is_refused(udp: F
         assert sock.remote_address == (udp.loopback, 9)
 
 
-async def test_without_a_connection_there_is_nothing_to_undo_ask_or_send_to(udp: Family) -> None:
+async def test_disconnect_remote_address_and_send_need_a_connection(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0) as sock:
         with pytest.raises(trio_dgram.NotConnectedError, match="disconnect"):
             sock.disconnect()
@@ -206,7 +206,7 @@ async def test_without_a_connection_there_is_nothing_to_undo_ask_or_send_to(udp:
             await sock.send(b"x")
 
 
-async def test_a_socket_connected_to_itself_receives_its_own(udp: Family) -> None:
+async def test_a_socket_connected_to_itself_receives_its_own_datagrams(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         await sock.connect(sock.address)
         for value, data in (
@@ -230,7 +230,7 @@ async def test_four_sends_to_a_live_peer_arrive(udp: Family) -> None:
         assert [(await peer.receive()).data for _ in range(4)] == [b"0", b"1", b"2", b"3"]
 
 
-async def test_only_the_peers_datagrams_are_received_also_of_those_queued_before(udp: Family) -> None:
+async def test_a_connected_socket_filters_other_sources_also_of_datagrams_queued_before(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         peer, stranger, sock = (nursery.create_socket(udp.type) for _ in range(3))
         for each in (peer, stranger, sock):
@@ -249,7 +249,7 @@ async def test_only_the_peers_datagrams_are_received_also_of_those_queued_before
 
 
 @pytest.mark.kernel_transport("disconnecting")
-async def test_once_disconnected_anybody_is_heard_again(udp: Family, nursery: DatagramNursery) -> None:
+async def test_a_disconnected_socket_receives_from_every_source_again(udp: Family, nursery: DatagramNursery) -> None:
     peer, stranger, sock = (nursery.create_socket(udp.type) for _ in range(3))
     for each in (peer, stranger, sock):
         await each.bind(0, udp.loopback)
@@ -260,7 +260,7 @@ async def test_once_disconnected_anybody_is_heard_again(udp: Family, nursery: Da
     assert (await sock.receive()).data == b"again"
 
 
-async def test_nobody_there_is_told_once_by_the_next_receive_and_never_by_send(udp: Family) -> None:
+async def test_a_refused_port_is_raised_once_by_the_next_receive_and_never_by_send(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as gone:
         nobody = gone.address
     async with trio_dgram.open_socket(udp.type, connect=nobody) as sock, trio.open_nursery() as nursery:
@@ -275,7 +275,7 @@ async def test_nobody_there_is_told_once_by_the_next_receive_and_never_by_send(u
 
 
 @pytest.mark.usefixtures("namespace")
-async def test_a_peer_that_comes_up_late_is_heard_after_the_error(udp: Family) -> None:
+async def test_a_peer_that_starts_late_is_received_from_after_the_error(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, connect=("", 4242)) as sock:
         for _ in range(6):
             await sock.send(b"is anybody there?")
@@ -287,7 +287,7 @@ async def test_a_peer_that_comes_up_late_is_heard_after_the_error(udp: Family) -
 
 
 @pytest.mark.usefixtures("namespace")
-async def test_closing_on_the_error_and_closing_with_one_pending_are_fine(udp: Family) -> None:
+async def test_a_socket_can_be_closed_on_an_error_and_with_a_pending_error(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, connect=("", 4242)) as sock:
         await sock.send(b"PING")
         try:
@@ -302,7 +302,7 @@ async def test_closing_on_the_error_and_closing_with_one_pending_are_fine(udp: F
             await sock.receive()
 
 
-async def test_nobody_there_is_told_to_open_failure_channels_instead(udp: Family) -> None:
+async def test_a_refused_port_goes_to_open_failure_channels_instead(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as gone:
         nobody = gone.address
     async with trio_dgram.open_socket(udp.type, connect=nobody) as sock:
@@ -314,7 +314,7 @@ async def test_nobody_there_is_told_to_open_failure_channels_instead(udp: Family
         assert failure.address == nobody
 
 
-async def test_nobody_there_is_nothing_to_an_unconnected_socket(udp: Family) -> None:
+async def test_a_refused_port_does_not_affect_an_unconnected_socket(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as gone:
         nobody = gone.address
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:

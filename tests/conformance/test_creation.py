@@ -1,4 +1,4 @@
-"""Making sockets and their options, as other implementations' suites insist on it."""
+"""Creating sockets with options: what the suites of other implementations check."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SWITCHES: Final = ["broadcast", "multicast_loopback"]
 
 
 @pytest.mark.not_simulated("a simulated socket's descriptor only mirrors whether it can be read")
-async def test_an_unbound_socket_has_its_descriptor_and_takes_options(udp: Family, nursery: DatagramNursery) -> None:
+async def test_an_unbound_socket_has_a_descriptor_and_accepts_options(udp: Family, nursery: DatagramNursery) -> None:
     options: dict[str, Any] = {
         "ttl": 16,
         "dscp": 24,
@@ -68,7 +68,7 @@ async def test_a_buffer_size_can_be_set_before_and_after_binding(
     assert getattr(sock, option) in (15_000, 30_000)
 
 
-async def test_a_custom_lookup_is_called_with_host_port_and_family_for_names(
+async def test_a_custom_lookup_is_called_with_host_port_and_family_of_names(
     udp: Family, nursery: DatagramNursery
 ) -> None:
     asked: list[tuple[str, int, socket.AddressFamily]] = []
@@ -89,11 +89,9 @@ async def test_a_custom_lookup_is_called_with_host_port_and_family_for_names(
     assert asked == [(host, wanted, udp.family) for host, wanted in zip(hosts, [0, port, port], strict=True)]
 
 
-async def test_neither_a_lookup_nor_trios_resolver_is_asked_for_literals_and_no_host(
-    udp: Family, nursery: DatagramNursery
-) -> None:
+async def test_no_resolver_is_called_for_literals_and_missing_hosts(udp: Family, nursery: DatagramNursery) -> None:
     async def lookup(*_: object) -> Address:
-        raise AssertionError  # pragma: no cover -- what this shows is that it is not called
+        raise AssertionError  # pragma: no cover -- must not be called
 
     class Resolver(trio.abc.HostnameResolver):
         getaddrinfo = getnameinfo = lookup  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
@@ -119,7 +117,7 @@ async def test_every_hop_limit_reads_back(udp: Family, nursery: DatagramNursery,
 
 
 @pytest.mark.parametrize("option", SWITCHES)
-async def test_switches_can_be_thrown_twice(udp: Family, nursery: DatagramNursery, option: str) -> None:
+async def test_a_switch_can_be_set_to_the_same_value_twice(udp: Family, nursery: DatagramNursery, option: str) -> None:
     sock = nursery.create_socket(udp.type)
     for value in (True, True, False, False):
         setattr(sock, option, value)

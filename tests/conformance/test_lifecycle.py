@@ -1,4 +1,4 @@
-"""The life cycle, as other implementations' suites insist on it."""
+"""The life cycle: what the suites of other implementations check."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..support.families import FAMILIES, Family
 from .conftest import HeldLookup
 
 
-async def test_a_thousand_sockets_in_a_loop_leave_nothing(udp: Family) -> None:
+async def test_a_thousand_sockets_in_a_loop_leak_neither_descriptors_nor_tasks(udp: Family) -> None:
     tasks = trio.lowlevel.current_statistics().tasks_living
     with same_descriptors():
         for _ in range(1_000):
@@ -28,20 +28,20 @@ async def test_a_thousand_sockets_in_a_loop_leave_nothing(udp: Family) -> None:
     assert trio.lowlevel.current_statistics().tasks_living == tasks
 
 
-async def test_sockets_that_nobody_closes_leave_nothing_when_their_nursery_ends(udp: Family) -> None:
+async def test_a_nursery_closes_its_open_sockets_when_it_ends(udp: Family) -> None:
     tasks = trio.lowlevel.current_statistics().tasks_living
     with same_descriptors():
         for _ in range(50):
             async with trio_dgram.open_nursery() as nursery:
                 nursery.create_socket(udp.type).events()
                 await nursery.create_socket(udp.type).unref().bind(0, udp.loopback)
-        # What had not been closed would warn now.
+        # An unclosed socket raises a ResourceWarning when it is collected.
         gc.collect()
     assert trio.lowlevel.current_statistics().tasks_living == tasks
 
 
 @pytest.mark.usefixtures("namespace")
-async def test_the_port_can_be_bound_to_again_at_once(udp: Family) -> None:
+async def test_a_port_is_free_again_when_aclose_returns(udp: Family) -> None:
     for _ in range(20):
         async with trio_dgram.open_socket(udp.type, port=4242, host=udp.loopback) as sock:
             events = sock.events()
@@ -51,7 +51,7 @@ async def test_the_port_can_be_bound_to_again_at_once(udp: Family) -> None:
         assert [type(event) async for event in events] == [Listening, Closed]
 
 
-async def test_closing_twice_is_fine_and_takes_the_address_and_the_descriptor(udp: Family) -> None:
+async def test_closing_is_idempotent_and_releases_address_and_descriptor(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         for _ in range(2):
             await sock.aclose()
@@ -62,7 +62,7 @@ async def test_closing_twice_is_fine_and_takes_the_address_and_the_descriptor(ud
             assert sock.unref() is sock.ref() is sock
 
 
-async def test_closing_ends_a_send_that_waits_for_a_name(udp: Family, lookup: HeldLookup) -> None:
+async def test_closing_ends_a_send_that_resolves_a_name(udp: Family, lookup: HeldLookup) -> None:
     with same_descriptors():
         async with trio_dgram.open_socket(udp.type, lookup=lookup) as sock, trio.open_nursery() as nursery:
 
@@ -79,7 +79,7 @@ async def test_closing_ends_a_send_that_waits_for_a_name(udp: Family, lookup: He
         assert [event async for event in events] == [Closed()]
 
 
-async def test_sockets_may_close_each_other_while_all_of_them_receive(udp: Family, nursery: DatagramNursery) -> None:
+async def test_sockets_can_close_each_other_while_all_of_them_receive(udp: Family, nursery: DatagramNursery) -> None:
     socks = [nursery.create_socket(udp.type, reuse_address=True) for _ in range(200)]
     ended = []
 
@@ -107,7 +107,7 @@ async def test_sockets_may_close_each_other_while_all_of_them_receive(udp: Famil
 async def test_context_variables_of_the_caller_are_seen_by_its_lookup_and_its_tasks(
     udp: Family, nursery: DatagramNursery
 ) -> None:
-    variable = ContextVar("variable", default="nobody's")
+    variable = ContextVar("variable", default="default")
     seen = []
 
     async def lookup(host: str, port: int, _: object) -> tuple[str, int]:
@@ -124,21 +124,21 @@ async def test_context_variables_of_the_caller_are_seen_by_its_lookup_and_its_ta
         await sock.connect(("connect", sock.address.port))
 
     variable.set("the starter's")
-    await nursery.start(child_that_tells, seen, variable)
+    await nursery.start(record_in_a_child, seen, variable)
     async with trio.open_nursery() as tasks:
         tasks.start_soon(call)
     assert seen == [("child", "the starter's"), *((name, "the task's") for name in ("bind", "send", "connect"))]
     assert variable.get() == "the starter's"
 
 
-async def child_that_tells(
+async def record_in_a_child(
     seen: list[tuple[str, str]], variable: ContextVar[str], *, task_status: trio.TaskStatus[None]
 ) -> None:
     seen.append(("child", variable.get()))
     task_status.started()
 
 
-async def test_closing_in_answer_to_listening_is_fine(udp: Family) -> None:
+async def test_a_socket_can_be_closed_on_its_listening_event(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         sock = nursery.create_socket(udp.type)
         events = sock.events()
@@ -154,7 +154,7 @@ async def test_closing_in_answer_to_listening_is_fine(udp: Family) -> None:
         assert sock.closed
 
 
-async def test_cancelling_after_close_is_silent(udp: Family) -> None:
+async def test_cancelling_after_close_raises_nothing(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         sock = nursery.create_socket(udp.type)
         await sock.bind()
@@ -165,7 +165,7 @@ async def test_cancelling_after_close_is_silent(udp: Family) -> None:
 
 
 @pytest.mark.parametrize("already", [False, True])
-async def test_cancelling_closes_also_what_is_made_after_it(udp: Family, already: bool) -> None:
+async def test_a_cancelled_nursery_closes_also_sockets_created_later(udp: Family, already: bool) -> None:
     with same_descriptors(), trio.CancelScope() as scope:
         if already:
             scope.cancel()
@@ -179,7 +179,7 @@ async def test_cancelling_closes_also_what_is_made_after_it(udp: Family, already
     assert [event async for event in events] == [Closed()]
 
 
-async def test_a_channel_tells_of_the_close_once(udp: Family) -> None:
+async def test_a_channel_receives_one_closed_event(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         events = sock.events(Closed)
         sock.close()
@@ -207,18 +207,18 @@ async def test_two_processes_bind_to_the_parents_port_with_reuse_port() -> None:
             arguments += [family.type, family.loopback, str(sock.address.port)]
         async with trio.open_nursery() as children:
             for _ in range(2):
-                # It raises for an exit status other than 0.
+                # run_process() raises if the exit status is not 0.
                 children.start_soon(trio.run_process, [sys.executable, "-W", "error", "-c", BIND, *arguments])
 
 
-async def test_an_unbound_socket_keeps_nothing_open(udp: Family) -> None:
+async def test_an_unbound_socket_does_not_keep_its_nursery_open(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         sock = nursery.create_socket(udp.type)
         await sock.ref().aclose()
         nursery.create_socket(udp.type).ref()
 
 
-async def test_an_unrefd_socket_lets_its_nursery_end(udp: Family) -> None:
+async def test_an_unrefd_socket_does_not_keep_its_nursery_open(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         sock = nursery.create_socket(udp.type)
         await sock.bind()

@@ -1,6 +1,6 @@
-"""Multicast and broadcast, as other implementations' suites insist on them.
+"""Multicast and broadcast: what the suites of other implementations check.
 
-IPv4 multicasts on loopback. IPv6 does not, and does it on an interface of a namespace's own.
+Loopback supports IPv4 multicast but not IPv6 multicast, which uses a veth link of a namespace.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PORT: Final = 4242
 
 @attrs.frozen
 class Place:
-    """Where this machine hears its own multicast datagrams: an interface, and two addresses that it has there."""
+    """An interface on which this machine receives its own multicast datagrams, and two of its addresses there."""
 
     interface: str
     hosts: tuple[str, str]
@@ -39,7 +39,7 @@ class Place:
 
 @pytest.fixture
 def place(udp: Family, request: pytest.FixtureRequest) -> Place:
-    """Loopback for IPv4, a link of the test's own for IPv6; every port is free there."""
+    """Loopback for IPv4, a veth link for IPv6, in a namespace where every port is free."""
     if udp.type == "udp4":
         request.getfixturevalue("namespace")
         return Place("lo", ("127.0.0.1", "127.0.0.2"))
@@ -64,12 +64,12 @@ def group_isolation() -> None:
 
 
 def index_of(name: str) -> int:
-    """Return the number of an interface."""
+    """Return the index of an interface."""
     return next(interface.index for interface in trio_dgram.interfaces() if interface.name == name)
 
 
 async def arrivals(sock: DatagramSocket, last: bytes) -> list[bytes]:
-    """Return what comes in, up to ``last``."""
+    """Receive datagrams up to ``last`` and return their data."""
     got: list[bytes] = []
     while last not in got:
         got.append((await sock.receive()).data)
@@ -91,10 +91,10 @@ async def test_three_receivers_on_one_port_each_get_all_four_messages(
         assert [(await receiver.receive()).data for _ in MESSAGES] == MESSAGES
 
 
-async def test_a_socket_bound_to_the_group_hears_nothing_else(
+async def test_a_socket_bound_to_a_group_receives_nothing_else(
     udp: Family, place: Place, nursery: DatagramNursery
 ) -> None:
-    # A link-local group has a zone to be bound to.
+    # Binding to a link-local group needs its zone.
     host = udp.group if udp.type == "udp4" else f"{udp.group}%{place.interface}"
     receiver = nursery.create_socket(udp.type)
     await receiver.bind(PORT, host)
@@ -106,7 +106,7 @@ async def test_a_socket_bound_to_the_group_hears_nothing_else(
 
 
 @pytest.mark.usefixtures("source_membership")
-async def test_leaving_and_joining_by_source_hears_only_that_source(
+async def test_a_source_membership_receives_only_that_source(
     udp: Family, place: Place, nursery: DatagramNursery
 ) -> None:
     receiver = nursery.create_socket(udp.type)
@@ -141,7 +141,7 @@ async def test_leaving_and_joining_by_source_hears_only_that_source(
 
 
 @pytest.mark.usefixtures("group_isolation")
-async def test_a_socket_gets_its_own_groups_only(udp: Family, place: Place, nursery: DatagramNursery) -> None:
+async def test_a_socket_receives_its_own_groups_only(udp: Family, place: Place, nursery: DatagramNursery) -> None:
     one, other = (nursery.create_socket(udp.type, reuse_address=True) for _ in range(2))
     for sock, group in ((one, udp.group), (other, ANOTHER_GROUP[udp.type])):
         await sock.bind(PORT)
@@ -155,7 +155,7 @@ async def test_a_socket_gets_its_own_groups_only(udp: Family, place: Place, nurs
 
 @pytest.mark.not_simulated("a host has one interface besides loopback")
 @pytest.mark.parametrize("by", ["name", "address", "index"])
-async def test_the_outgoing_interface_is_chosen_reset_and_checked(
+async def test_the_outgoing_interface_can_be_set_and_reset(
     udp: Family, machine: Machine, nursery: DatagramNursery, by: str
 ) -> None:
     first, second = machine.link(1), machine.link(2)
@@ -167,7 +167,7 @@ async def test_the_outgoing_interface_is_chosen_reset_and_checked(
         await receiver.bind(PORT)
         with machine.entered():
             receiver.add_membership(udp.group, link.peer_name)
-    # What the system chooses is the second one.
+    # The route makes the second interface the default.
     level = {"udp4": "route add 239.0.0.0/8", "udp6": "route add ff02::/16 table local metric 1"}[udp.type]
     ip(f"{level} dev {second.name}")
     sender = nursery.create_socket(udp.type)
@@ -188,7 +188,7 @@ async def test_the_outgoing_interface_is_chosen_reset_and_checked(
     assert await arrivals(receivers[1], b"by default again") == [b"by default", b"by default again"]
 
 
-async def test_loopback_switched_off_keeps_them_from_this_machine(
+async def test_multicast_without_loopback_does_not_reach_this_machine(
     udp: Family, veth: Link, machine: Machine, nursery: DatagramNursery
 ) -> None:
     here, sender = nursery.create_socket(udp.type), nursery.create_socket(udp.type, multicast_interface=veth.name)
@@ -206,7 +206,9 @@ async def test_loopback_switched_off_keeps_them_from_this_machine(
     assert [(await here.receive()).data for _ in range(2)] == [b"True", b"True"]
 
 
-async def test_the_multicast_hop_limit_goes_out(udp: Family, place: Place, nursery: DatagramNursery) -> None:
+async def test_multicast_ttl_is_the_hop_limit_of_sent_datagrams(
+    udp: Family, place: Place, nursery: DatagramNursery
+) -> None:
     level, option = {
         # IP_RECVTTL has no name in every supported Python.
         "udp4": (socket.IPPROTO_IP, 12),
@@ -230,7 +232,7 @@ async def test_the_multicast_hop_limit_goes_out(udp: Family, place: Place, nurse
             assert int.from_bytes(data, sys.byteorder) == hops
 
 
-async def test_a_socket_may_be_bound_to_loopback_whatever_its_outgoing_interface(udp: Family) -> None:
+async def test_a_socket_bound_to_loopback_works_with_every_outgoing_interface(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         for which in ("lo", 1, udp.loopback, None):
             sock.multicast_interface = which
@@ -238,7 +240,7 @@ async def test_a_socket_may_be_bound_to_loopback_whatever_its_outgoing_interface
             assert (await sock.receive()).data == b"PING"
 
 
-async def test_an_outgoing_interface_cannot_be_chosen_after_close(udp: Family) -> None:
+async def test_an_outgoing_interface_cannot_be_set_after_close(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0) as sock:
         sock.close()
         with pytest.raises(trio.ClosedResourceError):
@@ -257,7 +259,7 @@ async def test_an_outgoing_interface_that_does_not_exist_is_refused(udp: Family)
         assert (await sock.receive()).data == b"usable"
 
 
-async def test_broadcast_needs_to_be_allowed() -> None:
+async def test_sending_to_a_broadcast_address_needs_the_broadcast_option() -> None:
     async with trio_dgram.open_socket("udp4", port=0) as sock:
         with pytest.raises(PermissionError, match=r"send 127\.255\.255\.255"):
             await sock.send(b"x", ("127.255.255.255", 9))
@@ -283,7 +285,7 @@ async def test_three_receivers_each_get_all_four_broadcasts(
 
 
 @pytest.mark.kernel_transport("joining a group before it is bound")
-async def test_a_membership_is_joined_and_left_before_and_after_binding(
+async def test_a_group_is_joined_and_left_before_and_after_binding(
     udp: Family, place: Place, nursery: DatagramNursery
 ) -> None:
     sock = nursery.create_socket(udp.type, reuse_address=True)
@@ -294,12 +296,12 @@ async def test_a_membership_is_joined_and_left_before_and_after_binding(
         _ = sock.address
     for _ in range(2):
         sock.add_membership(udp.group, place.interface)
-        # Joining has bound it.
+        # Joining binds the socket.
         assert sock.address.port > 0
         sock.drop_membership(udp.group, place.interface)
 
 
-async def test_memberships_of_a_closed_socket_are_none(udp: Family, nursery: DatagramNursery) -> None:
+async def test_a_closed_socket_can_neither_join_nor_leave_a_group(udp: Family, nursery: DatagramNursery) -> None:
     sock = nursery.create_socket(udp.type)
     sock.close()
     for change in (sock.add_membership, sock.drop_membership):
@@ -318,7 +320,7 @@ async def test_a_membership_on_an_interface_that_does_not_exist_is_refused(udp: 
             _ = sock.address
 
 
-async def test_joining_twice_and_leaving_what_was_not_joined_is_the_kernels_error(udp: Family, place: Place) -> None:
+async def test_joining_twice_and_leaving_a_group_not_joined_raise_the_kernels_error(udp: Family, place: Place) -> None:
     async with trio_dgram.open_socket(udp.type, port=0) as sock:
         sock.add_membership(udp.group, place.interface)
         with pytest.raises(OSError, match=f"add_membership {udp.group} on {place.interface}") as caught:

@@ -1,4 +1,4 @@
-"""Receiving, as other implementations' suites insist on it."""
+"""Receiving: what the suites of other implementations check."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..support.families import Family
 from ..support.namespaces import Link, Machine
 
 
-async def test_an_echo_tells_address_and_port_in_both_directions(udp: Family) -> None:
+async def test_an_echo_has_the_sources_address_and_port_in_both_directions(udp: Family) -> None:
     async with (
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as server,
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as client,
@@ -30,7 +30,7 @@ async def test_an_echo_tells_address_and_port_in_both_directions(udp: Family) ->
 
 
 @pytest.mark.not_simulated("there are no link-local addresses")
-async def test_a_link_local_address_has_its_zone_and_can_be_answered(veth: Link) -> None:
+async def test_a_link_local_source_has_its_zone_and_can_be_answered(veth: Link) -> None:
     (here,) = (interface for interface in trio_dgram.interfaces() if interface.name == veth.name)
     (host,) = (address for address in here.addresses if address.startswith("fe80:"))
     assert host.endswith(f"%{veth.name}")
@@ -53,14 +53,12 @@ async def test_a_link_local_address_has_its_zone_and_can_be_answered(veth: Link)
 
 
 @pytest.mark.not_simulated("there are no link-local addresses")
-async def test_the_zone_is_the_interface_that_it_came_in_by(
-    machine: Machine, veth: Link, nursery: DatagramNursery
-) -> None:
+async def test_the_zone_is_the_receiving_interface(machine: Machine, veth: Link, nursery: DatagramNursery) -> None:
     server = nursery.create_socket("udp6")
     port = (await server.bind()).port
     with machine.entered():
         client = nursery.create_socket("udp6")
-        # Its own zone is that of the other machine.
+        # The address has the zone of the other machine.
         host = next(host for host in trio_dgram.interfaces()[1].addresses if host.startswith("fe80:"))
         await client.bind(0, host)
     await client.send(b"ping", (veth.here["udp6"], port))
@@ -70,13 +68,13 @@ async def test_the_zone_is_the_interface_that_it_came_in_by(
     assert (await client.receive()).data == b"pong"
 
 
-async def test_a_zone_that_is_no_interface_is_a_gaierror() -> None:
+async def test_an_unknown_zone_raises_gaierror() -> None:
     async with trio_dgram.open_socket("udp6") as sock:
         with pytest.raises(socket.gaierror, match="no interface 'nowhere'"):
             await sock.send(b"x", ("fe80::1%nowhere", 9))
 
 
-async def test_a_source_whose_interface_has_gone_keeps_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_source_on_a_removed_interface_keeps_the_index_as_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(index: int) -> str:
         raise OSError(index)
 
@@ -86,7 +84,7 @@ async def test_a_source_whose_interface_has_gone_keeps_its_index(monkeypatch: py
 
 
 @pytest.mark.parametrize("connected", [False, True])
-async def test_after_close_it_is_a_closed_resource(udp: Family, connected: bool) -> None:
+async def test_operations_after_close_raise_closed_resource_error(udp: Family, connected: bool) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         to: Address | None = sock.address
         if connected:
@@ -104,7 +102,7 @@ async def test_after_close_it_is_a_closed_resource(udp: Family, connected: bool)
 
 
 @pytest.mark.parametrize("connected", [False, True])
-async def test_closing_ends_a_receive_that_waits(udp: Family, connected: bool) -> None:
+async def test_closing_ends_a_waiting_receive(udp: Family, connected: bool) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock, trio.open_nursery() as nursery:
         if connected:
             await sock.connect(sock.address)
@@ -134,7 +132,7 @@ async def test_five_hundred_rounds_of_ping_pong_lose_nothing(udp: Family, nurser
     assert client.statistics().received == client.statistics().sent == 500
 
 
-async def test_a_channel_gives_what_comes_in_with_its_sender(udp: Family, nursery: DatagramNursery) -> None:
+async def test_a_channel_receives_datagrams_with_their_source(udp: Family, nursery: DatagramNursery) -> None:
     receiver, sender = nursery.create_socket(udp.type), nursery.create_socket(udp.type)
     messages = receiver.events(Datagram)
     await receiver.bind(0, udp.loopback)
@@ -146,7 +144,7 @@ async def test_a_channel_gives_what_comes_in_with_its_sender(udp: Family, nurser
 
 
 async def test_nothing_from_a_blocked_address_is_received(udp: Family, nursery: DatagramNursery) -> None:
-    # On a dual-stack socket a list of IPv4 addresses counts for IPv4 senders.
+    # On a dual-stack socket an IPv4 address in a block list matches IPv4-mapped sources.
     other = {"udp4": "127.0.0.2", "udp6": "127.0.0.1"}[udp.type]
     receiver = nursery.create_socket(udp.type, receive_block_list=[other])
     port = (await receiver.bind()).port
@@ -158,7 +156,7 @@ async def test_nothing_from_a_blocked_address_is_received(udp: Family, nursery: 
     assert receiver.statistics().filtered == 1
 
 
-async def test_iterating_gives_each_datagram_with_its_sender(udp: Family) -> None:
+async def test_iteration_returns_each_datagram_with_its_source(udp: Family) -> None:
     async with (
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sender,
@@ -189,7 +187,7 @@ async def test_an_empty_datagram_is_data_also_amid_a_burst(udp: Family) -> None:
         assert received == sent
 
 
-async def test_an_unbound_socket_says_so_instead_of_hanging(udp: Family) -> None:
+async def test_receiving_on_an_unbound_socket_raises_not_bound_error(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         with pytest.raises(trio_dgram.NotBoundError):
             await sock.receive()
@@ -198,7 +196,7 @@ async def test_an_unbound_socket_says_so_instead_of_hanging(udp: Family) -> None
 
 
 @pytest.mark.parametrize("connected", [False, True])
-async def test_a_second_task_is_told_that_it_is_one_too_many(udp: Family, connected: bool) -> None:
+async def test_a_second_receiving_task_raises_busy_resource_error(udp: Family, connected: bool) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock, trio.open_nursery() as nursery:
         to: Address | None = sock.address
         if connected:
@@ -214,7 +212,7 @@ async def test_a_second_task_is_told_that_it_is_one_too_many(udp: Family, connec
 
 
 @pytest.mark.kernel_transport("reading ahead")
-async def test_receive_many_takes_what_is_there_and_leaves_the_rest(udp: Family) -> None:
+async def test_receive_many_returns_up_to_max_count_queued_datagrams(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         sent = [bytes([number]) for number in range(10)]
         await sock.send_many([Datagram(data, sock.address) for data in sent])
@@ -244,7 +242,7 @@ async def test_receive_nowait_does_not_wait(udp: Family) -> None:
 
 
 @pytest.mark.kernel_transport("receiving at once")
-async def test_a_second_task_is_one_too_many_also_where_it_would_not_have_to_wait(udp: Family) -> None:
+async def test_a_second_receiving_task_raises_busy_resource_error_even_if_a_datagram_is_queued(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock, trio.open_nursery() as nursery:
         nursery.start_soon(sock.receive)
         await wait_all_tasks_blocked()
@@ -255,7 +253,7 @@ async def test_a_second_task_is_one_too_many_also_where_it_would_not_have_to_wai
             await sock.receive_many()
 
 
-async def test_resolve_gives_an_address_to_send_to_many_times(udp: Family) -> None:
+async def test_resolve_returns_an_address_that_can_be_reused(udp: Family) -> None:
     assert await trio_dgram.resolve(udp.loopback, 9, udp.type) == Address(udp.loopback, 9)
     for nowhere in ("", None):
         assert await trio_dgram.resolve(nowhere, 9, udp.type) == (udp.loopback, 9)
@@ -276,7 +274,7 @@ def test_an_address_knows_its_family_and_a_name_has_none() -> None:
     assert repr(Address("::1", 5)) == "Address(host='::1', port=5)"
 
 
-async def test_the_address_of_a_datagram_is_an_address_like_any_other(udp: Family) -> None:
+async def test_the_address_of_a_datagram_equals_the_senders_address(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         await sock.send(b"x", sock.address)
         datagram = await sock.receive()

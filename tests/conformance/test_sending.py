@@ -1,4 +1,4 @@
-"""Sending, as other implementations' suites insist on it."""
+"""Sending: what the suites of other implementations check."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ HOSTS = ["loopback", "", None, "connected"]
 async def sender_and_receiver(
     udp: Family, host: str | None
 ) -> AsyncGenerator[tuple[DatagramSocket, DatagramSocket, Any]]:
-    """Open two sockets, the first of which reaches the other at the destination that comes with them."""
+    """Open a sender, a receiver, and yield them with the destination that the sender uses."""
     async with (
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
         trio_dgram.open_socket(udp.type) as sender,
@@ -64,7 +64,7 @@ async def test_every_kind_of_payload_arrives(udp: Family, host: str | None) -> N
             payload: Any = value
             await sender.send(payload, to)
             assert (kind, (await receiver.receive()).data) == (kind, expected)
-            # Some of them have nothing to leave out.
+            # An empty payload has no first byte to leave out.
             one = min(1, len(expected))
             await sender.send(payload, to, offset=one)
             await sender.send(payload, to, offset=0, length=one)
@@ -76,7 +76,7 @@ async def test_every_kind_of_payload_arrives(udp: Family, host: str | None) -> N
 
 @pytest.mark.kernel_transport("sending at once")
 @pytest.mark.parametrize("host", HOSTS)
-async def test_send_nowait_takes_every_kind_of_payload_too(udp: Family, host: str | None) -> None:
+async def test_send_nowait_sends_every_kind_of_payload(udp: Family, host: str | None) -> None:
     async with sender_and_receiver(udp, host) as (sender, receiver, to):
         for kind, (value, expected) in PAYLOADS.items():
             payload: Any = value
@@ -96,7 +96,7 @@ async def test_an_empty_host_is_loopback(udp: Family, host: str | None) -> None:
         assert [(await receiver.receive()).data for _ in range(2)] == [b"1", b"2"]
 
 
-async def test_changing_what_was_sent_after_the_call_has_no_effect(udp: Family, lookup: HeldLookup) -> None:
+async def test_changing_a_payload_after_the_call_has_no_effect(udp: Family, lookup: HeldLookup) -> None:
     async with (
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, lookup=lookup) as sock,
         trio.open_nursery() as nursery,
@@ -130,7 +130,7 @@ async def test_a_name_that_does_not_resolve_raises_the_resolvers_own_exception(u
         assert (await sock.receive()).data == b"usable"
 
 
-async def test_trios_resolver_is_asked_where_there_is_no_lookup(udp: Family) -> None:
+async def test_trios_resolver_is_used_without_a_lookup(udp: Family) -> None:
     class Resolver(trio.abc.HostnameResolver):
         async def getaddrinfo(self, host: object, port: object, *arguments: object) -> object:  # type: ignore[override]
             raise socket.gaierror(socket.EAI_AGAIN, f"asked for {host!r}:{port} {arguments[0]!r}")
@@ -144,7 +144,7 @@ async def test_trios_resolver_is_asked_where_there_is_no_lookup(udp: Family) -> 
             await sock.send(b"x", ("no.such.name", 9))
 
 
-async def test_a_refusal_by_the_kernel_carries_errno_operation_address_and_port(udp: Family) -> None:
+async def test_a_kernel_error_carries_errno_operation_address_and_port(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         with pytest.raises(OSError, match=r"send .*9: Message too long") as caught:
             await sock.send(b"x" * 65_536, (udp.loopback, 9))
@@ -166,7 +166,7 @@ async def test_the_largest_datagram_arrives_and_one_byte_more_does_not(udp: Fami
 
 
 @pytest.mark.kernel_transport("a kernel that is told what to answer")
-async def test_a_fault_of_the_kernels_carries_them_too(udp: Family) -> None:
+async def test_an_injected_fault_carries_operation_and_address(udp: Family) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             faults.set("sendto", errno.EPERM, errno.EPERM)
@@ -180,7 +180,7 @@ async def test_a_fault_of_the_kernels_carries_them_too(udp: Family) -> None:
 
 
 @pytest.mark.kernel_transport("sending at once")
-async def test_send_nowait_that_is_refused_leaves_the_socket_usable(udp: Family) -> None:
+async def test_a_failed_send_nowait_leaves_the_socket_usable(udp: Family) -> None:
     async with (
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
         trio_dgram.open_socket(udp.type) as sender,
@@ -193,7 +193,7 @@ async def test_send_nowait_that_is_refused_leaves_the_socket_usable(udp: Family)
 
 
 @pytest.mark.usefixtures("namespace")
-async def test_a_thousand_sends_to_nobody_end_and_disturb_nobody(udp: Family) -> None:
+async def test_a_thousand_sends_to_a_closed_port_affect_no_other_datagram(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         data = b"0123"
         for offset, length in [(0, 0), (0, 4), (1, 3), (3, 1), (4, 0)] * 200:
@@ -203,7 +203,7 @@ async def test_a_thousand_sends_to_nobody_end_and_disturb_nobody(udp: Family) ->
         assert await sock.receive() == (b"to itself", sock.address, None)
 
 
-async def test_more_datagrams_than_fit_a_batch_arrive_once_each(udp: Family) -> None:
+async def test_more_datagrams_than_one_batch_arrive_once_each(udp: Family) -> None:
     async with (
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver,
         trio_dgram.open_socket(udp.type) as sender,
@@ -226,7 +226,7 @@ async def test_a_batch_reaches_any_other_socket_as_single_datagrams(udp: Family)
         assert [len(receiver.recv(4096)) for _ in range(3)] == [1000, 1000, 500]
 
 
-async def test_hop_limit_and_traffic_class_go_out_with_each_datagram(udp: Family) -> None:
+async def test_hop_limit_and_traffic_class_are_sent_with_each_datagram(udp: Family) -> None:
     level, wanted = {
         # IP_RECVTTL has no name in every supported Python.
         "udp4": (socket.IPPROTO_IP, (12, socket.IP_RECVTOS)),
@@ -245,7 +245,7 @@ async def test_hop_limit_and_traffic_class_go_out_with_each_datagram(udp: Family
             assert {int.from_bytes(data, sys.byteorder) for _, _, data in ancillary} == expected
 
 
-async def test_two_sends_without_waiting_in_between_are_both_delivered(udp: Family) -> None:
+async def test_two_concurrent_first_sends_are_both_delivered(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver:
         async with trio_dgram.open_socket(udp.type) as sender:
             listening = sender.events(Listening)
@@ -258,9 +258,7 @@ async def test_two_sends_without_waiting_in_between_are_both_delivered(udp: Fami
         assert len([event async for event in listening]) == 1
 
 
-async def test_names_that_do_not_resolve_fail_each_send_and_leave_the_socket_usable(
-    udp: Family, lookup: HeldLookup
-) -> None:
+async def test_unresolved_names_fail_each_send_and_leave_the_socket_usable(udp: Family, lookup: HeldLookup) -> None:
     lookup.error = error = socket.gaierror(socket.EAI_NONAME, "the resolver's own")
     async with trio_dgram.open_socket(udp.type, lookup=lookup) as sock:
         failures = sock.events(Failure)
@@ -282,21 +280,21 @@ async def test_names_that_do_not_resolve_fail_each_send_and_leave_the_socket_usa
     assert [event async for event in failures] == []
 
 
-async def test_ten_sends_each_after_the_one_before_all_arrive(udp: Family) -> None:
+async def test_ten_sends_in_sequence_all_arrive(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         for number in range(10):
             await sock.send(str(number), sock.address)
         assert [(await sock.receive()).data for _ in range(10)] == [str(number).encode() for number in range(10)]
 
 
-async def test_a_hundred_sends_at_once_all_arrive(udp: Family) -> None:
+async def test_a_hundred_concurrent_sends_all_arrive(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock, trio.open_nursery() as nursery:
         for number in range(100):
             nursery.start_soon(sock.send, bytes([number]), sock.address)
         assert sorted([(await sock.receive()).data[0] for _ in range(100)]) == list(range(100))
 
 
-async def test_sending_binds_to_all_interfaces_first(udp: Family) -> None:
+async def test_sending_autobinds_to_the_wildcard_address(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         await sock.send(b"x", (udp.loopback, 9))
         assert sock.address == (udp.wildcard, sock.address.port)
@@ -304,7 +302,7 @@ async def test_sending_binds_to_all_interfaces_first(udp: Family) -> None:
 
 
 @pytest.mark.kernel_transport("sending at once")
-async def test_send_nowait_binds_too_and_refuses_names(udp: Family) -> None:
+async def test_send_nowait_autobinds_and_rejects_names(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         with pytest.raises(ValueError, match="'localhost' is a name"):
             sock.send_nowait(b"x", ("localhost", 9))
@@ -315,7 +313,7 @@ async def test_send_nowait_binds_too_and_refuses_names(udp: Family) -> None:
 
 
 @pytest.mark.kernel_transport("sending at once")
-async def test_send_nowait_refuses_literals_of_another_family_and_blocked_addresses(udp: Family) -> None:
+async def test_send_nowait_rejects_literals_of_the_other_family_and_blocked_addresses(udp: Family) -> None:
     async with trio_dgram.open_socket("udp4") as four, trio_dgram.open_socket("udp6", ipv6_only=True) as six:
         for sock, host in ((four, "::1"), (four, "fe80::1%lo"), (six, "127.0.0.1")):
             with pytest.raises(socket.gaierror, match="can reach"):
@@ -325,7 +323,7 @@ async def test_send_nowait_refuses_literals_of_another_family_and_blocked_addres
             sock.send_nowait(b"x", (udp.loopback, 9))
 
 
-async def test_a_literal_of_another_family_is_a_gaierror() -> None:
+async def test_a_literal_of_the_other_family_raises_gaierror() -> None:
     async with trio_dgram.open_socket("udp4") as four, trio_dgram.open_socket("udp6", ipv6_only=True) as six:
         for sock, host in ((four, "::1"), (four, "fe80::1%lo"), (six, "127.0.0.1")):
             with pytest.raises(socket.gaierror, match="can reach"):
@@ -346,12 +344,12 @@ async def test_an_ipv4_literal_on_a_dual_stack_socket_is_mapped() -> None:
         answer = await six.receive()
         assert answer.address == (f"::ffff:{four.address.host}", four.address.port)
         await six.send(b"and back", answer.address)
-        # What an IPv4 socket received is an IPv4 address to a dual-stack one as well.
+        # A dual-stack socket also maps the IPv4 address of a received datagram.
         await six.send(b"again", received.address[:2])
         assert (await four.receive()).data == b"and back"
 
 
-async def test_a_datagram_brings_its_own_address(udp: Family) -> None:
+async def test_a_datagram_is_sent_to_its_own_address(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         await sock.send(Datagram(b"data", sock.address))
         datagram = await sock.receive()
@@ -369,7 +367,7 @@ async def blocked(sock: DatagramSocket, to: Address) -> None:
     assert isinstance(caught.value, PermissionError)
 
 
-async def test_nothing_is_sent_to_a_blocked_address_and_what_is_not_blocked_arrives(udp: Family) -> None:
+async def test_sends_to_blocked_addresses_raise_and_other_addresses_are_reached(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, send_block_list=[udp.loopback]) as sock:
         await blocked(sock, sock.address)
         with pytest.raises(trio_dgram.AddressBlockedError, match="connect"):

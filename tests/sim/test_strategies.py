@@ -34,14 +34,14 @@ def test_a_program_that_tries_again_comes_through(knobs: Knobs) -> None:
 
 
 @pytest.mark.long
-def test_they_shrink_towards_nothing() -> None:
+def test_conditions_shrink_towards_a_perfect_network() -> None:
     assert find(sim.strategies.conditions(), lambda _: True) == {}
     lossy = find(sim.strategies.conditions(), lambda knobs: knobs.get("loss", 0) != 0)
     assert set(lossy) == {"loss"}
 
 
 @pytest.mark.long
-def test_losses_are_all_kinds() -> None:
+def test_losses_of_every_kind_are_generated() -> None:
     for kind in (float, sim.DropList, sim.Burst, sim.GilbertElliott):
         find(sim.strategies.losses(), partial(is_a, kind))
 
