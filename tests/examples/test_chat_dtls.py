@@ -89,7 +89,7 @@ def room(udp: Family) -> Generator[Serving]:
         yield running
 
 
-def test_two_of_openssls_clients_talk_to_each_other(room: Serving, udp: Family) -> None:
+def test_two_openssl_clients_exchange_messages(room: Serving, udp: Family) -> None:
     with room.openssl(udp.loopback, "-quiet") as one, room.openssl(udp.loopback, "-quiet") as other:
         one.say("/name Grace")
         one.until("* you are Grace\n")
@@ -103,7 +103,7 @@ def test_two_of_openssls_clients_talk_to_each_other(room: Serving, udp: Family) 
         other.until("* Grace has left\n")
 
 
-def test_openssls_client_and_ours_talk_to_each_other(room: Serving, udp: Family) -> None:
+def test_an_openssl_client_and_ours_exchange_messages(room: Serving, udp: Family) -> None:
     with room.openssl(udp.loopback, "-quiet") as one, room.ours("Ada", udp.loopback) as other:
         one.until("is Ada from now on\n")
         one.say("hello, Ada")
@@ -118,7 +118,7 @@ def test_openssls_client_and_ours_talk_to_each_other(room: Serving, udp: Family)
         assert other.wait() == (0, "* you have left the room\n")
 
 
-def test_openssls_goodbye_is_heard(room: Serving, udp: Family) -> None:
+def test_a_close_notify_of_openssl_is_announced(room: Serving, udp: Family) -> None:
     with room.ours("Ada", udp.loopback) as ours:
         with room.openssl(udp.loopback) as other:
             ours.until("guest-2 has come\n")
@@ -127,14 +127,14 @@ def test_openssls_goodbye_is_heard(room: Serving, udp: Family) -> None:
     assert "Traceback" not in room.until("guest-2 has left\n")
 
 
-def test_whoever_is_killed_has_left_after_a_while(udp: Family) -> None:
+def test_a_killed_client_leaves_after_the_idle_timeout(udp: Family) -> None:
     with serving("--port", "0", "--host", udp.loopback, "--idle-timeout", "1") as room:
         with room.openssl(udp.loopback, "-quiet") as killed:
             killed.program.process.kill()
             room.until("nothing was heard of guest-1 for 1 s\nguest-1 has left\n")
 
 
-def test_who_does_not_trust_the_room_does_not_enter(room: Serving, udp: Family, tmp_path: Path) -> None:
+def test_a_client_that_does_not_trust_the_room_cannot_join(room: Serving, udp: Family, tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
     AUTHORITY.cert_pem.write_to_path(str(other))
     join = chat("join", udp.loopback, str(room.port), "--name", "Eve")
@@ -152,7 +152,7 @@ def test_who_does_not_trust_the_room_does_not_enter(room: Serving, udp: Family, 
         assert "guest-2" not in room.until("is Ada from now on\n")
 
 
-def test_what_is_no_dtls_does_no_harm(room: Serving, udp: Family) -> None:
+def test_datagrams_that_are_not_dtls_are_ignored(room: Serving, udp: Family) -> None:
     with socket.socket(udp.family, socket.SOCK_DGRAM) as stranger:
         # The last is how a handshake begins, with nothing behind it.
         for junk in (b"", b"\0", b"hello\n", bytes(range(256)) * 100, b"\x16\xfe\xfd" + bytes(60)):
@@ -169,7 +169,7 @@ def test_a_name_that_is_taken_is_refused(room: Serving, udp: Family) -> None:
         assert (status, said.splitlines()[-1]) == (1, "chat: somebody else is Ada")
 
 
-def test_both_families_meet_in_one_room_on_a_port_that_is_chosen(namespace: int) -> None:
+def test_both_families_share_a_room_on_the_requested_port(namespace: int) -> None:
     with serving("--port", "4477") as room:
         assert room.port == 4477
         with room.openssl("127.0.0.1", "-quiet") as one, room.ours("Ada", "::1") as other:
@@ -181,7 +181,7 @@ def test_both_families_meet_in_one_room_on_a_port_that_is_chosen(namespace: int)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_everybody_is_told_when_the_room_is_closed(room: Serving, udp: Family, number: signal.Signals) -> None:
+def test_closing_the_room_is_announced_to_every_member(room: Serving, udp: Family, number: signal.Signals) -> None:
     with room.ours("Ada", udp.loopback) as ours, room.openssl(udp.loopback, "-quiet") as other:
         status, said = room.end(number)
         assert status == 0
@@ -193,13 +193,13 @@ def test_everybody_is_told_when_the_room_is_closed(room: Serving, udp: Family, n
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_client_that_is_interrupted_says_goodbye(room: Serving, udp: Family, number: signal.Signals) -> None:
+def test_an_interrupted_client_leaves(room: Serving, udp: Family, number: signal.Signals) -> None:
     with room.ours("Ada", udp.loopback) as ours:
         assert ours.end(number) == (0, "* you have left the room\n")
         room.until("Ada has left\n")
 
 
-def test_a_certificate_of_ones_own_may_be_brought(udp: Family, tmp_path: Path) -> None:
+def test_the_server_accepts_a_certificate_and_key(udp: Family, tmp_path: Path) -> None:
     authority, certificate, key = (str(tmp_path / name) for name in ("authority.pem", "certificate.pem", "key.pem"))
     AUTHORITY.cert_pem.write_to_path(authority)
     SERVER.cert_chain_pems[0].write_to_path(certificate)
@@ -211,7 +211,7 @@ def test_a_certificate_of_ones_own_may_be_brought(udp: Family, tmp_path: Path) -
             Talker(joined).until("* you are Ada\n")
 
 
-def test_plain_members_need_no_more_than_netcat(udp: Family) -> None:
+def test_netcat_can_join_a_plain_room(udp: Family) -> None:
     with program(*chat("serve", "--plain", "--port", "0", "--host", udp.loopback)) as running:
         port = re.findall(r"port=(\d+)", Talker(running).until(")\n"))[0]
         with (
@@ -296,7 +296,7 @@ async def open_room(example: ModuleType) -> AsyncGenerator[Callable[[], Awaitabl
         nursery.cancel_scope.cancel()
 
 
-async def test_a_member_who_takes_nothing_holds_up_nobody_and_is_told_what_was_missed(
+async def test_a_slow_member_blocks_no_other_and_learns_how_many_messages_were_dropped(
     example: ModuleType, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -317,7 +317,7 @@ async def test_a_member_who_takes_nothing_holds_up_nobody_and_is_told_what_was_m
     assert f"guest-1 was too slow for {total - waiting} lines" in caplog.text
 
 
-async def test_a_silent_member_leaves_and_one_with_signs_of_life_does_not(
+async def test_an_idle_member_leaves_and_an_active_one_stays(
     example: ModuleType, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with open_room(example) as enter:
@@ -334,9 +334,7 @@ async def test_a_silent_member_leaves_and_one_with_signs_of_life_does_not(
         await living.hears("")
 
 
-async def test_names_are_short_and_each_is_one_members(
-    example: ModuleType, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_names_are_short_and_unique(example: ModuleType, autojump_clock: trio.testing.MockClock) -> None:
     async with open_room(example) as enter:
         one, other = [await enter() for _ in range(2)]
         await one.hears("* guest-2 has come")
@@ -360,7 +358,7 @@ async def test_names_are_short_and_each_is_one_members(
         await one.hears("* guest-4 has left")
 
 
-async def test_what_is_said_is_one_line_of_bounded_length(
+async def test_a_message_is_one_line_of_bounded_length(
     example: ModuleType, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with open_room(example) as enter:
@@ -377,7 +375,7 @@ async def test_what_is_said_is_one_line_of_bounded_length(
             await one.hears(f"guest-2: {heard}")
 
 
-async def test_a_full_room_lets_nobody_in(
+async def test_a_full_room_refuses_new_members(
     example: ModuleType, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(example, "MOST_MEMBERS", 1)
@@ -392,7 +390,7 @@ async def test_a_full_room_lets_nobody_in(
 
 @pytest.mark.filterwarnings("ignore:unclosed DTLS endpoint:ResourceWarning")
 @pytest.mark.parametrize("seed", range(3))
-def test_plain_and_encrypted_members_meet_in_one_room_on_a_bad_network(example: ModuleType, seed: int) -> None:
+def test_plain_and_encrypted_members_share_a_room_on_a_bad_network(example: ModuleType, seed: int) -> None:
     server_context, client_context = SSL.Context(SSL.DTLS_METHOD), SSL.Context(SSL.DTLS_METHOD)
     SERVER.configure_cert(server_context)
     AUTHORITY.configure_trust(client_context)

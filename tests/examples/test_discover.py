@@ -119,7 +119,7 @@ def hostile_datagrams() -> list[bytes]:
     ]
 
 
-def test_zeroconf_finds_what_is_announced(machine: Machine, veth: Link, udp: Family) -> None:
+def test_zeroconf_finds_an_announced_service(machine: Machine, veth: Link, udp: Family) -> None:
     with zeroconf_browser(machine, udp) as early, discover("announce", "My sérver", "--port", "8000") as announcer:
         found = early.line()
         assert found.startswith(f"added My sérver at {HOST}. 8000 ")
@@ -130,7 +130,7 @@ def test_zeroconf_finds_what_is_announced(machine: Machine, veth: Link, udp: Fam
             assert early.line() == late.line() == "removed My sérver"
 
 
-def test_what_zeroconf_announces_is_found(machine: Machine, veth: Link, udp: Family) -> None:
+def test_a_service_announced_by_zeroconf_is_found(machine: Machine, veth: Link, udp: Family) -> None:
     told = f"'printer' on {veth.name} at printer.local:631 ({veth.there[udp.type]})"
     with discover("browse") as early, zeroconf_service(machine, udp, veth) as zeroconf:
         assert early.line() == f"found {told}"
@@ -144,7 +144,7 @@ def test_what_zeroconf_announces_is_found(machine: Machine, veth: Link, udp: Fam
                 assert browser.end(signal.SIGTERM)[0] == 0
 
 
-def test_it_lives_beside_another_responder(machine: Machine, veth: Link, udp: Family, namespace: int) -> None:
+def test_two_responders_share_the_port(machine: Machine, veth: Link, udp: Family, namespace: int) -> None:
     here = Machine(namespace, namespace)
     with zeroconf_service(here, udp, veth) as zeroconf, discover("announce", "ours"):
         assert zeroconf.line() == "registered"
@@ -152,7 +152,7 @@ def test_it_lives_beside_another_responder(machine: Machine, veth: Link, udp: Fa
             assert {browser.line().split()[1] for _ in range(2)} == {"ours", "printer"}
 
 
-def test_each_link_is_told_of_its_own_addresses(machine: Machine, veth: Link) -> None:
+def test_each_link_receives_its_own_addresses(machine: Machine, veth: Link) -> None:
     with there(machine, str(EXAMPLES / "discover.py"), "browse") as browser:
         browser.line_with(f"discover: on {veth.peer_name}")
         with discover("announce", "multihomed") as announcer:
@@ -174,7 +174,7 @@ def test_each_link_is_told_of_its_own_addresses(machine: Machine, veth: Link) ->
             }
 
 
-async def test_an_ordinary_resolver_is_answered_alone(machine: Machine, veth: Link, udp: Family) -> None:
+async def test_a_legacy_resolver_is_answered_by_unicast(machine: Machine, veth: Link, udp: Family) -> None:
     with discover("announce", "ours"):
         async with trio_dgram.open_nursery() as nursery:
             resolver = other_party(nursery, machine, udp)
@@ -196,7 +196,7 @@ async def test_an_ordinary_resolver_is_answered_alone(machine: Machine, veth: Li
     assert set(veth.here.values()) < hosts
 
 
-async def test_hostile_datagrams_do_no_harm(machine: Machine, veth: Link, udp: Family) -> None:
+async def test_hostile_datagrams_are_ignored(machine: Machine, veth: Link, udp: Family) -> None:
     group = GROUPS[udp.type], PORT
     with discover("announce", "ours") as announcer, discover("browse") as browser:
         async with trio_dgram.open_nursery() as nursery:
@@ -217,7 +217,7 @@ async def test_hostile_datagrams_do_no_harm(machine: Machine, veth: Link, udp: F
 
 
 @pytest.mark.usefixtures("veth")
-async def test_a_name_does_not_drive_the_terminal(machine: Machine, udp: Family) -> None:
+async def test_control_characters_in_a_name_are_escaped(machine: Machine, udp: Family) -> None:
     with discover("browse") as browser:
         async with trio_dgram.open_nursery() as nursery:
             peer = other_party(nursery, machine, udp)
@@ -226,7 +226,7 @@ async def test_a_name_does_not_drive_the_terminal(machine: Machine, udp: Family)
 
 
 @pytest.mark.usefixtures("veth")
-async def test_a_browser_remembers_only_so_much(machine: Machine, udp: Family) -> None:
+async def test_a_browsers_cache_is_bounded(machine: Machine, udp: Family) -> None:
     with discover("browse") as browser:
         async with trio_dgram.open_nursery() as nursery:
             peer = other_party(nursery, machine, udp)
@@ -241,13 +241,13 @@ async def test_a_browser_remembers_only_so_much(machine: Machine, udp: Family) -
 
 
 @pytest.mark.usefixtures("namespace")
-def test_without_another_interface_loopback_will_do() -> None:
+def test_loopback_is_used_without_another_interface() -> None:
     with discover("announce", "to myself"), discover("browse") as browser:
         assert browser.line() == f"found 'to myself' on lo at {HOST}:80 (127.0.0.1, ::1)"
 
 
 @pytest.mark.usefixtures("namespace")
-def test_who_does_not_share_the_port_is_told_of(udp: Family) -> None:
+def test_a_port_that_is_taken_is_reported(udp: Family) -> None:
     with socket.socket(udp.family, socket.SOCK_DGRAM) as taken:
         taken.bind((udp.wildcard, PORT))
         with example("discover.py", "browse") as running:

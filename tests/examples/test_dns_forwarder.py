@@ -123,7 +123,7 @@ def forwarder(upstream: Upstream) -> Generator[Forwarder]:
         yield Forwarder(running, int(*ports))
 
 
-def test_answers_come_over_both_families_and_from_the_cache_then(
+def test_answers_come_over_both_families_and_from_the_cache(
     forwarder: Forwarder, upstream: Upstream, udp: Family
 ) -> None:
     for source in ("by upstream", "from the cache"):
@@ -135,34 +135,32 @@ def test_answers_come_over_both_families_and_from_the_cache_then(
     assert upstream.asked["Host"] == 1
 
 
-def test_what_may_not_be_remembered_is_asked_for_again(forwarder: Forwarder, upstream: Upstream) -> None:
+def test_an_uncacheable_answer_is_requested_again(forwarder: Forwarder, upstream: Upstream) -> None:
     for last in (1, 2):
         assert forwarder.dig("127.0.0.1", "brief.example", "+short") == f"192.0.2.{last}\n"
         assert "status: SERVFAIL" in forwarder.dig("127.0.0.1", "broken.example")
     assert upstream.asked["broken"] == 2
 
 
-def test_a_denial_is_remembered_for_as_long_as_its_soa_says(forwarder: Forwarder, upstream: Upstream) -> None:
+def test_a_negative_answer_is_cached_for_the_time_in_its_soa(forwarder: Forwarder, upstream: Upstream) -> None:
     for _ in range(2):
         assert "status: NXDOMAIN" in forwarder.dig("127.0.0.1", "none.example")
     assert upstream.asked["none"] == 1
 
 
-def test_the_cache_lets_the_oldest_go(forwarder: Forwarder, upstream: Upstream) -> None:
+def test_the_cache_evicts_the_oldest_entry(forwarder: Forwarder, upstream: Upstream) -> None:
     for name in ("one", "two", "three", "two", "one"):
         forwarder.dig("127.0.0.1", name)
     assert upstream.asked == {"one": 2, "two": 1, "three": 1}
 
 
-def test_an_upstream_that_loses_a_query_is_asked_again_and_a_silent_one_is_given_up(
-    forwarder: Forwarder, upstream: Upstream
-) -> None:
+def test_a_lost_query_is_retried_and_a_silent_upstream_times_out(forwarder: Forwarder, upstream: Upstream) -> None:
     assert forwarder.dig("127.0.0.1", "once.example", "+short") == "192.0.2.1\n"
     assert "status: SERVFAIL" in forwarder.dig("127.0.0.1", "silent.example")
     assert (upstream.asked["once"], upstream.asked["silent"]) == (2, 2)
 
 
-def test_answers_that_are_none_are_passed_over(forwarder: Forwarder) -> None:
+def test_invalid_answers_are_ignored(forwarder: Forwarder) -> None:
     assert forwarder.dig("127.0.0.1", "wrong.example", "+short") == "192.0.2.1\n"
     other, malformed = "upstream sent an answer to another question", "upstream sent a malformed answer"
     for said in (other, other, malformed, malformed, other):
@@ -177,7 +175,7 @@ def test_answers_that_are_none_are_passed_over(forwarder: Forwarder) -> None:
         (("+noedns",), "qr tc rd ra", 0, 0),
     ],
 )
-def test_an_answer_that_is_too_large_for_the_client_is_cut_and_says_so(
+def test_an_answer_too_large_for_the_client_is_truncated_with_the_tc_bit(
     forwarder: Forwarder, options: tuple[str, ...], flags: str, answers: int, additional: int
 ) -> None:
     said = forwarder.dig("127.0.0.1", "big.example", "TXT", *options)
@@ -185,7 +183,7 @@ def test_an_answer_that_is_too_large_for_the_client_is_cut_and_says_so(
     assert f"flags: {flags}; {counts}" in said
 
 
-def test_twenty_digs_at_once_each_get_their_answer(forwarder: Forwarder, udp: Family) -> None:
+def test_twenty_concurrent_clients_each_get_their_answer(forwarder: Forwarder, udp: Family) -> None:
     digs = [
         subprocess.Popen(forwarder.command(udp.loopback, f"host{number}", "+short"), stdout=subprocess.PIPE)
         for number in range(20)
@@ -193,7 +191,7 @@ def test_twenty_digs_at_once_each_get_their_answer(forwarder: Forwarder, udp: Fa
     assert [dig.communicate()[0] for dig in digs] == [b"192.0.2.1\n"] * 20
 
 
-def test_a_silent_question_holds_up_no_other_from_the_same_port(forwarder: Forwarder) -> None:
+def test_an_unanswered_query_blocks_no_other_from_the_same_port(forwarder: Forwarder) -> None:
     queries = [dns.message.make_query(name, "A") for name in ("silent.example", "host.example")]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(20)
@@ -206,7 +204,7 @@ def test_a_silent_question_holds_up_no_other_from_the_same_port(forwarder: Forwa
     ]
 
 
-def test_what_is_no_query_is_refused_or_passed_over(forwarder: Forwarder) -> None:
+def test_invalid_queries_are_refused_or_ignored(forwarder: Forwarder) -> None:
     cut = dns.message.make_query("host.example", "A", id=0x1234).to_wire()[:-1]
     refused = dns.message.from_wire(forwarder.ask(cut))
     assert (refused.id, refused.rcode(), bool(refused.flags & dns.flags.QR)) == (0x1234, dns.rcode.FORMERR, True)
@@ -224,7 +222,7 @@ def test_what_is_no_query_is_refused_or_passed_over(forwarder: Forwarder) -> Non
     assert forwarder.dig("127.0.0.1", "host.example", "+short") == "192.0.2.1\n"
 
 
-def test_an_upstream_that_refuses_is_given_up_at_once(upstream: Upstream) -> None:
+def test_a_refusing_upstream_fails_at_once(upstream: Upstream) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         nobody = sock.getsockname()[1]
@@ -236,7 +234,7 @@ def test_an_upstream_that_refuses_is_given_up_at_once(upstream: Upstream) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_when_it_is_told_to(forwarder: Forwarder, number: signal.Signals) -> None:
+def test_a_signal_ends_the_forwarder(forwarder: Forwarder, number: signal.Signals) -> None:
     assert forwarder.running.end(number) == (0, "stopped\n")
 
 
@@ -268,5 +266,5 @@ def test_wrong_arguments_are_refused_without_a_traceback() -> None:
         ("[2001:db8::1]:5353", ("2001:db8::1", 5353)),
     ],
 )
-def test_upstreams_are_written_as_usual(monkeypatch: pytest.MonkeyPatch, text: str, address: tuple[str, int]) -> None:
+def test_upstream_addresses_are_parsed(monkeypatch: pytest.MonkeyPatch, text: str, address: tuple[str, int]) -> None:
     assert load_example("dns_forwarder", monkeypatch).upstream(text) == address

@@ -41,7 +41,7 @@ def test_the_client_passes_and_the_naive_one_fails_as_expected(run: Run) -> None
     assert re.search("6 passed, 1 xfailed in", said)
 
 
-def test_the_naive_client_shows_what_a_failing_test_tells_and_tells_the_same_again(run: Run, tmp_path: Path) -> None:
+def test_a_failing_test_reports_the_same_trace_in_every_run(run: Run, tmp_path: Path) -> None:
     said = []
     for _ in range(2):
         status, told = run("--runxfail", "-k", "naive", "--sim-artifacts=shown")
@@ -56,7 +56,7 @@ def test_the_naive_client_shows_what_a_failing_test_tells_and_tells_the_same_aga
     assert (tmp_path / picture).read_text().startswith("<svg")
 
 
-def test_other_seeds_do_as_well(run: Run) -> None:
+def test_other_seeds_pass_too(run: Run) -> None:
     for option in ("--sim-seeds=3", "--sim-seed=3"):
         status, said = run(option)
         assert status == 0

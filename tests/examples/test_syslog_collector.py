@@ -101,7 +101,7 @@ def test_each_message_of_logger_is_a_line(collector: Collector, format_: str) ->
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_a_program_of_this_machine_is_told_by_its_process(tmp_path: Path, udp: Family, format_: str) -> None:
+def test_a_local_program_is_identified_by_its_process(tmp_path: Path, udp: Family, format_: str) -> None:
     path = tmp_path / "log"
     with collecting(udp, "--unix", str(path)) as collector:
         collector.running.line_with(f"listening on {path}")
@@ -132,7 +132,7 @@ def test_every_datagram_of_a_flood_is_accounted_for(udp: Family, tmp_path: Path)
         assert len(output.read_text().splitlines()) == received
 
 
-def test_no_peer_forges_a_line_or_drives_the_terminal(collector: Collector) -> None:
+def test_control_characters_and_newlines_of_a_peer_are_escaped(collector: Collector) -> None:
     for datagram, told in HOSTILE.items():
         collector.send(datagram)
         assert collector.running.line() == f"{collector.family.loopback} {told}"
@@ -140,7 +140,7 @@ def test_no_peer_forges_a_line_or_drives_the_terminal(collector: Collector) -> N
     assert collector.counts() == (len(HOSTILE), len(malformed), 0)
 
 
-def test_random_bytes_do_no_harm(collector: Collector) -> None:
+def test_random_bytes_are_one_printable_line_each(collector: Collector) -> None:
     datagrams = [random.randbytes(random.randrange(100)) for _ in range(200)]
     collector.send(*datagrams, b"<13>done")
     for _ in datagrams:
@@ -150,7 +150,7 @@ def test_random_bytes_do_no_harm(collector: Collector) -> None:
     assert collector.running.line() == f"{collector.family.loopback} user.notice done"
 
 
-def test_two_clients_are_told_apart(udp: Family) -> None:
+def test_two_clients_are_distinguished(udp: Family) -> None:
     # All of 127.0.0.0/8 is this machine, of IPv6 one address.
     hosts = {"udp4": ["127.0.0.2", "127.0.0.3"], "udp6": ["::1"]}[udp.type]
     with collecting(udp) as collector:
@@ -162,7 +162,7 @@ def test_two_clients_are_told_apart(udp: Family) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_counts_are_told_at_the_end(collector: Collector, number: signal.Signals) -> None:
+def test_the_counts_are_logged_at_the_end(collector: Collector, number: signal.Signals) -> None:
     collector.send(b"<13>one", b"two")
     collector.running.line_with("malformed two")
     status, said = collector.running.end(number)
@@ -171,14 +171,14 @@ def test_the_counts_are_told_at_the_end(collector: Collector, number: signal.Sig
     assert len(said.splitlines()) == 1
 
 
-def test_the_counts_are_told_every_so_often(udp: Family) -> None:
+def test_the_counts_are_logged_periodically(udp: Family) -> None:
     with collecting(udp, "--report", "0.01") as collector:
         assert read_counts(collector.running.line()) == (0, 0, 0)
         collector.send(b"<13>one")
         collector.running.line_with("received 1 ")
 
 
-def test_both_families_are_listened_on_without_a_word() -> None:
+def test_both_families_are_listened_on_by_default() -> None:
     with example("syslog_collector.py", "--port", "0") as running:
         assert "listening on 0.0.0.0 port" in running.line()
         assert "listening on :: port" in running.line()
@@ -198,7 +198,7 @@ def test_wrong_arguments_are_refused_without_a_traceback() -> None:
     assert offending_runs("syslog_collector.py", REFUSED) == []
 
 
-def test_it_ends_when_nothing_can_be_written_any_more(udp: Family) -> None:
+def test_the_collector_ends_when_its_output_fails(udp: Family) -> None:
     with collecting(udp, output=Path("/dev/full")) as collector:
         collector.send(b"<13>one")
         status, said = collector.running.wait()

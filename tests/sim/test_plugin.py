@@ -223,7 +223,8 @@ def test_where_captures_cannot_be_written_that_is_said(run: Run, monkeypatch: py
     assert "No capture: " in run(LOSING).stdout.str()
 
 
-def test_nothing_of_it_is_imported_by_tests_that_do_not_use_it(pytester: pytest.Pytester) -> None:
+@pytest.mark.long
+def test_the_plugin_alone_imports_nothing_of_the_simulated_network(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
     import sys
 

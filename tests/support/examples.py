@@ -1,4 +1,4 @@
-"""The programs of ``examples/``, run as their users run them."""
+"""The programs of ``examples/``, run as child processes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 
 @attrs.define
 class Example:
-    """An example that runs, and what it has said so far that nobody has looked at."""
+    """A running example, with its unread output."""
 
     program: Program
     _unread: bytes = b""
 
     def until(self, text: str) -> str:
-        """Return what it prints, or logs, up to ``text``."""
+        """Return its output up to ``text``."""
         while text.encode() not in self._unread:
             piece = self.program.read()
             assert piece, f"the example has ended after {self._unread!r}"
@@ -38,20 +38,20 @@ class Example:
         return before.decode() + text
 
     def line(self) -> str:
-        """Return the next line that it prints, or logs."""
+        """Return the next line of its output."""
         return self.until("\n").removesuffix("\n")
 
     def line_with(self, text: str) -> str:
-        """Return the next line that has ``text`` in it; the others are passed over."""
+        """Return the next line that contains ``text``, and skip the lines before it."""
         return next(line for line in iter(self.line, None) if text in line)
 
     def end(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
-        """End it by a signal, as Ctrl-C does, and return its status and what it still had to say."""
+        """End it by a signal, by default that of Ctrl-C, and return its status and the rest of its output."""
         self.program.process.send_signal(number)
         return self.wait()
 
     def wait(self) -> tuple[int, str]:
-        """Wait until it ends, and return its status and what it still had to say."""
+        """Wait until it ends, and return its status and the rest of its output."""
         while piece := self.program.read():
             self._unread += piece
         return self.program.process.wait(), self._unread.decode()
@@ -100,7 +100,7 @@ def offending_runs(name: str, rows: Sequence[tuple[list[str], int, str]]) -> lis
 
 
 def load_example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return a module of its own, made of the example ``name``, for the test."""
+    """Import the example ``name`` as a new module for the test."""
     specification = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
@@ -112,9 +112,9 @@ def load_example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @contextmanager
 def example(name: str, *arguments: str, output: Path | None = None) -> Generator[Example]:
-    """Run an example for the block, its standard output in a file if ``output`` names one.
+    """Run an example for the block, with its standard output written to ``output`` if that is given.
 
-    Without that, what it prints and what it logs come as one.
+    Otherwise standard output and standard error are read together.
     """
     command = [sys.executable, str(EXAMPLES / name), *arguments]
     if output is not None:

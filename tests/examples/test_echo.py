@@ -1,4 +1,4 @@
-"""The echo example, as the programs that everybody has see it."""
+"""The echo example, used by real clients: netcat and socat."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Final
 
 import pytest
 
-from .support.examples import EXAMPLES, offending_runs
-from .support.families import Family
-from .support.namespaces import Program, program
-from .support.programs import find_program
+from ..support.examples import EXAMPLES, offending_runs
+from ..support.families import Family
+from ..support.namespaces import Program, program
+from ..support.programs import find_program
 
 ECHO: Final = EXAMPLES / "echo.py"
 CLIENTS: Final = {
@@ -25,7 +25,7 @@ SOCAT: Final = {"udp4": "UDP4:127.0.0.1:{}", "udp6": "UDP6:[::1]:{}"}
 
 @pytest.fixture
 def echo(namespace: int) -> Generator[Program]:
-    """The example, on a machine of its own since its port is fixed."""
+    """The example, in a namespace because its port is fixed."""
     with program(sys.executable, str(ECHO)) as running:
         assert running.read_line() == b"listening on Address(host='0.0.0.0', port=41234)\n"
         yield running
@@ -38,7 +38,7 @@ def client(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_whatever_is_typed_is_echoed(echo: Program, name: str) -> None:
+def test_each_line_is_echoed(echo: Program, name: str) -> None:
     with program(*client(name)) as running:
         for line in (b"hello\n", b"\x00\xff\n", b"x" * 1400 + b"\n", "grüß dich\n".encode()):
             running.write(line)
@@ -47,7 +47,7 @@ def test_whatever_is_typed_is_echoed(echo: Program, name: str) -> None:
 
 
 @pytest.mark.usefixtures("echo")
-def test_each_client_gets_its_own_echoes() -> None:
+def test_each_client_receives_its_own_echoes() -> None:
     with program(*client("nc")) as one, program(*client("socat")) as other:
         for _ in range(3):
             one.write(b"one\n")
@@ -55,7 +55,7 @@ def test_each_client_gets_its_own_echoes() -> None:
             assert (one.read(), other.read()) == (b"one\n", b"other\n")
 
 
-def test_clients_that_leave_before_their_echo_comes_do_no_harm(echo: Program) -> None:
+def test_clients_that_exit_before_their_echo_do_not_disturb_others(echo: Program) -> None:
     for name in [*CLIENTS] * 2:
         with program(*client(name)) as hasty:
             hasty.write(b"bye\n")
@@ -65,7 +65,7 @@ def test_clients_that_leave_before_their_echo_comes_do_no_harm(echo: Program) ->
     assert echo.running
 
 
-def test_it_listens_where_it_is_told_to_and_an_interrupt_ends_it(udp: Family) -> None:
+def test_options_choose_the_address_and_an_interrupt_ends_the_server(udp: Family) -> None:
     options = ["--type", udp.type, "--host", udp.loopback, "--port", "0"]
     with program(sys.executable, str(ECHO), *options) as echo:
         shown = re.fullmatch(r"listening on Address\(host='(.+)', port=(\d+)\)\n", echo.read_line().decode())
