@@ -30,7 +30,7 @@ NOT_STRINGS: Final[tuple[object, ...]] = (0, False, 1.5, b"x", [])
 NOT_INTEGERS: Final[tuple[object, ...]] = ("1", "x", 1.0, 1.5, True, None, [], b"1", math.inf)
 NOT_BOOLS: Final[tuple[object, ...]] = (0, 1, 16, "yes", "on", None, [])
 NOT_HOSTS: Final[tuple[object, ...]] = (0, False, [], {}, 1, True, 1.5, b"localhost", b"x")
-NOT_PAIRS: Final[tuple[object, ...]] = ("x", "here", 1, 5, [], ("a",), ("a", 1, 2), ["127.0.0.1", 1])
+NOT_PAIRS: Final[tuple[object, ...]] = ("x", "here", "there", 1, 5, [], ("a",), ("a", 1, 2), ["127.0.0.1", 1])
 NOT_PORTS: Final[tuple[object, ...]] = ("1", "9", None, False, True)
 PORTS_OUT_OF_RANGE: Final[tuple[object, ...]] = (0, -1, 65_536, 70_000, 78_960, 10**9)
 
@@ -117,9 +117,15 @@ METHODS: Final[dict[str, list[Wrong]]] = {
         wrong(TypeError, "exclusive must be a bool", 0, exclusive=1),
         wrong(TypeError, "positional", 0, "127.0.0.1", print),
     ],
-    "connect": [wrong(TypeError, "to must be a .host, port. tuple", None), *destination_rows()],
+    "connect": [
+        wrong(TypeError, "to must be a .host, port. tuple", None),
+        wrong(TypeError, "the host of to", (b"x", 1)),
+        *destination_rows(),
+    ],
     "send": [
         *SENDING,
+        wrong(ValueError, "offset", b"x", TO, offset=2),
+        wrong(ValueError, "length", b"x", TO, length=2),
         *[
             wrong(error, name, *arguments, **part)
             for part, name, error in WRONG_PARTS
