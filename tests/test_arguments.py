@@ -364,10 +364,10 @@ async def works(sock: DatagramSocket) -> None:
     assert (after.sent - before.sent, after.received - before.received) == (1, 1)
 
 
-def assign(sock: DatagramSocket, **options: object) -> None:
-    """Set properties."""
-    for name, value in options.items():
-        setattr(sock, name, value)
+def assign(sock: DatagramSocket, **option: object) -> None:
+    """Set a property."""
+    ((name, value),) = option.items()
+    setattr(sock, name, value)
 
 
 Rows = Callable[[Family], list[Wrong]]

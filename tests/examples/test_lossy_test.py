@@ -18,6 +18,8 @@ from ..support.examples import EXAMPLES
 # It loads by itself where the package is installed.
 LOADED: Final = any(point.name == "trio_dgram" for point in entry_points(group="pytest11"))
 
+pytestmark = pytest.mark.long
+
 Run: TypeAlias = Callable[..., tuple[int, str]]
 
 
