@@ -38,7 +38,7 @@ async def echo(server: DatagramSocket) -> None:
         await server.send(datagram.data, datagram.address)
 
 
-async def client(name: str, type_: str, to: tuple[str, int], report: Report) -> None:
+async def client(name: str, type_: trio_dgram.SocketType, to: tuple[str, int], report: Report) -> None:
     """Wait for one answer after the other, and note how long each took."""
     times = []
     async with trio_dgram.open_socket(type_) as socket:
@@ -76,9 +76,9 @@ async def watch(socket: DatagramSocket) -> None:
         async for event in events:
             match event:
                 case Listening(address):
-                    tell("event", f"listening on {address.host}, port {address.port}")
+                    tell("event", f"listening on {address}")
                 case Connected(address):
-                    tell("event", f"connected to {address.host}, port {address.port}")
+                    tell("event", f"connected to {address}")
                 case Failure(error, operation):
                     tell("event", f"{operation} failed: {error.strerror}")
                 case Closed():
@@ -175,14 +175,15 @@ async def main() -> None:
     async with trio_dgram.open_nursery() as nursery:
         servers = {}
         services = []
-        for type_, host in (("udp4", "127.0.0.1"), ("udp6", "::1")):
+        loopback: dict[trio_dgram.SocketType, str] = {"udp4": "127.0.0.1", "udp6": "::1"}
+        for type_, host in loopback.items():
             try:
                 server = nursery.create_socket(type_)
                 servers[type_] = await server.bind(0, host)
             except OSError as error:
                 tell("echo", f"{host} is left out: {error.strerror}")
                 continue
-            tell("echo", f"serves on {host}, port {server.address.port}")
+            tell("echo", f"serves on {server.address}")
             services.append(server.unref())
             nursery.start_soon(echo, server)
         port = servers["udp4"].port

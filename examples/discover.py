@@ -47,7 +47,7 @@ import trio_dgram
 from trio_dgram import Address, Datagram, DatagramNursery, DatagramSocket, PacketInfo
 
 PORT = 5353
-GROUPS = {"udp4": "224.0.0.251", "udp6": "ff02::fb"}
+GROUPS: dict[trio_dgram.SocketType, str] = {"udp4": "224.0.0.251", "udp6": "ff02::fb"}
 LONGEST = 9000  # bytes in a message (RFC 6762, 17)
 LONG, SHORT = 4500, 120  # how many seconds a record is good for; short if it tells of a host (RFC 6762, 10)
 UNIQUE = RdataClass.make(IN | 0x8000)  # the class of records that make void what was heard before (RFC 6762, 10.2)
@@ -137,7 +137,7 @@ class Party:
         self.links = links
         for sock in self.sockets:
             with suppress(OSError):
-                sock.rejoin()
+                sock.rejoin_memberships()
             for link in links.keys() - {membership.index for membership in sock.memberships}:
                 with suppress(OSError):  # An interface may be without one of the families.
                     sock.add_membership(GROUPS[sock.type], link)

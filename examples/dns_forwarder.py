@@ -108,7 +108,7 @@ class Forwarder:
                 nursery.start_soon(self._reply, peer, wire)
 
     async def _reply(self, peer: trio_dgram.DatagramChannel, wire: bytes) -> None:
-        answer = await self._answer(wire, "{}#{}".format(*peer.address))
+        answer = await self._answer(wire, str(peer.address))
         if answer is not None:
             with suppress(trio.BrokenResourceError):  # It has made room for another client.
                 await peer.send(answer)

@@ -13,7 +13,7 @@ import trio_dgram
 log = logging.getLogger("echo")
 
 
-async def echo(type_: str, port: int, host: str | None) -> None:
+async def echo(type_: trio_dgram.SocketType, port: int, host: str | None) -> None:
     async with trio_dgram.open_socket(type_, port=port, host=host) as server:
         log.info("listening on %s", server.address)
         async for datagram in server:

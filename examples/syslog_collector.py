@@ -97,7 +97,7 @@ async def open_collectors(nursery: DatagramNursery, options: argparse.Namespace,
             "udp6" if ipv6 else "udp4", ipv6_only=ipv6, receive_buffer_size=ROOM, offload=False
         )
         address = await socket.bind(options.port, str(host))
-        collectors.append(Collector(socket, f"{address.host} port {address.port}", output))
+        collectors.append(Collector(socket, str(address), output))
     for path in options.unix:
         socket = nursery.create_socket("unix", packet_info=True)
         await socket.bind(path)

@@ -12,12 +12,13 @@ from typing import Final
 import hypothesis
 import pytest
 
-from trio_dgram._kernel import receiver as _receiver
-from trio_dgram._kernel import system_socket as _system
+from trio_dgram._kernel import capabilities as _capabilities
+from trio_dgram._kernel import python_calls as _python_calls
 from trio_dgram._socket import inbox as _inbox
 
 from .support.families import FAMILIES, Family
 from .support.faults import RefusingSocket, faulty_kernel
+from .support.refusals import NAMES
 
 pytest_plugins = ["pytester", "tests.support.namespaces"]
 
@@ -39,13 +40,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run as on a platform that can do no more than the portable calls",
     )
+    parser.addoption(
+        "--refuse",
+        action="append",
+        choices=["each", *NAMES],
+        default=[],
+        metavar="NAME",
+        help="run the conformance suite on a kernel without this option or call (tests/support/refusals.py)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # A shell has what it starts in the background ignore interrupts, and so would the programs that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--portable"):
-        _system.capabilities = _system.portable
+        _capabilities.detected = _capabilities.portable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -92,7 +101,7 @@ async def offload(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(params=["one by one", "in batches"])
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have sockets read each datagram by a call of its own, or all that are there by one."""
-    monkeypatch.setattr(_receiver, "_SEVERAL", 0 if request.param == "in batches" else sys.maxsize)
+    monkeypatch.setattr(_python_calls, "_BURST", 0 if request.param == "in batches" else sys.maxsize)
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.type, scope="module")

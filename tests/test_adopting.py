@@ -1,4 +1,4 @@
-"""Sockets that exist already, and that somebody else may have, too."""
+"""Adopted sockets: existing descriptors, which other processes may share."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ needs_packet_info = pytest.mark.skipif(
 
 
 def plain(udp: Family, *, bound: bool = True) -> socket.socket:
-    """Return a socket that blocks, as other programs make them."""
+    """Return a blocking socket of the standard library."""
     sock = socket.socket(udp.family, socket.SOCK_DGRAM)
     if bound:
         sock.bind((udp.loopback, 0))
@@ -53,8 +53,8 @@ def plain(udp: Family, *, bound: bool = True) -> socket.socket:
 
 
 @contextmanager
-def left_alone(sock: socket.socket) -> Generator[None]:
-    """Fail if ``sock`` is not as open and as blocking after the block as before it."""
+def unchanged(sock: socket.socket) -> Generator[None]:
+    """Check that the block leaves ``sock`` open and its blocking mode as it was."""
     descriptor, blocking = sock.fileno(), os.get_blocking(sock.fileno())
     with same_descriptors():
         yield
@@ -65,19 +65,19 @@ def left_alone(sock: socket.socket) -> Generator[None]:
 
 @pytest.fixture(params=[None, 1.0], ids=["no default timeout", "a default timeout"])
 def default_timeout(request: pytest.FixtureRequest) -> Generator[None]:
-    """Both kinds of processes: those where a socket waits for ever, and those where it does not."""
+    """Both kinds of processes: those without a default timeout for new sockets, and those with one."""
     socket.setdefaulttimeout(request.param)
     yield
     socket.setdefaulttimeout(None)
 
 
-# What is adopted
+# Adopted sockets
 
 
 @pytest.mark.parametrize("as_number", [True, False])
 @pytest.mark.parametrize("blocking", [True, False])
 @pytest.mark.usefixtures("default_timeout")
-async def test_it_is_the_same_descriptor_and_blocks_as_it_did(
+async def test_adopting_keeps_the_descriptor_and_its_blocking_mode(
     udp: Family, nursery: DatagramNursery, as_number: bool, blocking: bool
 ) -> None:
     theirs = plain(udp)
@@ -105,7 +105,7 @@ async def test_it_is_the_same_descriptor_and_blocks_as_it_did(
         os.fstat(descriptor)
 
 
-async def test_one_that_is_not_bound_is_bound_by_sending_or_by_bind(udp: Family, nursery: DatagramNursery) -> None:
+async def test_an_unbound_socket_is_bound_by_sending_or_by_bind(udp: Family, nursery: DatagramNursery) -> None:
     one = nursery.adopt_socket(plain(udp, bound=False))
     other = nursery.adopt_socket(plain(udp, bound=False))
     with pytest.raises(NotBoundError):
@@ -119,12 +119,12 @@ async def test_one_that_is_not_bound_is_bound_by_sending_or_by_bind(udp: Family,
     assert await one.receive() == (b"y", address, None)
 
 
-async def test_one_that_is_connected_has_that_peer_and_nobody_elses_datagrams(
+async def test_a_connected_socket_keeps_its_peer_and_filters_other_sources(
     udp: Family, nursery: DatagramNursery
 ) -> None:
-    with plain(udp) as peer, plain(udp) as stranger:
+    with plain(udp) as peer, plain(udp) as other:
         theirs = plain(udp)
-        stranger.sendto(b"from before", theirs.getsockname())
+        other.sendto(b"from before", theirs.getsockname())
         theirs.connect(peer.getsockname())
         sock = nursery.adopt_socket(theirs)
         assert sock.remote_address == peer.getsockname()[:2]
@@ -140,12 +140,12 @@ async def test_one_that_is_connected_has_that_peer_and_nobody_elses_datagrams(
         assert (await sock.receive()).data == b"answer"
         assert sock.statistics().filtered == 1
         sock.disconnect()
-        stranger.sendto(b"from after", address)
+        other.sendto(b"from after", address)
         assert (await sock.receive()).data == b"from after"
 
 
 @pytest.mark.parametrize("bound_to", ["loopback", "wildcard", "nothing"])
-async def test_disconnecting_keeps_the_address_that_the_kernel_had_chosen(
+async def test_disconnecting_keeps_the_port_that_the_kernel_chose(
     udp: Family, nursery: DatagramNursery, bound_to: str
 ) -> None:
     with plain(udp) as peer:
@@ -162,7 +162,7 @@ async def test_disconnecting_keeps_the_address_that_the_kernel_had_chosen(
 
 
 @pytest.mark.parametrize("ipv6_only", [True, False])
-async def test_whether_it_takes_ipv4_is_as_it_was(nursery: DatagramNursery, ipv6_only: bool) -> None:
+async def test_ipv6_only_is_adopted_unchanged(nursery: DatagramNursery, ipv6_only: bool) -> None:
     theirs = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     theirs.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
     theirs.bind(("::", 0))
@@ -171,7 +171,7 @@ async def test_whether_it_takes_ipv4_is_as_it_was(nursery: DatagramNursery, ipv6
     assert sock.ttl == 9
     assert bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)) == ipv6_only
     if ipv6_only:
-        with pytest.raises(socket.gaierror, match="not an address that a udp6 without IPv4 socket can reach"):
+        with pytest.raises(socket.gaierror, match="not an address that a udp6 socket without IPv4 can reach"):
             await sock.send(b"x", ("127.0.0.1", port))
     else:
         assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 9
@@ -179,7 +179,7 @@ async def test_whether_it_takes_ipv4_is_as_it_was(nursery: DatagramNursery, ipv6
         assert (await sock.receive()).address == ("::ffff:127.0.0.1", port)
 
 
-async def test_a_unix_socket_keeps_its_file(tmp_path: Path) -> None:
+async def test_closing_an_adopted_unix_socket_keeps_its_file(tmp_path: Path) -> None:
     path, peer = str(tmp_path / "sock"), str(tmp_path / "peer")
     theirs, connected = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
     theirs.bind(path)
@@ -199,12 +199,12 @@ async def test_a_unix_socket_keeps_its_file(tmp_path: Path) -> None:
         nursery.cancel_scope.cancel()
     assert Path(path).is_socket()
     assert Path(peer).is_socket()
-    # This one was made by it.
+    # The adopted socket created this one.
     assert not Path(f"{path}.made").exists()
 
 
-@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="kernel: it has no AF_UNIX")
-async def test_a_pair_without_names_can_talk(nursery: DatagramNursery) -> None:
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="kernel: no AF_UNIX")
+async def test_an_unnamed_pair_exchanges_datagrams(nursery: DatagramNursery) -> None:
     one, other = map(nursery.adopt_socket, socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
     assert one.remote_address == one.address == UnixAddress("")
     await one.send(b"question")
@@ -214,11 +214,11 @@ async def test_a_pair_without_names_can_talk(nursery: DatagramNursery) -> None:
     assert (await one.receive()).data == b"answer"
 
 
-# What goes with it
+# Options, metadata and counters
 
 
 @needs_packet_info
-async def test_options_are_set_on_it(udp: Family, nursery: DatagramNursery) -> None:
+async def test_options_are_set_on_an_adopted_socket(udp: Family, nursery: DatagramNursery) -> None:
     with plain(udp) as peer:
         sock = nursery.adopt_socket(plain(udp), packet_info=True, receive_block_list=["10.0.0.0/8"], reuse_address=True)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
@@ -229,8 +229,8 @@ async def test_options_are_set_on_it(udp: Family, nursery: DatagramNursery) -> N
 
 
 @needs_packet_info
-@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="kernel: it has no AF_UNIX")
-async def test_credentials_are_told_from_adoption_on(tmp_path: Path, nursery: DatagramNursery) -> None:
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="kernel: no AF_UNIX")
+async def test_credentials_are_reported_from_adoption_on(tmp_path: Path, nursery: DatagramNursery) -> None:
     theirs = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     theirs.bind(str(tmp_path / "sock"))
     theirs.sendto(b"before", theirs.getsockname())
@@ -245,7 +245,7 @@ async def test_credentials_are_told_from_adoption_on(tmp_path: Path, nursery: Da
 
 
 @needs_drops
-async def test_drops_are_counted_from_then_on(udp: Family, nursery: DatagramNursery) -> None:
+async def test_drops_are_counted_from_adoption_on(udp: Family, nursery: DatagramNursery) -> None:
     with plain(udp) as peer:
         theirs = plain(udp)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
@@ -264,7 +264,7 @@ async def test_drops_are_counted_from_then_on(udp: Family, nursery: DatagramNurs
 
 @needs_offload
 @pytest.mark.usefixtures("coalescing")
-async def test_a_flood_switches_no_receive_offload_on(udp: Family, nursery: DatagramNursery) -> None:
+async def test_a_flood_does_not_enable_receive_offload(udp: Family, nursery: DatagramNursery) -> None:
     sock = nursery.adopt_socket(plain(udp))
     async with trio_dgram.open_socket(udp.type) as sender:
         for _ in range(3):
@@ -277,7 +277,7 @@ async def test_a_flood_switches_no_receive_offload_on(udp: Family, nursery: Data
 
 @needs_offload
 @pytest.mark.parametrize("options", [{}, {"offload": False}, {"packet_info": True}], ids=str)
-async def test_receive_offload_that_was_on_is_read_as_single_datagrams(
+async def test_datagrams_are_split_where_receive_offload_was_enabled(
     udp: Family, nursery: DatagramNursery, options: Any
 ) -> None:
     theirs = plain(udp)
@@ -291,7 +291,7 @@ async def test_receive_offload_that_was_on_is_read_as_single_datagrams(
     assert not sock.statistics().kernel_drops_exact
 
 
-async def test_its_nursery_waits_for_it_and_closes_it(udp: Family) -> None:
+async def test_the_nursery_waits_for_an_adopted_socket_and_closes_it(udp: Family) -> None:
     theirs = plain(udp)
     descriptor = theirs.fileno()
     waited = False
@@ -312,18 +312,18 @@ async def test_its_nursery_waits_for_it_and_closes_it(udp: Family) -> None:
         os.fstat(descriptor)
 
 
-# What is not
+# Rejected sockets
 
 
 @pytest.mark.parametrize("number", [-1, 9999, 2**31 - 1, 2**40])
-async def test_a_number_that_is_not_open_is_refused(nursery: DatagramNursery, number: int) -> None:
+async def test_a_descriptor_that_is_not_open_is_rejected(nursery: DatagramNursery, number: int) -> None:
     with same_descriptors(), pytest.raises(OSError, match=f"adopt_socket {number}: Bad file descriptor") as caught:
         nursery.adopt_socket(number)
     assert caught.value.errno == errno.EBADF
     assert (caught.value.operation, caught.value.address) == ("adopt_socket", number)  # type: ignore[attr-defined]
 
 
-async def test_a_socket_that_was_closed_is_refused(udp: Family, nursery: DatagramNursery) -> None:
+async def test_a_closed_socket_is_rejected(udp: Family, nursery: DatagramNursery) -> None:
     theirs = plain(udp)
     theirs.close()
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
@@ -331,7 +331,7 @@ async def test_a_socket_that_was_closed_is_refused(udp: Family, nursery: Datagra
     assert caught.value.errno == errno.EBADF
 
 
-async def test_a_file_is_refused_and_stays_open(nursery: DatagramNursery, tmp_path: Path) -> None:
+async def test_a_file_is_rejected_and_stays_open(nursery: DatagramNursery, tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file:
         with same_descriptors(), pytest.raises(OSError, match="adopt_socket") as caught:
             nursery.adopt_socket(file.fileno())
@@ -351,44 +351,44 @@ KINDS: Final = {
 }
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="kernel: others have other kinds")
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: other socket types than on Linux")
 @pytest.mark.parametrize("as_number", [True, False])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.usefixtures("default_timeout", "namespace")
-async def test_a_socket_of_another_kind_is_refused_and_left_alone(
+async def test_a_socket_of_another_type_is_rejected_and_unchanged(
     nursery: DatagramNursery, kind: tuple[str, str, int], as_number: bool
 ) -> None:
-    # Sockets for ICMP are for the groups that are named there (icmp(7)).
+    # Only groups in this range may create ICMP sockets (icmp(7)).
     sysctl("net.ipv4.ping_group_range", "0 2147483647")
     theirs = socket.socket(getattr(socket, kind[0]), getattr(socket, kind[1]), kind[2])
     theirs.settimeout(None)
-    with theirs, left_alone(theirs):
+    with theirs, unchanged(theirs):
         with pytest.raises(ValueError, match=r"sock_or_fd must be a (datagram|UDP or AF_UNIX) socket, not one of"):
             nursery.adopt_socket(theirs.fileno() if as_number else theirs)
 
 
 WRONG_OPTIONS: Final = [
-    wrong(TypeError, "there is no socket option 'nonsense'", nonsense=1),
+    wrong(TypeError, "unknown socket option 'nonsense'; the socket options are", nonsense=1),
     wrong(ValueError, "ttl must be from 1 to 255", ttl=0),
-    wrong(ValueError, "ipv6_only is decided when a socket is made", ipv6_only=False),
+    wrong(ValueError, "ipv6_only cannot be set on an adopted socket", ipv6_only=False),
     wrong(OSError, "set device to 'nonsense'", device="nonsense"),
 ]
 
 
 @pytest.mark.parametrize("as_number", [True, False])
-async def test_a_wrong_option_leaves_the_socket_with_its_owner(udp: Family, as_number: bool) -> None:
+async def test_a_wrong_option_leaves_the_socket_unchanged(udp: Family, as_number: bool) -> None:
     async with trio_dgram.open_nursery() as nursery:
-        with plain(udp) as theirs, left_alone(theirs):
+        with plain(udp) as theirs, unchanged(theirs):
             adopt = partial(nursery.adopt_socket, theirs.fileno() if as_number else theirs)
             assert await offending_rows(adopt, WRONG_OPTIONS) == []
             theirs.sendto(b"x", theirs.getsockname())
             assert theirs.recv(100) == b"x"
 
 
-async def test_a_nursery_that_has_ended_takes_none(udp: Family) -> None:
+async def test_an_ended_nursery_adopts_no_socket(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         pass
-    with plain(udp) as theirs, left_alone(theirs):
+    with plain(udp) as theirs, unchanged(theirs):
         with pytest.raises(RuntimeError, match="this nursery has ended"):
             nursery.adopt_socket(theirs)
         theirs.sendto(b"x", theirs.getsockname())
@@ -398,7 +398,7 @@ async def test_a_nursery_that_has_ended_takes_none(udp: Family) -> None:
 # Other processes
 
 
-async def test_what_another_process_was_quicker_to_take_is_waited_for_again(
+async def test_receive_waits_again_after_another_process_took_the_datagram(
     udp: Family, nursery: DatagramNursery
 ) -> None:
     theirs = plain(udp)
@@ -417,7 +417,7 @@ async def test_what_another_process_was_quicker_to_take_is_waited_for_again(
             peer.sendto(b"ours", tuple(sock.address))
 
 
-async def test_where_calls_cannot_be_told_not_to_wait_nothing_is_adopted(
+async def test_adopting_without_msg_dontwait_raises_enotsup(
     udp: Family, nursery: DatagramNursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(socket, "MSG_DONTWAIT")
@@ -428,16 +428,16 @@ async def test_where_calls_cannot_be_told_not_to_wait_nothing_is_adopted(
 
 
 @pytest.mark.skipif("config.getoption('--portable')", reason="kernel: the portable path has no error queue")
-async def test_an_error_queue_that_somebody_has_switched_on_is_emptied(udp: Family, nursery: DatagramNursery) -> None:
+async def test_an_error_queue_that_was_enabled_before_is_drained(udp: Family, nursery: DatagramNursery) -> None:
     raw = plain(udp)
     raw.setsockopt(*(socket.IPPROTO_IP, IP_RECVERR) if udp.type == "udp4" else (socket.IPPROTO_IPV6, IPV6_RECVERR), 1)
     with plain(udp) as closed:
-        nobody = closed.getsockname()
-    raw.sendto(b"lost", nobody)
+        closed_port = closed.getsockname()
+    raw.sendto(b"lost", closed_port)
     sock = nursery.adopt_socket(raw)
     async with trio.open_nursery() as tasks:
         tasks.start_soon(sock.receive)
-        # Else the queue would wake up the task again and again.
+        # An undrained queue would wake the task again and again.
         with trio.fail_after(20):
             await trio.testing.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()

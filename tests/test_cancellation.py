@@ -23,7 +23,6 @@ from trio_dgram import (
     Listening,
     PacketInfo,
 )
-from trio_dgram._kernel import system_socket as _system
 from trio_dgram._socket.budget import current_budget
 from trio_dgram.sim import cancel_everywhere
 
@@ -87,7 +86,7 @@ async def send_many_connected(sock: DatagramSocket, to: Address) -> None:
     await sock.send_many([Datagram(bytes([number]), to) for number in range(4)])
 
 
-ASKED = _system.capabilities.packet_info and _system.capabilities.error_queue
+ASKED = trio_dgram.capabilities().packet_info and trio_dgram.capabilities().error_queue
 OPTIONS: list[Any] = [
     {"offload": True},
     {"offload": False},

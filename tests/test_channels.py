@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
 from trio_dgram import Closed, Connected, Datagram, DatagramSocket, Event, EventChannel, Failure, Listening
+from trio_dgram._socket.event_channel import Overflow
 
 from .support.families import Family
 from .support.faults import faulty_kernel
@@ -123,7 +124,7 @@ async def test_a_socket_is_pulled_or_listened_to_not_both(udp: Family) -> None:
 
 @pytest.mark.parametrize("overflow", ["block", "drop-newest", "drop-oldest"])
 async def test_when_the_last_channel_closes_what_it_has_not_given_is_there_for_receive(
-    udp: Family, overflow: trio_dgram._socket.event_channel.Overflow
+    udp: Family, overflow: Overflow
 ) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         first = sock.events(Datagram)

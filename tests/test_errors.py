@@ -14,7 +14,7 @@ import pytest
 
 import trio_dgram
 from trio_dgram import Address, Datagram, DatagramSocket, PacketInfo, PeerUnreachable, SendManyError
-from trio_dgram._values.errors import annotated
+from trio_dgram._values.errors import with_context
 
 from .support.families import Family
 
@@ -86,8 +86,8 @@ def test_errors_can_be_copied_and_pickled(again: Callable[[Any], Any]) -> None:
     unreachable = PeerUnreachable(
         errno.ECONNREFUSED, icmp_type=3, icmp_code=3, reason="port unreachable", offender=None, path_mtu=None
     )
-    annotated(unreachable, "send", to)
-    refused = annotated(OSError(errno.EACCES, "no"), "send", to)
+    with_context(unreachable, "send", to)
+    refused = with_context(OSError(errno.EACCES, "no"), "send", to)
     for error in (unreachable, SendManyError(refused, 3, 2)):
         copied = again(error)
         assert type(copied) is type(error)

@@ -13,7 +13,7 @@ from trio_dgram import sim
 
 # Aliases of other types are what Python makes of them, without a name or a docstring of their own; the modules are
 # looked at for themselves.
-OTHERS: Final = {"Event", "presets", "strategies"}
+OTHERS: Final = {"Event", "SocketType", "presets", "strategies"}
 DOCUMENTED: Final = [(package, name) for package in (trio_dgram, sim) for name in package.__all__ if name not in OTHERS]
 CLASSES: Final = [(package, name) for package, name in DOCUMENTED if inspect.isclass(getattr(package, name))]
 

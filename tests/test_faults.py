@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 import trio_dgram
 from trio_dgram import Datagram, DatagramSocket, Failure
-from trio_dgram._kernel import receiver as _receiver
-from trio_dgram._kernel import system_socket as _system
+from trio_dgram._kernel import python_calls as _python_calls
 
 from .support.descriptors import same_descriptors
 from .support.families import Family
@@ -214,10 +213,10 @@ def test_a_receive_loop_on_an_unconnected_socket_outlives_any_faults(
                 trio_dgram.open_socket(udp.type) as sender,
             ):
                 failures = receiver.events(Failure)
-                coalescing_here = coalescing and receiver._kernel.can_segment
+                coalescing_here = coalescing and receiver._descriptor.can_segment
                 if coalescing_here:
-                    receiver._kernel.receiver.coalesce()
-                if not _receiver._SEVERAL and _system.capabilities.batches:
+                    receiver._descriptor.coalesce()
+                if not _python_calls._BURST and trio_dgram.capabilities().batches:
                     faults.set("recvmmsg", *plan)
                 else:
                     faults.set("recvmsg" if coalescing_here else "recvfrom", *plan)

@@ -22,6 +22,7 @@ from .support.namespaces import Link, Machine, program
 pytestmark = pytest.mark.usefixtures("reading")
 
 ECHO: Final = EXAMPLES / "echo.py"
+TYPES: Final[dict[int, trio_dgram.SocketType]] = {4: "udp4", 6: "udp6"}
 PORT: Final = 41234
 """The port of the example, on machines of our own."""
 LARGEST: Final = bytes(65507)
@@ -153,7 +154,7 @@ async def by_channel(server: DatagramSocket) -> None:
 async def test_each_is_counted_and_its_answers_failure_reported(
     machine: Machine,
     attacker: Attacker,
-    type: str,
+    type: trio_dgram.SocketType,
     version: int,
     answering: Callable[[DatagramSocket], Awaitable[None]],
 ) -> None:
@@ -162,7 +163,7 @@ async def test_each_is_counted_and_its_answers_failure_reported(
     server_address = Address(LINK.host(version, 1), PORT)
     async with trio_dgram.open_socket(type, port=PORT) as server, trio_dgram.open_nursery() as nursery:
         with machine.entered():
-            client = nursery.create_socket(f"udp{version}")
+            client = nursery.create_socket(TYPES[version])
         failures = server.events(Failure)
         nursery.start_soon(answering, server)
         for each in [each for each in HOSTILE if version in each.source]:
@@ -195,10 +196,10 @@ async def test_each_is_counted_and_its_answers_failure_reported(
 async def test_a_batch_of_answers_goes_out_but_for_those_that_cannot(
     machine: Machine, attacker: Attacker, version: int
 ) -> None:
-    async with trio_dgram.open_socket(f"udp{version}", port=PORT) as server, trio_dgram.open_nursery() as nursery:
+    async with trio_dgram.open_socket(TYPES[version], port=PORT) as server, trio_dgram.open_nursery() as nursery:
         failures = server.events(Failure)
         with machine.entered():
-            client = nursery.create_socket(f"udp{version}")
+            client = nursery.create_socket(TYPES[version])
             await client.bind(0, PEER[version])
         # Of one size, so that the kernel could be asked to send several in one call.
         for number in range(9):

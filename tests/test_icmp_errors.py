@@ -1,4 +1,4 @@
-"""What ICMP says about datagrams sent earlier: told with destination, reason and sender, and paid for by nobody."""
+"""ICMP errors about earlier datagrams: reported with destination, reason and offender, never raised by another send."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import trio.testing
 
 import trio_dgram
 from trio_dgram import Address, Datagram, DatagramSocket, EventChannel, Failure, PeerUnreachable
+from trio_dgram._codecs.families import SocketType
 from trio_dgram._kernel import descriptor as _kernel
 from trio_dgram._kernel.system_socket import SystemSocket
 
@@ -25,24 +26,25 @@ from .support.namespaces import Machine, another_machine, entered, ip, run, sysc
 
 pytestmark = pytest.mark.skipif("config.getoption('--portable')", reason="kernel: the portable path has no error queue")
 
-PEERS: Final = [("udp4", "127.0.0.1"), ("udp6", "::1"), ("udp6", "127.0.0.1")]
-"""The type of a socket and the loopback address that its peer has; the last is IPv4-mapped to it."""
-PATIENCE: Final = 20
+PEERS: Final[list[tuple[SocketType, str]]] = [("udp4", "127.0.0.1"), ("udp6", "::1"), ("udp6", "127.0.0.1")]
+"""The type of a socket and the loopback address of its peer; the last is IPv4-mapped on the socket."""
+TIMEOUT: Final = 20
+"""How long an event that must happen may take, in seconds."""
 
 
-def nobody(host: str) -> Address:
-    """Return an address at which nobody listens."""
+def closed_port(host: str) -> Address:
+    """Return an address that no socket is bound to."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as closed:
         closed.bind((host, 0))
         return Address(host, closed.getsockname()[1])
 
 
-def as_seen(type_: str, host: str) -> str:
+def as_seen(type_: SocketType, host: str) -> str:
     return f"::ffff:{host}" if type_ == "udp6" and ":" not in host else host
 
 
 async def next_error(failures: EventChannel[Failure]) -> PeerUnreachable:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TIMEOUT):
         failure = await failures.receive()
     assert isinstance(failure.error, PeerUnreachable)
     assert (failure.operation, failure.address) == (failure.error.operation, failure.error.address)
@@ -51,10 +53,8 @@ async def next_error(failures: EventChannel[Failure]) -> PeerUnreachable:
 
 @pytest.mark.parametrize("connected", [False, True])
 @pytest.mark.parametrize(("type_", "host"), PEERS)
-async def test_a_port_where_nobody_listens_is_told_though_nobody_receives(
-    type_: str, host: str, connected: bool
-) -> None:
-    to = nobody(host)
+async def test_a_closed_port_is_reported_while_no_task_receives(type_: SocketType, host: str, connected: bool) -> None:
+    to = closed_port(host)
     async with trio_dgram.open_socket(type_, icmp_errors=True) as sock:
         failures = sock.events(Failure)
         if connected:
@@ -76,7 +76,7 @@ async def test_a_port_where_nobody_listens_is_told_though_nobody_receives(
 
 @pytest.mark.parametrize("listening", [False, True])
 @pytest.mark.parametrize(("type_", "host"), PEERS)
-async def test_a_socket_that_receives_goes_on_and_its_errors_are_told(type_: str, host: str, listening: bool) -> None:
+async def test_icmp_errors_are_reported_and_receiving_continues(type_: SocketType, host: str, listening: bool) -> None:
     async with trio_dgram.open_nursery() as nursery:
         sock = nursery.create_socket(type_, icmp_errors=True)
         failures = sock.events(Failure)
@@ -85,7 +85,7 @@ async def test_a_socket_that_receives_goes_on_and_its_errors_are_told(type_: str
         got = list[bytes]()
 
         async def receive() -> None:
-            async for datagram in datagrams:  # pragma: no branch -- the last one ends it
+            async for datagram in datagrams:  # pragma: no branch -- the last datagram ends it
                 got.append(datagram.data)
                 if datagram.data == b"last":
                     sock.close()
@@ -94,7 +94,7 @@ async def test_a_socket_that_receives_goes_on_and_its_errors_are_told(type_: str
         nursery.start_soon(receive)
         await trio.testing.wait_all_tasks_blocked()
         for number in range(5):
-            await sock.send(b"lost", nobody(host))
+            await sock.send(b"lost", closed_port(host))
             await next_error(failures)
             await sock.send(bytes([number]), to)
         await sock.send(b"last", to)
@@ -104,8 +104,8 @@ async def test_a_socket_that_receives_goes_on_and_its_errors_are_told(type_: str
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("icmp_errors", [False, True])
 @pytest.mark.parametrize(("type_", "host"), PEERS)
-async def test_a_send_to_a_healthy_peer_after_anothers_error_is_sent_exactly_once(
-    type_: str, host: str, icmp_errors: bool, many: bool
+async def test_a_send_after_another_peers_error_is_sent_exactly_once(
+    type_: SocketType, host: str, icmp_errors: bool, many: bool
 ) -> None:
     async with (
         trio_dgram.open_socket("udp6" if ":" in host else "udp4", port=0, host=host) as healthy,
@@ -114,9 +114,9 @@ async def test_a_send_to_a_healthy_peer_after_anothers_error_is_sent_exactly_onc
         wanted = [bytes([number]) for number in range(20)]
         for data in wanted:
             if many:
-                await sock.send_many([Datagram(b"lost", nobody(host)), Datagram(data, healthy.address)])
+                await sock.send_many([Datagram(b"lost", closed_port(host)), Datagram(data, healthy.address)])
             else:
-                await sock.send(b"lost", nobody(host))
+                await sock.send(b"lost", closed_port(host))
                 await sock.send(data, healthy.address)
         assert [(await healthy.receive()).data for _ in wanted] == wanted
         with pytest.raises(trio.WouldBlock):
@@ -125,7 +125,7 @@ async def test_a_send_to_a_healthy_peer_after_anothers_error_is_sent_exactly_onc
         assert (statistics.sent, statistics.send_errors) == (40, 0)
 
 
-async def test_an_idle_socket_with_queued_errors_does_nothing(udp: Family) -> None:
+async def test_an_idle_socket_with_queued_errors_does_not_busy_loop(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         socks = [nursery.create_socket(udp.type, icmp_errors=True) for _ in range(3)]
         for sock in socks:
@@ -135,20 +135,20 @@ async def test_an_idle_socket_with_queued_errors_does_nothing(udp: Family) -> No
         failures = watching.events(Failure)
         for sock in socks:
             for _ in range(50):
-                sock.send_nowait(b"x", nobody(udp.loopback))
+                sock.send_nowait(b"x", closed_port(udp.loopback))
         assert unattended.statistics().sent == 50
-        # It returns once no task has run for a while, which a loop that is woken again and again would prevent.
-        with trio.fail_after(PATIENCE):
+        # It returns once no task has run for 0.05 s, which a busy loop would prevent.
+        with trio.fail_after(TIMEOUT):
             await trio.testing.wait_all_tasks_blocked(0.05)
         assert failures.statistics().failures_dropped == 0
         assert watching.statistics().receive_errors == receiving.statistics().receive_errors == 50
         nursery.cancel_scope.cancel()
 
 
-async def test_queued_errors_do_not_take_the_room_of_datagrams(udp: Family) -> None:
+async def test_queued_errors_do_not_use_up_the_receive_buffer(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
         for _ in range(600):
-            await sock.send(b"x", nobody(udp.loopback))
+            await sock.send(b"x", closed_port(udp.loopback))
         sent = [bytes([number]) for number in range(100)]
         for data in sent:
             await sock.send(data, sock.address)
@@ -158,10 +158,10 @@ async def test_queued_errors_do_not_take_the_room_of_datagrams(udp: Family) -> N
 
 @pytest.mark.parametrize("icmp_errors", [False, True])
 @pytest.mark.parametrize(("type_", "host"), PEERS)
-async def test_on_a_connected_socket_an_earlier_error_goes_to_the_next_receive_once(
-    type_: str, host: str, icmp_errors: bool
+async def test_a_connected_socket_raises_a_pending_error_from_the_next_receive_once(
+    type_: SocketType, host: str, icmp_errors: bool
 ) -> None:
-    to = nobody(host)
+    to = closed_port(host)
     async with (
         trio_dgram.open_socket(type_, connect=to, icmp_errors=icmp_errors) as sock,
         trio_dgram.open_nursery() as nursery,
@@ -185,12 +185,12 @@ async def test_on_a_connected_socket_an_earlier_error_goes_to_the_next_receive_o
 
 
 @pytest.mark.parametrize(("type_", "host"), PEERS)
-async def test_an_error_of_one_who_was_sent_to_before_is_not_the_peers(type_: str, host: str) -> None:
+async def test_an_error_of_an_earlier_destination_is_not_raised_for_the_peer(type_: SocketType, host: str) -> None:
     async with (
         trio_dgram.open_socket("udp6" if ":" in host else "udp4", port=0, host=host) as peer,
         trio_dgram.open_socket(type_, icmp_errors=True) as sock,
     ):
-        await sock.send(b"lost", nobody(host))
+        await sock.send(b"lost", closed_port(host))
         await sock.connect(peer.address)
         await sock.send(b"question")
         await peer.send((await peer.receive()).reply(b"answer"))
@@ -200,10 +200,10 @@ async def test_an_error_of_one_who_was_sent_to_before_is_not_the_peers(type_: st
 
 @pytest.mark.parametrize("icmp_errors", [False, True])
 @pytest.mark.parametrize(("type_", "host"), PEERS)
-async def test_an_error_of_a_peer_that_was_let_go_is_told_as_its_own_and_not_as_the_next_peers(
-    type_: str, host: str, icmp_errors: bool
+async def test_an_error_of_a_former_peer_is_reported_for_that_peer_only(
+    type_: SocketType, host: str, icmp_errors: bool
 ) -> None:
-    gone = [nobody(host), nobody(host)]
+    gone = [closed_port(host), closed_port(host)]
     async with (
         trio_dgram.open_socket("udp6" if ":" in host else "udp4", port=0, host=host) as peer,
         trio_dgram.open_socket(type_, icmp_errors=icmp_errors) as sock,
@@ -225,11 +225,11 @@ async def test_an_error_of_a_peer_that_was_let_go_is_told_as_its_own_and_not_as_
 
 
 @contextmanager
-def narrow_road(machine: Machine) -> Generator[dict[str, str]]:
-    """Lay a way over ``machine`` to a third one, whose second half takes packets of 1300 bytes; give its addresses."""
+def narrow_path(machine: Machine) -> Generator[dict[str, str]]:
+    """Route by ``machine``, over a second link with an MTU of 1300 bytes, to a third one; give its addresses."""
     near = machine.link(1)
     with another_machine(machine.namespace) as far:
-        road = far.link(2, mtu=1300)
+        second = far.link(2, mtu=1300)
         ip(
             f"route add 198.18.2.0/24 via {near.there['udp4']}",
             f"route add 2001:db8:2::/64 via {near.there['udp6']}",
@@ -238,26 +238,24 @@ def narrow_road(machine: Machine) -> Generator[dict[str, str]]:
             sysctl("net.ipv4.ip_forward", 1)
             sysctl("net.ipv6.conf.all.forwarding", 1)
         with far.entered():
-            ip(f"route add default via {road.here['udp4']}", f"route add default via {road.here['udp6']}")
-        yield road.there
+            ip(f"route add default via {second.here['udp4']}", f"route add default via {second.here['udp6']}")
+        yield second.there
 
 
 @pytest.mark.parametrize("icmp_errors", [False, True])
-async def test_a_path_with_a_smaller_mtu_costs_no_later_datagram(
-    udp: Family, machine: Machine, icmp_errors: bool
-) -> None:
-    with narrow_road(machine) as there:
+async def test_a_pending_emsgsize_loses_no_later_datagram(udp: Family, machine: Machine, icmp_errors: bool) -> None:
+    with narrow_path(machine) as there:
         async with trio_dgram.open_socket(udp.type, icmp_errors=icmp_errors, mtu_discovery="do") as sock:
             to = (there[udp.type], 9)
             assert sock.path_mtu(to) == 1500
             await sock.connect(to)
             failures = sock.events(Failure)
             await sock.send(b"x" * 1400)
-            # The router says so before anything else is sent.
+            # Wait for the ICMP error of the router before the next send.
             sent = 1
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(TIMEOUT):
                 while sock.path_mtu(to) == 1500:
-                    await trio.lowlevel.checkpoint()  # pragma: no cover -- most often it is known by now
+                    await trio.lowlevel.checkpoint()  # pragma: no cover -- it has usually arrived
             await sock.send(b"y")
             sent += 1
             failure = await failures.receive()
@@ -278,8 +276,8 @@ def machine_address(udp: Family) -> str:
     return {"udp4": "198.18.1.2", "udp6": "2001:db8:1::2"}[udp.type]
 
 
-async def test_a_router_that_discards_for_the_hop_limit_is_named(udp: Family, machine: Machine) -> None:
-    with narrow_road(machine) as there:
+async def test_an_exceeded_hop_limit_names_the_router(udp: Family, machine: Machine) -> None:
+    with narrow_path(machine) as there:
         async with trio_dgram.open_socket(udp.type, icmp_errors=True, ttl=1) as sock:
             failures = sock.events(Failure)
             await sock.send(b"x", (there[udp.type], 9))
@@ -289,21 +287,21 @@ async def test_a_router_that_discards_for_the_hop_limit_is_named(udp: Family, ma
             assert error.address == (there[udp.type], 9)
 
 
-async def test_what_the_queue_had_no_room_for_is_told_by_its_errno(udp: Family) -> None:
+async def test_an_error_that_the_queue_lacks_is_reported_by_its_errno(udp: Family) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
             failures = sock.events(Failure)
-            # The queue seems empty, twice.
+            # Reading the queue finds it empty twice.
             faults.set("recvmsg", errno.EAGAIN, errno.EAGAIN)
-            await sock.send(b"x", nobody(udp.loopback))
-            with trio.fail_after(PATIENCE):
-                told = await failures.receive()
-                assert told.error.errno == errno.ECONNREFUSED
-                assert not isinstance(told.error, PeerUnreachable)
+            await sock.send(b"x", closed_port(udp.loopback))
+            with trio.fail_after(TIMEOUT):
+                reported = await failures.receive()
+                assert reported.error.errno == errno.ECONNREFUSED
+                assert not isinstance(reported.error, PeerUnreachable)
                 assert isinstance((await failures.receive()).error, PeerUnreachable)
 
 
-async def test_watching_ends_with_the_last_channel_that_takes_failures_and_with_the_socket(udp: Family) -> None:
+async def test_watching_ends_with_the_last_failure_channel_and_with_the_socket(udp: Family) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -325,7 +323,7 @@ async def test_watching_ends_with_the_last_channel_that_takes_failures_and_with_
         assert descriptors() == before - 1
 
 
-async def test_an_error_of_another_namespaces_machine_is_told_to_the_socket_that_sent(
+async def test_an_error_in_another_namespace_is_reported_by_the_sending_socket_only(
     udp: Family, machine: Machine
 ) -> None:
     link = machine.link()
@@ -342,47 +340,47 @@ async def test_an_error_of_another_namespaces_machine_is_told_to_the_socket_that
         nursery.cancel_scope.cancel()
 
 
-async def test_more_errors_than_are_read_at_a_time_are_all_told(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_errors_than_one_read_returns_are_all_reported(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_kernel, "_MOST_ERRORS", 2)
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
         for _ in range(7):
-            sock.send_nowait(b"x", nobody(udp.loopback))
+            sock.send_nowait(b"x", closed_port(udp.loopback))
         failures = sock.events(Failure)
         assert failures.statistics().failures_dropped == 0
         await trio.testing.wait_all_tasks_blocked()
         assert sock.statistics().receive_errors == 7
 
 
-async def test_what_is_in_the_queue_and_no_error_is_passed_over(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Confused(FaultySocket):
+async def test_queue_records_without_an_error_are_skipped(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithoutRecords(FaultySocket):
         def recvmsg(self, *arguments: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
-            data, ancillary, flags, source = SystemSocket.recvmsg(self, *arguments)
+            data, ancillary, flags, source = super().recvmsg(*arguments)
             return data, [] if len(arguments) == 3 else ancillary, flags, source
 
-    monkeypatch.setattr("tests.support.faults.FaultySocket", Confused)
+    monkeypatch.setattr("tests.support.faults.FaultySocket", WithoutRecords)
     with faulty_kernel():
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
-            await sock.send(b"lost", nobody(udp.loopback))
+            await sock.send(b"lost", closed_port(udp.loopback))
             await sock.send(b"x", sock.address)
             assert (await sock.receive()).data == b"x"
             assert sock.statistics().send_errors == 0
 
 
-async def test_what_the_queue_tells_of_something_else_than_delivery_is_passed_over(udp: Family) -> None:
+async def test_transmit_timestamps_in_the_queue_are_skipped(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, icmp_errors=True) as sock:
-        # SO_TIMESTAMPING, without the payload: when what is sent has left comes back by the same queue.
+        # SO_TIMESTAMPING without the payload: the kernel queues a transmit timestamp of each datagram there.
         sock.setsockopt(socket.SOL_SOCKET, 37, 1 << 1 | 1 << 4 | 1 << 11)
         await sock.send(b"x", sock.address)
         assert (await sock.receive()).data == b"x"
-        await sock.send(b"lost", nobody(udp.loopback))
+        await sock.send(b"lost", closed_port(udp.loopback))
         await sock.send(b"y", sock.address)
         assert (await sock.receive()).data == b"y"
         assert sock.statistics().receive_errors == 1
 
 
-async def test_who_waits_to_send_is_not_kept_busy_by_errors_that_nobody_takes(udp: Family, machine: Machine) -> None:
+async def test_undrained_errors_do_not_make_a_waiting_send_busy_loop(udp: Family, machine: Machine) -> None:
     link = machine.link(mtu=1300)
-    # Almost nothing leaves, so that what is sent stays in the send buffer.
+    # At this rate datagrams stay in the send buffer.
     run("tc", "qdisc", "add", "dev", link.name, "root", "tbf", "rate", "1kbit", "burst", "1500", "limit", "1m")
     async with trio_dgram.open_nursery() as nursery:
         with machine.entered():
@@ -396,23 +394,23 @@ async def test_who_waits_to_send_is_not_kept_busy_by_errors_that_nobody_takes(ud
             sock.send_nowait(b"x" * 2000, to)
         sent = sock.statistics().sent
         nursery.start_soon(sock.send, b"x" * 1000, to)
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TIMEOUT):
             await trio.testing.wait_all_tasks_blocked()
         assert sock.statistics().sent == sent
         nursery.cancel_scope.cancel()
 
 
-async def test_a_socket_that_is_closed_before_its_errors_are_watched_harms_nobody(udp: Family) -> None:
+async def test_closing_before_errors_are_watched_ends_the_channel(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         sock = nursery.create_socket(udp.type, icmp_errors=True)
         failures = sock.events(Failure)
-        sock.send_nowait(b"x", nobody(udp.loopback))
+        sock.send_nowait(b"x", closed_port(udp.loopback))
         sock.close()
         assert [event async for event in failures] == []
         await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_errors_that_cannot_be_watched_for_want_of_a_descriptor_are_a_failure(
+async def test_a_failed_watch_is_reported_and_retried_by_the_next_channel(
     udp: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(sock: SystemSocket) -> Any:
@@ -423,9 +421,9 @@ async def test_errors_that_cannot_be_watched_for_want_of_a_descriptor_are_a_fail
             patch.setattr(SystemSocket, "watch_errors", full)
             failures = sock.events(Failure)
             assert (await failures.receive()).error.errno == errno.EMFILE
-        # The next one to ask for them tries again.
+        # The next channel retries.
         others = sock.events(Failure)
-        to = nobody(udp.loopback)
+        to = closed_port(udp.loopback)
         await sock.send(b"x", to)
         for channel in (failures, others):
             assert (await next_error(channel)).address == to

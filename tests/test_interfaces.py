@@ -1,4 +1,4 @@
-"""The interfaces of a machine, as the library tells them and as ip-address(8) does."""
+"""The interfaces of a machine: interfaces() agrees with ip-address(8)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from trio_dgram import Interface
 from .support.namespaces import Machine, ip, run
 
 
-def told() -> list[Interface]:
-    """Return the interfaces as ``ip`` tells them, by index."""
+def expected() -> list[Interface]:
+    """Return the interfaces as ip-address(8) reports them, by index."""
     links: list[dict[str, Any]] = json.loads(run("ip", "-j", "address"))
     return sorted(
         [
             Interface(
                 name=link["ifname"],
                 index=link["ifindex"],
-                addresses=tuple(sorted(written(link["ifname"], address) for address in link["addr_info"])),
+                addresses=tuple(sorted(format_host(link["ifname"], address) for address in link["addr_info"])),
                 up="UP" in link["flags"],
                 multicast="MULTICAST" in link["flags"],
                 loopback="LOOPBACK" in link["flags"],
@@ -35,33 +35,33 @@ def told() -> list[Interface]:
     )
 
 
-def written(name: str, address: dict[str, str]) -> str:
+def format_host(name: str, address: dict[str, str]) -> str:
     zoned = address["family"] == "inet6" and address["scope"] == "link"
     return f"{address['local']}%{name}" if zoned else address["local"]
 
 
-def found() -> list[Interface]:
-    """Return the interfaces as the library tells them, their addresses sorted."""
+def actual() -> list[Interface]:
+    """Return the interfaces as the library reports them, their addresses sorted."""
     return [
         attrs.evolve(interface, addresses=tuple(sorted(interface.addresses))) for interface in trio_dgram.interfaces()
     ]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="program: ip is there on Linux only")
-def test_those_of_this_machine() -> None:
-    assert found() == told()
+@pytest.mark.skipif(sys.platform != "linux", reason="program: ip exists on Linux only")
+def test_the_interfaces_of_this_machine_are_listed() -> None:
+    assert actual() == expected()
 
 
 @pytest.mark.usefixtures("namespace")
-def test_loopback_alone() -> None:
+def test_a_new_namespace_has_loopback_only() -> None:
     assert [interface.name for interface in trio_dgram.interfaces()] == ["lo"]
-    assert found() == told()
+    assert actual() == expected()
     ip("link set lo down")
     assert not trio_dgram.interfaces()[0].up
-    assert found() == told()
+    assert actual() == expected()
 
 
-def test_up_and_down_with_and_without_a_peer_and_of_any_size(machine: Machine) -> None:
+def test_state_multicast_and_mtu_are_reported(machine: Machine) -> None:
     machine.link(3, mtu=9000)
     down = machine.link(1, up=False, mtu=1280)
     machine.link(2)
@@ -73,22 +73,22 @@ def test_up_and_down_with_and_without_a_peer_and_of_any_size(machine: Machine) -
     assert (interfaces[down.name].up, interfaces[down.name].mtu) == (False, 1280)
     assert (interfaces["veth2"].up, interfaces["veth2"].multicast) == (True, True)
     assert (interfaces["veth3"].up, interfaces["veth3"].multicast, interfaces["veth3"].mtu) == (True, False, 9000)
-    assert found() == told()
+    assert actual() == expected()
 
 
-def test_each_time_they_are_asked_for_anew(machine: Machine) -> None:
+def test_each_call_reports_the_current_interfaces(machine: Machine) -> None:
     link = machine.link()
-    assert found() == told()
+    assert actual() == expected()
     ip(f"addr add 198.51.100.7/32 dev {link.name}")
     assert "198.51.100.7" in trio_dgram.interfaces()[1].addresses
     ip(f"link set {link.name} down", f"link set {link.name} name renamed0", "link set renamed0 mtu 1300")
     assert [interface.name for interface in trio_dgram.interfaces()] == ["lo", "renamed0"]
-    assert found() == told()
+    assert actual() == expected()
     ip("link del renamed0")
     assert [interface.name for interface in trio_dgram.interfaces()] == ["lo"]
 
 
-def test_many_addresses_of_both_families_and_every_scope(machine: Machine) -> None:
+def test_addresses_of_both_families_and_every_scope_are_reported(machine: Machine) -> None:
     link = machine.link()
     ip(
         f"addr add 198.51.100.1 peer 198.51.100.2 dev {link.name}",
@@ -99,17 +99,17 @@ def test_many_addresses_of_both_families_and_every_scope(machine: Machine) -> No
     )
     addresses = trio_dgram.interfaces()[1].addresses
     assert {"198.51.100.1", "169.254.7.7", "fd00::7", f"fe80::7%{link.name}", "2001:db8:2::7"} <= set(addresses)
-    assert found() == told()
+    assert actual() == expected()
 
 
-def test_an_address_with_a_label_of_its_own_is_its_interfaces_too(machine: Machine) -> None:
+def test_a_labelled_address_belongs_to_its_interface(machine: Machine) -> None:
     link = machine.link()
     ip(f"addr add 198.51.100.1/32 dev {link.name} label {link.name}:old")
     assert "198.51.100.1" in trio_dgram.interfaces()[1].addresses
-    assert found() == told()
+    assert actual() == expected()
 
 
-async def test_an_address_names_its_interface(machine: Machine) -> None:
+async def test_add_membership_finds_the_interface_of_an_address(machine: Machine) -> None:
     first, second = machine.link(1), machine.link(2)
     ip(f"addr add 198.51.100.1/32 dev {second.name} label {second.name}:1")
     async with trio_dgram.open_socket("udp4") as sock:

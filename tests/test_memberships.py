@@ -1,4 +1,4 @@
-"""Multicast groups, joined on interfaces of a namespace's own."""
+"""Multicast memberships, joined on the interfaces of a network namespace."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ import trio
 
 import trio_dgram
 from trio_dgram import DatagramNursery, DatagramSocket, Interface, Membership
-from trio_dgram._kernel import system_socket as _system
+from trio_dgram._codecs.families import SocketType
+from trio_dgram._kernel import capabilities as _capabilities
 
 from .support.families import Family
 from .support.faults import faulty_kernel
 from .support.namespaces import Link, Machine, ip, run, sysctl, wait_until_up
 
 GROUPS: Final = {"udp4": ("239.1.2.3", "239.1.2.4"), "udp6": ("ff15::1234", "ff15::1235")}
-"""Two groups that nobody uses, by the type of a socket."""
+"""Two groups that nothing else on the machine joins, by the type of a socket."""
 PORT: Final = 4000
 
 
 @attrs.frozen
 class Net:
-    """A machine with loopback, two interfaces that are up and one that is down; each leads to another machine."""
+    """A machine with loopback, two interfaces that are up and one that is down, each linked to another machine."""
 
     machine: Machine
     first: Link
@@ -33,12 +34,12 @@ class Net:
     down: Link
 
     @property
-    def able(self) -> list[str]:
-        """The interfaces where a group can be joined, by index."""
+    def capable(self) -> list[str]:
+        """The interfaces on which a group can be joined, by index."""
         return ["lo", self.first.name, self.second.name]
 
-    def sender(self, nursery: DatagramNursery, type: str, link: Link) -> DatagramSocket:
-        """Return a socket on the other machine whose multicast datagrams leave by ``link``."""
+    def sender(self, nursery: DatagramNursery, type: SocketType, link: Link) -> DatagramSocket:
+        """Return a socket on the other machine that sends multicast datagrams over ``link``."""
         with self.machine.entered():
             return nursery.create_socket(type, multicast_interface=link.peer_name).unref()
 
@@ -49,9 +50,9 @@ def net(machine: Machine) -> Net:
 
 
 def joined(group: str) -> list[str]:
-    """Return the interfaces on which somebody has joined ``group``, by index, as ip-maddress(8) tells."""
-    told: list[dict[str, Any]] = json.loads(run("ip", "-j", "maddress"))
-    return [each["ifname"] for each in told if group in [address.get("address") for address in each["maddr"]]]
+    """Return the interfaces on which any socket has joined ``group``, by index, as ip-maddress(8) reports."""
+    reported: list[dict[str, Any]] = json.loads(run("ip", "-j", "maddress"))
+    return [each["ifname"] for each in reported if group in [address.get("address") for address in each["maddr"]]]
 
 
 def names(interfaces: tuple[Interface, ...]) -> list[str]:
@@ -59,14 +60,14 @@ def names(interfaces: tuple[Interface, ...]) -> list[str]:
 
 
 def needs(capability: str) -> None:
-    """Skip the test where the platform, as it is played, has not got ``capability``."""
-    if not getattr(_system.capabilities, capability):
+    """Skip the test where the platform, real or emulated, lacks ``capability``."""
+    if not getattr(trio_dgram.capabilities(), capability):
         pytest.skip(f"kernel: {capability} is not among the portable calls")
 
 
 @pytest.fixture
-def group_isolation() -> None:
-    needs("group_isolation")
+def multicast_all() -> None:
+    needs("multicast_all")
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def source_membership() -> None:
 
 @pytest.fixture(params=["from any source", "from one source"])
 def source(request: pytest.FixtureRequest, udp: Family, net: Net) -> str | None:
-    """The source to join from: none, and the one that is beyond the first interface."""
+    """The source to join from: none, and the peer of the first interface."""
     if request.param == "from any source":
         return None
     needs("source_membership")
@@ -84,7 +85,7 @@ def source(request: pytest.FixtureRequest, udp: Family, net: Net) -> str | None:
 
 
 async def arrivals(sock: DatagramSocket, last: bytes) -> list[bytes]:
-    """Return what comes in, up to ``last``."""
+    """Return the payloads that are received, up to ``last``."""
     got: list[bytes] = []
     while last not in got:
         got.append((await sock.receive()).data)
@@ -105,12 +106,12 @@ async def test_a_group_is_joined_and_left_on_one_interface(udp: Family, net: Net
         assert joined(group) == []
 
 
-@pytest.mark.usefixtures("group_isolation")
-async def test_a_socket_gets_its_own_groups_only(udp: Family, net: Net) -> None:
+@pytest.mark.usefixtures("multicast_all")
+async def test_a_socket_receives_only_groups_that_it_joined(udp: Family, net: Net) -> None:
     group, others = GROUPS[udp.type]
     async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
         sock.add_membership(group, net.first.name)
-        # What somebody else on this machine has joined comes in, but not here.
+        # The machine receives this group, which another socket has joined.
         nursery.create_socket(udp.type).unref().add_membership(others, net.first.name)
         sender = net.sender(nursery, udp.type, net.first)
         await sender.send(b"another group", (others, PORT))
@@ -118,9 +119,9 @@ async def test_a_socket_gets_its_own_groups_only(udp: Family, net: Net) -> None:
         assert await arrivals(sock, b"ours") == [b"ours"]
 
 
-@pytest.mark.usefixtures("group_isolation")
-async def test_on_ipv4_a_socket_gets_its_groups_by_its_own_interfaces_only(net: Net) -> None:
-    # On IPv6 Linux asks for the group alone.
+@pytest.mark.usefixtures("multicast_all")
+async def test_an_ipv4_socket_receives_a_group_only_on_interfaces_where_it_joined(net: Net) -> None:
+    # For IPv6, Linux compares the group only, not the interface.
     group, _ = GROUPS["udp4"]
     async with trio_dgram.open_socket("udp4", port=PORT) as sock, trio_dgram.open_nursery() as nursery:
         sock.add_membership(group, net.first.name)
@@ -131,8 +132,23 @@ async def test_on_ipv4_a_socket_gets_its_groups_by_its_own_interfaces_only(net: 
         assert await arrivals(sock, b"ours") == [b"ours"]
 
 
+async def test_a_dual_stack_socket_joins_an_ipv4_group(net: Net) -> None:
+    group, _ = GROUPS["udp4"]
+    async with trio_dgram.open_socket("udp6", port=PORT) as sock, trio_dgram.open_nursery() as nursery:
+        (interface,) = sock.add_membership(group, net.first.name)
+        assert sock.memberships == (Membership(group, None, interface.name, interface.index),)
+        await net.sender(nursery, "udp4", net.first).send(b"x", (group, PORT))
+        assert (await sock.receive()).address.host == f"::ffff:{net.first.there['udp4']}"
+        assert names(sock.drop_membership(group)) == [net.first.name]
+        assert joined(group) == []
+    async with trio_dgram.open_socket("udp6", ipv6_only=True) as sock:
+        for text in (group, f"::ffff:{group}"):
+            with pytest.raises(ValueError, match="group must be"):
+                sock.add_membership(text, net.first.name)
+
+
 @pytest.mark.usefixtures("source_membership")
-async def test_a_group_is_joined_from_one_source_and_from_a_second_one(udp: Family, net: Net) -> None:
+async def test_a_group_is_joined_from_one_source_and_then_from_a_second(udp: Family, net: Net) -> None:
     group, _ = GROUPS[udp.type]
     version = 4 if udp.type == "udp4" else 6
     good, bad = net.first.host(version, 2), net.first.host(version, 3)
@@ -159,29 +175,29 @@ async def test_a_group_is_joined_from_one_source_and_from_a_second_one(udp: Fami
         assert joined(group) == []
 
 
-async def test_a_group_is_joined_on_every_interface_that_can(udp: Family, net: Net, source: str | None) -> None:
+async def test_a_group_is_joined_on_every_capable_interface(udp: Family, net: Net, source: str | None) -> None:
     group, _ = GROUPS[udp.type]
     async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
-        assert names(sock.add_membership(group, source=source)) == net.able
-        assert joined(group) == net.able
+        assert names(sock.add_membership(group, source=source)) == net.capable
+        assert joined(group) == net.capable
         for link in [net.first, net.second][: 1 if source else 2]:
             await net.sender(nursery, udp.type, link).send(link.name, (group, PORT))
             assert (await sock.receive()).data.decode() == link.name
-        assert names(sock.drop_membership(group, source=source)) == net.able
+        assert names(sock.drop_membership(group, source=source)) == net.capable
         assert joined(group) == []
         with pytest.raises(OSError, match="on every interface"):
             sock.drop_membership(group, source=source)
-        assert names(sock.add_membership(group, source=source)) == net.able
+        assert names(sock.add_membership(group, source=source)) == net.capable
     assert joined(group) == []
 
 
-async def test_joining_binds_the_socket(udp: Family, net: Net) -> None:
+async def test_joining_autobinds(udp: Family, net: Net) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         sock.add_membership(GROUPS[udp.type][0], net.first.name)
         assert sock.address.port
 
 
-async def test_where_it_is_joined_already_it_is_passed_over(udp: Family, net: Net) -> None:
+async def test_joining_everywhere_skips_interfaces_where_the_group_is_joined(udp: Family, net: Net) -> None:
     group, _ = GROUPS[udp.type]
     async with trio_dgram.open_socket(udp.type) as sock:
         sock.add_membership(group, net.first.name)
@@ -191,7 +207,7 @@ async def test_where_it_is_joined_already_it_is_passed_over(udp: Family, net: Ne
         assert joined(group) == []
 
 
-async def test_an_interface_that_turns_out_dead_is_passed_over(udp: Family, net: Net) -> None:
+async def test_joining_everywhere_skips_an_interface_that_refuses(udp: Family, net: Net) -> None:
     group, _ = GROUPS[udp.type]
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0) as sock:
@@ -200,7 +216,7 @@ async def test_an_interface_that_turns_out_dead_is_passed_over(udp: Family, net:
             assert names(sock.drop_membership(group)) == ["lo", net.second.name]
 
 
-async def test_an_interface_that_has_gone_has_taken_its_membership_along(udp: Family, net: Net) -> None:
+async def test_leaving_everywhere_skips_a_removed_interface(udp: Family, net: Net) -> None:
     group, _ = GROUPS[udp.type]
     async with trio_dgram.open_socket(udp.type) as sock:
         sock.add_membership(group)
@@ -209,7 +225,7 @@ async def test_an_interface_that_has_gone_has_taken_its_membership_along(udp: Fa
         assert joined(group) == []
 
 
-async def test_joining_twice_and_leaving_what_was_not_joined_is_the_kernels_error(udp: Family, net: Net) -> None:
+async def test_joining_twice_and_leaving_without_joining_raise_the_kernels_error(udp: Family, net: Net) -> None:
     group, another = GROUPS[udp.type]
     name = net.first.name
     async with trio_dgram.open_socket(udp.type) as sock:
@@ -224,7 +240,7 @@ async def test_joining_twice_and_leaving_what_was_not_joined_is_the_kernels_erro
 
 
 @pytest.mark.usefixtures("source_membership")
-async def test_joining_a_source_twice_and_leaving_one_that_was_not_joined_is_so_too(udp: Family, net: Net) -> None:
+async def test_joining_a_source_twice_and_leaving_another_raise_the_kernels_error(udp: Family, net: Net) -> None:
     group, _ = GROUPS[udp.type]
     name, source = net.first.name, net.first.there[udp.type]
     async with trio_dgram.open_socket(udp.type) as sock:
@@ -232,16 +248,16 @@ async def test_joining_a_source_twice_and_leaving_one_that_was_not_joined_is_so_
         with pytest.raises(OSError, match=f"add_membership {group} from {source} on {name}") as caught:
             sock.add_membership(group, name, source=source)
         assert caught.value.errno == errno.EADDRNOTAVAIL
-        stranger = net.second.there[udp.type]
-        with pytest.raises(OSError, match=f"drop_membership {group} from {stranger} on {name}") as caught:
-            sock.drop_membership(group, name, source=stranger)
+        other = net.second.there[udp.type]
+        with pytest.raises(OSError, match=f"drop_membership {group} from {other} on {name}") as caught:
+            sock.drop_membership(group, name, source=other)
         assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
-async def test_a_source_cannot_be_chosen_with_the_portable_calls(
+async def test_joining_from_one_source_raises_enotsup_without_the_capability(
     udp: Family, net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_system, "capabilities", _system.portable)
+    monkeypatch.setattr(_capabilities, "detected", _capabilities.portable())
     group, _ = GROUPS[udp.type]
     async with trio_dgram.open_socket(udp.type) as sock:
         with pytest.raises(OSError, match=f"add_membership {group} from {udp.loopback} on lo") as caught:
@@ -251,7 +267,7 @@ async def test_a_source_cannot_be_chosen_with_the_portable_calls(
 
 
 @pytest.mark.parametrize("interface", ["veth99", 99, "203.0.113.1", "2001:db8:ffff::1"])
-async def test_an_interface_that_there_is_not_is_enodev(udp: Family, net: Net, interface: str | int) -> None:
+async def test_an_unknown_interface_raises_enodev(udp: Family, net: Net, interface: str | int) -> None:
     group, _ = GROUPS[udp.type]
     async with trio_dgram.open_socket(udp.type) as sock:
         for change in (sock.add_membership, sock.drop_membership):
@@ -262,7 +278,7 @@ async def test_an_interface_that_there_is_not_is_enodev(udp: Family, net: Net, i
             _ = sock.address
 
 
-async def test_where_it_can_be_joined_on_no_interface_the_first_error_is_raised_from_all(udp: Family, net: Net) -> None:
+async def test_joining_on_no_interface_raises_the_first_error_from_a_group_of_all(udp: Family, net: Net) -> None:
     group, _ = GROUPS[udp.type]
     async with trio_dgram.open_socket(udp.type) as sock:
         sock.add_membership(group)
@@ -271,13 +287,13 @@ async def test_where_it_can_be_joined_on_no_interface_the_first_error_is_raised_
         tries = caught.value.__cause__
         assert isinstance(tries, ExceptionGroup)
         assert tries.exceptions[0] is caught.value
-        assert [str(each).count(f"{group} on {name}") for each, name in zip(tries.exceptions, net.able, strict=True)]
+        assert [str(each).count(f"{group} on {name}") for each, name in zip(tries.exceptions, net.capable, strict=True)]
         assert {each.errno for each in tries.exceptions if isinstance(each, OSError)} == {errno.EADDRINUSE}
-        assert names(sock.drop_membership(group)) == net.able
+        assert names(sock.drop_membership(group)) == net.capable
 
 
 @pytest.mark.usefixtures("namespace")
-async def test_where_there_is_no_interface_to_join_on_it_is_enodev(udp: Family) -> None:
+async def test_joining_without_a_capable_interface_raises_enodev(udp: Family) -> None:
     group, _ = GROUPS[udp.type]
     ip("link set lo down")
     async with trio_dgram.open_socket(udp.type) as sock:
@@ -287,7 +303,7 @@ async def test_where_there_is_no_interface_to_join_on_it_is_enodev(udp: Family) 
         assert caught.value.__cause__ is None
 
 
-async def test_too_many_groups_on_one_interface_is_the_kernels_error(net: Net) -> None:
+async def test_too_many_groups_on_one_interface_raise_the_kernels_error(net: Net) -> None:
     group, another = GROUPS["udp4"]
     sysctl("net.ipv4.igmp_max_memberships", 1)
     async with trio_dgram.open_socket("udp4") as sock:
@@ -298,24 +314,24 @@ async def test_too_many_groups_on_one_interface_is_the_kernels_error(net: Net) -
 
 
 @pytest.mark.usefixtures("source_membership")
-async def test_too_many_sources_is_the_kernels_error(net: Net) -> None:
+async def test_too_many_sources_raise_the_kernels_error(net: Net) -> None:
     group, _ = GROUPS["udp4"]
     sysctl("net.ipv4.igmp_max_msf", 1)
     async with trio_dgram.open_socket("udp4") as sock:
         sock.add_membership(group, net.first.name, source=net.first.there["udp4"])
-        stranger = net.second.there["udp4"]
-        with pytest.raises(OSError, match=f"add_membership {group} from {stranger} on {net.first.name}") as caught:
-            sock.add_membership(group, net.first.name, source=stranger)
+        second = net.second.there["udp4"]
+        with pytest.raises(OSError, match=f"add_membership {group} from {second} on {net.first.name}") as caught:
+            sock.add_membership(group, net.first.name, source=second)
         assert caught.value.errno == errno.ENOBUFS
 
 
-async def test_too_many_groups_on_every_interface_leaves_what_the_call_has_joined(net: Net) -> None:
+async def test_too_many_groups_undo_the_joins_of_the_same_call(net: Net) -> None:
     group, another = GROUPS["udp4"]
     sysctl("net.ipv4.igmp_max_memberships", 3)
     async with trio_dgram.open_socket("udp4") as sock:
         sock.add_membership(another, net.second.name)
         sock.add_membership(group, net.first.name)
-        # Room for one more, and two interfaces to join it on.
+        # One more membership is allowed, and two interfaces are left.
         with pytest.raises(OSError, match=f"add_membership {group} on {net.second.name}") as caught:
             sock.add_membership(group)
         assert caught.value.errno == errno.ENOBUFS
@@ -324,7 +340,7 @@ async def test_too_many_groups_on_every_interface_leaves_what_the_call_has_joine
 
 
 @pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM])
-async def test_so_does_either_word_of_the_kernels_for_it(udp: Family, net: Net, error: int) -> None:
+async def test_enobufs_and_enomem_undo_the_joins_of_the_same_call(udp: Family, net: Net, error: int) -> None:
     group, _ = GROUPS[udp.type]
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0) as sock:
@@ -333,10 +349,10 @@ async def test_so_does_either_word_of_the_kernels_for_it(udp: Family, net: Net, 
                 sock.add_membership(group)
             assert caught.value.errno == error
             assert joined(group) == []
-            assert names(sock.add_membership(group)) == net.able
+            assert names(sock.add_membership(group)) == net.capable
 
 
-async def test_what_is_joined_where_is_listed_in_order(udp: Family, net: Net, source: str | None) -> None:
+async def test_memberships_are_listed_in_the_order_of_joining(udp: Family, net: Net, source: str | None) -> None:
     one, two = GROUPS[udp.type]
     async with trio_dgram.open_socket(udp.type) as sock:
         assert not sock.memberships
@@ -350,30 +366,28 @@ async def test_what_is_joined_where_is_listed_in_order(udp: Family, net: Net, so
         )
         sock.drop_membership(two, source=source)
         assert [membership.group for membership in sock.memberships] == [one]
-    for closed in (lambda: sock.memberships, sock.rejoin):
+    for closed in (lambda: sock.memberships, sock.rejoin_memberships):
         with pytest.raises(trio.ClosedResourceError):
             closed()
 
 
-async def test_a_membership_outlives_its_interfaces_being_down(udp: Family, net: Net, source: str | None) -> None:
+async def test_a_membership_is_kept_while_its_interface_is_down(udp: Family, net: Net, source: str | None) -> None:
     group, _ = GROUPS[udp.type]
     async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
         sock.add_membership(group, net.first.name, source=source)
         before = sock.memberships
         ip(f"link set {net.first.name} down")
-        assert sock.rejoin() == ()
+        assert sock.rejoin_memberships() == ()
         assert sock.memberships == before
         ip(f"link set {net.first.name} up")
         wait_until_up(net.machine.home, net.first.name)
-        assert sock.rejoin() == sock.memberships == before
+        assert sock.rejoin_memberships() == sock.memberships == before
         assert joined(group) == [net.first.name]
         await net.sender(nursery, udp.type, net.first).send(b"again", (group, PORT))
         assert (await sock.receive()).data == b"again"
 
 
-async def test_what_went_with_its_interface_is_joined_again_when_that_is_back(
-    udp: Family, net: Net, source: str | None
-) -> None:
+async def test_memberships_of_a_recreated_interface_are_joined_again(udp: Family, net: Net, source: str | None) -> None:
     group, other = GROUPS[udp.type]
     async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
         sock.add_membership(other, net.second.name)
@@ -381,18 +395,18 @@ async def test_what_went_with_its_interface_is_joined_again_when_that_is_back(
             sock.add_membership(group, net.first.name, source=source)
             before = sock.memberships
             ip(f"link delete {net.first.name}")
-            assert [membership.interface for membership in sock.rejoin()] == [net.second.name]
+            assert [membership.interface for membership in sock.rejoin_memberships()] == [net.second.name]
             assert sock.memberships == before
             net.machine.link(1)
             assert joined(group) == []
-            after = sock.rejoin()
+            after = sock.rejoin_memberships()
             assert after == sock.memberships
             assert [(each.group, each.interface) for each in after] == [
                 (other, net.second.name),
                 (group, net.first.name),
             ]
             assert after[1].index != before[1].index
-            assert sock.rejoin() == after
+            assert sock.rejoin_memberships() == after
             assert joined(group) == [net.first.name]
             sender = net.sender(nursery, udp.type, net.first)
             await sender.send(b"again", (group, PORT))
@@ -401,7 +415,7 @@ async def test_what_went_with_its_interface_is_joined_again_when_that_is_back(
             assert joined(group) == []
 
 
-async def test_an_interface_made_again_by_its_number_too_has_lost_what_was_joined(
+async def test_memberships_of_an_interface_recreated_with_the_same_index_are_joined_again(
     udp: Family, net: Net, source: str | None
 ) -> None:
     group, _ = GROUPS[udp.type]
@@ -414,41 +428,39 @@ async def test_an_interface_made_again_by_its_number_too_has_lost_what_was_joine
             f"link set {interface.name} up",
         )
         assert joined(group) == []
-        assert sock.rejoin() == sock.memberships == before
+        assert sock.rejoin_memberships() == sock.memberships == before
         assert joined(group) == [interface.name]
 
 
-async def test_what_ipv6_loses_with_a_small_mtu_is_joined_again_with_a_large_one(
-    udp: Family, net: Net, source: str | None
-) -> None:
+async def test_ipv6_memberships_lost_by_a_small_mtu_are_joined_again(udp: Family, net: Net, source: str | None) -> None:
     group, _ = GROUPS[udp.type]
     async with trio_dgram.open_socket(udp.type) as sock:
         sock.add_membership(group, net.first.name, source=source)
         before = sock.memberships
         # IPv6 needs 1280 bytes (RFC 8200, 5).
         ip(f"link set {net.first.name} mtu 1000")
-        assert sock.rejoin() == (before if udp.type == "udp4" else ())
+        assert sock.rejoin_memberships() == (before if udp.type == "udp4" else ())
         assert sock.memberships == before
         ip(f"link set {net.first.name} mtu 1500")
-        assert sock.rejoin() == before
+        assert sock.rejoin_memberships() == before
         assert joined(group) == [net.first.name]
 
 
 @pytest.mark.usefixtures("source_membership")
-async def test_two_sources_are_joined_again_and_others_still_not_heard(udp: Family, net: Net) -> None:
+async def test_rejoining_restores_two_sources_and_no_other(udp: Family, net: Net) -> None:
     group, _ = GROUPS[udp.type]
     version = 4 if udp.type == "udp4" else 6
-    first, second, stranger = (net.first.host(version, number) for number in (2, 3, 4))
+    first, second, third = (net.first.host(version, number) for number in (2, 3, 4))
     async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
         for each in (first, second):
             sock.add_membership(group, net.first.name, source=each)
         ip(f"link delete {net.first.name}")
         net.machine.link(1)
-        assert [membership.source for membership in sock.rejoin()] == [first, second]
+        assert [membership.source for membership in sock.rejoin_memberships()] == [first, second]
         with net.machine.entered():
-            for each in (second, stranger):
+            for each in (second, third):
                 ip(f"addr add {each}/{24 if version == 4 else 64} dev {net.first.peer_name} {'nodad' * (version == 6)}")
-        for each in (stranger, first, second):
+        for each in (third, first, second):
             sender = net.sender(nursery, udp.type, net.first)
             with net.machine.entered():
                 await sender.bind(0, each)
@@ -456,7 +468,7 @@ async def test_two_sources_are_joined_again_and_others_still_not_heard(udp: Fami
         assert await arrivals(sock, second.encode()) == [first.encode(), second.encode()]
 
 
-async def test_on_an_interface_made_again_a_group_is_joined_and_left_by_name(
+async def test_groups_on_a_recreated_interface_are_joined_and_left_by_name(
     udp: Family, net: Net, source: str | None
 ) -> None:
     group, other = GROUPS[udp.type]
@@ -466,10 +478,10 @@ async def test_on_an_interface_made_again_a_group_is_joined_and_left_by_name(
         sock.add_membership(group, net.second.name, source=source)
         ip(f"link delete {net.first.name}")
         net.machine.link(1)
-        # What was joined there has gone already, and is not to come back.
+        # The kernel has lost this membership already; it must not be joined again.
         assert names(sock.drop_membership(group, net.first.name, source=source)) == [net.first.name]
         (new,) = sock.add_membership(other, net.first.name, source=source)
-        assert [(each.group, each.interface) for each in sock.rejoin()] == [
+        assert [(each.group, each.interface) for each in sock.rejoin_memberships()] == [
             (group, net.second.name),
             (other, net.first.name),
         ]
@@ -480,33 +492,33 @@ async def test_on_an_interface_made_again_a_group_is_joined_and_left_by_name(
 
 
 @pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM])
-async def test_what_cannot_be_joined_again_is_an_error_that_names_it(udp: Family, net: Net, error: int) -> None:
+async def test_a_failed_rejoin_names_the_group_and_the_interface(udp: Family, net: Net, error: int) -> None:
     group, _ = GROUPS[udp.type]
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=PORT) as sock:
             sock.add_membership(group, net.first.name)
             before = sock.memberships
             faults.set("setsockopt", None, error)
-            with pytest.raises(OSError, match=f"rejoin {group} on {net.first.name}") as caught:
-                sock.rejoin()
+            with pytest.raises(OSError, match=f"rejoin_memberships {group} on {net.first.name}") as caught:
+                sock.rejoin_memberships()
             assert caught.value.errno == error
             assert sock.memberships == before
             assert joined(group) == []
-            assert sock.rejoin() == before
+            assert sock.rejoin_memberships() == before
             assert joined(group) == [net.first.name]
 
 
-async def test_what_could_not_be_left_is_still_joined(udp: Family, net: Net, source: str | None) -> None:
+async def test_rejoining_keeps_a_membership_that_cannot_be_left(udp: Family, net: Net, source: str | None) -> None:
     group, _ = GROUPS[udp.type]
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=PORT) as sock:
             sock.add_membership(group, net.first.name, source=source)
             faults.set("setsockopt", errno.EADDRNOTAVAIL)
-            assert sock.rejoin() == sock.memberships != ()
+            assert sock.rejoin_memberships() == sock.memberships != ()
             assert joined(group) == [net.first.name]
 
 
-async def test_memberships_of_interfaces_that_have_gone_take_no_place(
+async def test_memberships_of_removed_interfaces_do_not_count_against_the_limit(
     udp: Family, net: Net, source: str | None
 ) -> None:
     group, _ = GROUPS[udp.type]
@@ -516,4 +528,4 @@ async def test_memberships_of_interfaces_that_have_gone_take_no_place(
         for _ in range(2):
             ip(f"link delete {net.first.name}")
             net.machine.link(1)
-            assert len(sock.rejoin()) == 1
+            assert len(sock.rejoin_memberships()) == 1

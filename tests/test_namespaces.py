@@ -1,4 +1,4 @@
-"""Machines of our own: what the other tests take for granted of them, and what the library makes of several."""
+"""Network namespaces: the support code for other tests, and sockets in several namespaces."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .support.namespaces import Link, Machine, another_machine, ip, network_name
 
 
 def here() -> str:
-    """Return which network namespace this thread is in."""
+    """Return the network namespace of this thread."""
     return str(Path("/proc/thread-self/ns/net").readlink())
 
 
-def test_a_namespace_is_left_even_by_an_error_and_nothing_stays() -> None:
+def test_a_namespace_is_left_after_an_error_and_no_descriptor_leaks() -> None:
     home = here()
     with same_descriptors(), pytest.raises(ZeroDivisionError), network_namespace() as inside:
         assert here() != home
@@ -50,7 +50,9 @@ def test_a_namespace_that_cannot_be_set_up_is_left(monkeypatch: pytest.MonkeyPat
     ("number", "reason"),
     [(errno.EPERM, "permission: .*unshare"), (errno.EINVAL, "kernel: "), (errno.ENOSYS, "kernel: ")],
 )
-def test_where_there_can_be_none_the_test_is_skipped(monkeypatch: pytest.MonkeyPatch, number: int, reason: str) -> None:
+def test_a_test_is_skipped_where_namespaces_cannot_be_created(
+    monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
     def refuse(name: str, *_: int) -> NoReturn:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
@@ -59,47 +61,47 @@ def test_where_there_can_be_none_the_test_is_skipped(monkeypatch: pytest.MonkeyP
         namespaces.make_namespace()
 
 
-def test_what_the_kernel_refuses_is_told() -> None:
+def test_change_namespace_raises_the_kernels_error() -> None:
     with pytest.raises(OSError, match="setns") as caught:
         namespaces.change_namespace("setns", -1, namespaces.CLONE_NEWNET)
     assert caught.value.errno == errno.EBADF
 
 
-def test_an_interface_goes_with_the_machine_at_its_other_end(namespace: int) -> None:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as news:
-        news.settimeout(20)
+def test_an_interface_is_removed_with_the_machine_of_its_peer(namespace: int) -> None:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as changes:
+        changes.settimeout(20)
         with another_machine(namespace) as machine:
             name = machine.link().name
-            # RTMGRP_LINK: what happens to interfaces (rtnetlink(7)).
-            news.bind((0, 1))
+            # RTMGRP_LINK: changes of interfaces (rtnetlink(7)).
+            changes.bind((0, 1))
         while name in run("ip", "link"):
-            news.recv(65536)
+            changes.recv(65536)
 
 
-def test_a_link_that_does_not_come_up_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_that_stays_down_is_an_assertion_error(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     link = machine.link(up=False)
     monkeypatch.setattr(namespaces, "_MANY", 3)
     with pytest.raises(AssertionError, match=f"{link.peer_name} does not come up"):
         namespaces.wait_until_up(machine.namespace, link.peer_name)
 
 
-def test_a_program_that_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_without_output_is_an_assertion_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(namespaces, "_PATIENCE", 0)
     with program("cat") as silent, pytest.raises(AssertionError, match="says nothing"):
         silent.read()
     assert not silent.running
 
 
-def test_a_program_that_ends_too_early_is_told() -> None:
+def test_a_program_that_ends_early_is_an_assertion_error() -> None:
     with program("printf", "two words") as brief, pytest.raises(AssertionError, match="ended after b'two words'"):
         brief.read_line()
 
 
-async def test_a_socket_stays_in_the_namespace_that_it_was_made_in(udp: Family, machine: Machine, veth: Link) -> None:
+async def test_a_socket_stays_in_the_namespace_where_it_was_created(udp: Family, machine: Machine, veth: Link) -> None:
     async with trio_dgram.open_nursery() as nursery:
         with machine.entered():
             there = nursery.create_socket(udp.type).unref()
-        # Bound and used from here, it is there all the same.
+        # Binding and sending from here does not move it.
         await there.bind(0, veth.there[udp.type])
         ours = nursery.create_socket(udp.type).unref()
         with pytest.raises(OSError, match="bind") as caught:
@@ -112,7 +114,7 @@ async def test_a_socket_stays_in_the_namespace_that_it_was_made_in(udp: Family, 
         assert await ours.receive() == (b"from there", there.address, None)
 
 
-async def test_a_link_local_address_that_was_received_is_answered_as_it_is(machine: Machine, veth: Link) -> None:
+async def test_a_received_link_local_address_can_be_answered_unchanged(machine: Machine, veth: Link) -> None:
     async with trio_dgram.open_nursery() as nursery:
         ours = nursery.create_socket("udp6").unref()
         await ours.bind()
@@ -133,7 +135,9 @@ async def test_a_link_local_address_that_was_received_is_answered_as_it_is(machi
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 1453, 9000, 65507])
-async def test_a_forged_datagram_comes_in_like_a_real_one(udp: Family, machine: Machine, veth: Link, size: int) -> None:
+async def test_a_forged_datagram_is_received_like_a_real_one(
+    udp: Family, machine: Machine, veth: Link, size: int
+) -> None:
     async with trio_dgram.open_socket(udp.type, port=0) as sock:
         with machine.entered():
             forger = open_forger(veth.peer_name, veth.mac)

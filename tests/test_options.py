@@ -1,4 +1,4 @@
-"""Options: what they read back as, and that the kernel has them."""
+"""Socket options: their values in the kernel and as properties."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import trio
 
 import trio_dgram
 from trio_dgram import AddressBlockedError, DatagramSocket
+from trio_dgram._socket.socket_options import OptionProperty
 
 from .support.families import Family
 
@@ -41,7 +42,7 @@ TOWARDS_IPV4 = {
 
 @pytest.mark.parametrize(("name", "value", "places", "in_kernel"), IN_KERNEL)
 @pytest.mark.parametrize("at_creation", [True, False])
-async def test_an_option_is_in_the_kernel_and_reads_back(
+async def test_an_option_is_set_in_the_kernel_and_reads_back(
     udp: Family, name: str, value: int, places: dict[str, tuple[int, int]], in_kernel: int, at_creation: bool
 ) -> None:
     options = {name: value} if at_creation else {}
@@ -50,12 +51,12 @@ async def test_an_option_is_in_the_kernel_and_reads_back(
             setattr(sock, name, value)
         assert getattr(sock, name) == value
         assert sock.getsockopt(*places[udp.type]) == in_kernel
-        # On a dual-stack socket it counts towards IPv4 peers too.
+        # A dual-stack socket has a second option for IPv4 peers.
         towards_ipv4 = TOWARDS_IPV4.get(name) if udp.type == "udp6" else None
         assert towards_ipv4 is None or sock.getsockopt(IP, towards_ipv4) == in_kernel
 
 
-async def test_options_are_readable_without_having_been_set(udp: Family) -> None:
+async def test_options_can_be_read_before_they_are_set(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         assert not sock.broadcast
         assert 1 <= sock.ttl <= 255
@@ -65,11 +66,11 @@ async def test_options_are_readable_without_having_been_set(udp: Family) -> None
         assert sock.device is None
         assert sock.receive_buffer_size > 0
         assert sock.send_buffer_size > 0
-    assert isinstance(DatagramSocket.ttl, trio_dgram._socket.socket_options.OptionProperty)
+    assert isinstance(DatagramSocket.ttl, OptionProperty)
     assert "hop limit" in (DatagramSocket.ttl.__doc__ or "")
 
 
-async def test_dscp_and_ecn_share_a_byte_and_leave_each_other_alone(udp: Family) -> None:
+async def test_dscp_and_ecn_are_set_independently(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, dscp=10, ecn=1) as sock:
         assert (sock.dscp, sock.ecn) == (10, 1)
         sock.ecn = 2
@@ -79,13 +80,13 @@ async def test_dscp_and_ecn_share_a_byte_and_leave_each_other_alone(udp: Family)
 
 
 @pytest.mark.parametrize("only", [True, False])
-async def test_ipv6_only_is_set_both_ways(only: bool) -> None:
+async def test_ipv6_only_is_set_to_either_value(only: bool) -> None:
     async with trio_dgram.open_socket("udp6", ipv6_only=only, ttl=5) as sock:
         assert sock.getsockopt(IPV6, socket.IPV6_V6ONLY) == only
         assert (sock.getsockopt(IP, socket.IP_TTL) == 5) != only
 
 
-async def test_a_device_limits_the_socket_and_survives_a_disconnect(udp: Family) -> None:
+async def test_disconnecting_keeps_the_device(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, device="lo") as sock:
         assert sock.device == "lo"
         await sock.connect((udp.loopback, sock.address.port))
@@ -97,7 +98,7 @@ async def test_a_device_limits_the_socket_and_survives_a_disconnect(udp: Family)
             sock.device = "nowhere"
 
 
-async def test_other_options_are_within_reach(udp: Family) -> None:
+async def test_setsockopt_and_getsockopt_reach_other_options(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         sock.setsockopt(SOCKET, socket.SO_PRIORITY, 3)
         assert sock.getsockopt(SOCKET, socket.SO_PRIORITY) == 3
@@ -108,7 +109,7 @@ async def test_other_options_are_within_reach(udp: Family) -> None:
         assert sock.device is None
 
 
-BLOCKING: list[Callable[[str], object]] = [
+ENTRIES: list[Callable[[str], object]] = [
     str,
     ipaddress.ip_address,
     ipaddress.ip_network,
@@ -116,8 +117,8 @@ BLOCKING: list[Callable[[str], object]] = [
 ]
 
 
-@pytest.mark.parametrize("entry", BLOCKING)
-async def test_block_lists_take_addresses_and_networks_in_either_form(
+@pytest.mark.parametrize("entry", ENTRIES)
+async def test_block_lists_accept_addresses_and_networks_as_text_and_objects(
     udp: Family, entry: Callable[[str], object]
 ) -> None:
     async with trio_dgram.open_socket(udp.type, send_block_list=[entry(udp.loopback)]) as sock:  # type: ignore[list-item]
@@ -128,7 +129,7 @@ async def test_block_lists_take_addresses_and_networks_in_either_form(
 
 
 @pytest.mark.parametrize("entry", ["127.0.0.1", "127.0.0.0/8", "::ffff:127.0.0.1", "::ffff:127.0.0.0/104"])
-async def test_mapped_addresses_match_as_ipv4(entry: str) -> None:
+async def test_block_lists_match_ipv4_mapped_addresses_as_ipv4(entry: str) -> None:
     async with (
         trio_dgram.open_socket("udp6", port=0, receive_block_list=[entry], send_block_list=[entry]) as six,
         trio_dgram.open_socket("udp4") as four,
@@ -143,7 +144,7 @@ async def test_mapped_addresses_match_as_ipv4(entry: str) -> None:
         assert six.statistics().filtered == 1
 
 
-async def test_an_answer_to_a_blocked_peer_is_reported_and_ends_no_server(udp: Family) -> None:
+async def test_a_reply_to_a_blocked_peer_is_reported_and_not_raised(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, send_block_list=[udp.loopback]) as server:
         failures = server.events(trio_dgram.Failure)
         async with trio_dgram.open_socket(udp.type) as peer:
@@ -157,7 +158,7 @@ async def test_an_answer_to_a_blocked_peer_is_reported_and_ends_no_server(udp: F
         assert (server.statistics().sent, server.statistics().send_errors) == (0, 2)
 
 
-async def test_names_go_to_trios_resolver_unless_there_is_a_lookup() -> None:
+async def test_names_are_resolved_by_trios_resolver_without_a_lookup() -> None:
     class Resolver(trio.abc.HostnameResolver):
         async def getaddrinfo(self, *_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:  # type: ignore[override]
             return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.7", 9))]

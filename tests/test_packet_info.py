@@ -1,4 +1,4 @@
-"""What comes with a datagram besides its payload, and what goes with one."""
+"""PacketInfo: the metadata of received datagrams, and datagrams that are sent with metadata."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import trio
 
 import trio_dgram
 from trio_dgram import Address, Datagram, DatagramSocket, Failure, PacketInfo, SendManyError
-from trio_dgram._kernel import system_socket as _system
-from trio_dgram._kernel.system_socket import SystemSocket
+from trio_dgram._codecs.families import SocketType
+from trio_dgram._kernel import capabilities as _capabilities
 
 from .support.families import Family
 from .support.faults import FaultySocket, faulty_kernel
@@ -26,32 +26,32 @@ needs_packet_info = pytest.mark.skipif(
     "config.getoption('--portable')", reason="kernel: the portable path has no ancillary data"
 )
 
-PEERS: Final = [("udp4", "127.0.0.1"), ("udp6", "::1"), ("udp6", "127.0.0.1")]
-"""The type of a socket, and an address that it is asked at; the last is IPv4-mapped to it."""
+PEERS: Final[list[tuple[SocketType, str]]] = [("udp4", "127.0.0.1"), ("udp6", "::1"), ("udp6", "127.0.0.1")]
+"""The type of a socket, and an address at which its peer reaches it; the last is IPv4-mapped on the socket."""
 
 
 @asynccontextmanager
-async def asked(
-    type_: str, host: str, **options: Any
+async def server_and_client(
+    type_: SocketType, host: str, **options: Any
 ) -> AsyncGenerator[tuple[DatagramSocket, DatagramSocket, Address]]:
-    """Give a socket on all interfaces that wants to know, one that asks it at ``host``, and that address."""
-    asking = "udp6" if ":" in host else "udp4"
+    """Give a server on all interfaces, a client, both with packet info, and the server's address at ``host``."""
+    client_type: SocketType = "udp6" if ":" in host else "udp4"
     async with (
         trio_dgram.open_socket(type_, port=0, packet_info=True) as server,
-        trio_dgram.open_socket(asking, packet_info=True, **options) as client,
+        trio_dgram.open_socket(client_type, packet_info=True, **options) as client,
     ):
         yield server, client, Address(host, server.address.port)
 
 
-def as_seen(type_: str, host: str) -> str:
+def as_seen(type_: SocketType, host: str) -> str:
     return f"::ffff:{host}" if type_ == "udp6" and ":" not in host else host
 
 
 @needs_packet_info
 @pytest.mark.parametrize(("type_", "host"), PEERS)
-async def test_it_is_told_how_a_datagram_came(type_: str, host: str) -> None:
+async def test_packet_info_describes_a_received_datagram(type_: SocketType, host: str) -> None:
     before = time.time_ns()
-    async with asked(type_, host, ttl=33, dscp=10, ecn=2) as (server, client, to):
+    async with server_and_client(type_, host, ttl=33, dscp=10, ecn=2) as (server, client, to):
         await client.send(b"x", to)
         info = (await server.receive()).info
         assert info is not None
@@ -63,14 +63,14 @@ async def test_it_is_told_how_a_datagram_came(type_: str, host: str) -> None:
         assert info.credentials is None
 
 
-async def test_it_is_not_told_unless_it_was_asked_for(udp: Family) -> None:
+async def test_packet_info_is_none_by_default(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         await sock.send(b"x", sock.address)
         assert (await sock.receive()).info is None
 
 
-async def test_where_the_platform_cannot_tell_everything_is_none(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_system, "capabilities", _system.portable)
+async def test_packet_info_is_empty_without_the_capability(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_capabilities, "detected", _capabilities.portable())
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, packet_info=True) as sock:
         await sock.send(b"x", sock.address)
         received = await sock.receive()
@@ -85,7 +85,7 @@ async def test_where_the_platform_cannot_tell_everything_is_none(udp: Family, mo
 
 @needs_packet_info
 @pytest.mark.parametrize("offload", [True, False])
-async def test_datagrams_that_come_in_one_batch_are_told_of_each(udp: Family, offload: bool, coalescing: None) -> None:
+async def test_each_datagram_of_a_batch_has_its_own_packet_info(udp: Family, offload: bool, coalescing: None) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, packet_info=True, offload=offload) as sock:
         with pytest.raises(trio.WouldBlock):
             sock.receive_nowait()
@@ -99,10 +99,10 @@ async def test_datagrams_that_come_in_one_batch_are_told_of_each(udp: Family, of
 
 
 @needs_packet_info
-async def test_events_and_iteration_bring_it_too(udp: Family) -> None:
+async def test_iteration_and_event_channels_include_packet_info(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, packet_info=True) as sock:
         await sock.send(b"x", sock.address)
-        async for datagram in sock:  # pragma: no branch -- one will do
+        async for datagram in sock:  # pragma: no branch -- one datagram suffices
             assert datagram.info is not None
             break
         async with sock.events(Datagram) as events:
@@ -112,8 +112,8 @@ async def test_events_and_iteration_bring_it_too(udp: Family) -> None:
 
 @needs_packet_info
 @pytest.mark.parametrize(("type_", "host"), [("udp4", "127.0.0.1"), ("udp4", "127.0.0.2"), ("udp6", "127.0.0.2")])
-async def test_a_reply_leaves_from_the_address_that_was_asked(type_: str, host: str) -> None:
-    async with asked(type_, host) as (server, client, to):
+async def test_a_reply_is_sent_from_the_address_that_received_the_request(type_: SocketType, host: str) -> None:
+    async with server_and_client(type_, host) as (server, client, to):
         await client.send(b"question", to)
         await server.send((await server.receive()).reply(b"answer"))
         assert (await client.receive()).address == to
@@ -127,7 +127,7 @@ async def test_a_reply_leaves_from_the_address_that_was_asked(type_: str, host: 
 
 
 @needs_packet_info
-async def test_a_reply_leaves_from_the_one_of_two_addresses_of_an_interface_that_was_asked(
+async def test_a_reply_is_sent_from_the_receiving_one_of_two_addresses_of_an_interface(
     udp: Family, machine: Machine
 ) -> None:
     link = machine.link()
@@ -150,8 +150,8 @@ async def test_a_reply_leaves_from_the_one_of_two_addresses_of_an_interface_that
 
 @needs_packet_info
 @pytest.mark.parametrize(("type_", "host"), PEERS)
-async def test_neither_a_reply_nor_sending_it_again_carries_on_ecn_dscp_and_hop_limit(type_: str, host: str) -> None:
-    async with asked(type_, host, ttl=33, dscp=10, ecn=2) as (server, client, to):
+async def test_replies_and_forwarded_datagrams_do_not_copy_ecn_dscp_and_hop_limit(type_: SocketType, host: str) -> None:
+    async with server_and_client(type_, host, ttl=33, dscp=10, ecn=2) as (server, client, to):
         await client.send(b"x", to)
         received = await server.receive()
         for answer in (received.reply(b"y"), received):
@@ -162,9 +162,7 @@ async def test_neither_a_reply_nor_sending_it_again_carries_on_ecn_dscp_and_hop_
 
 
 @needs_packet_info
-async def test_a_reply_to_what_was_sent_to_a_group_leaves_from_an_address_of_ours(
-    udp: Family, machine: Machine
-) -> None:
+async def test_a_reply_to_a_multicast_datagram_is_sent_from_a_local_address(udp: Family, machine: Machine) -> None:
     link = machine.link()
     async with trio_dgram.open_nursery() as nursery:
         server = nursery.create_socket(udp.type, packet_info=True)
@@ -184,7 +182,7 @@ async def test_a_reply_to_what_was_sent_to_a_group_leaves_from_an_address_of_our
 
 
 @needs_packet_info
-async def test_a_reply_to_what_was_broadcast_leaves_from_an_address_of_ours(machine: Machine) -> None:
+async def test_a_reply_to_a_broadcast_datagram_is_sent_from_a_local_address(machine: Machine) -> None:
     link = machine.link()
     for type_ in ("udp4", "udp6"):
         async with trio_dgram.open_nursery() as nursery:
@@ -199,7 +197,7 @@ async def test_a_reply_to_what_was_broadcast_leaves_from_an_address_of_ours(mach
 
 
 @needs_packet_info
-async def test_a_reply_to_a_link_local_peer_leaves_by_the_interface_it_came_in_on(machine: Machine) -> None:
+async def test_a_reply_to_a_link_local_peer_is_sent_on_the_receiving_interface(machine: Machine) -> None:
     link = machine.link()
     async with trio_dgram.open_nursery() as nursery:
         server = nursery.create_socket("udp6", packet_info=True)
@@ -220,7 +218,7 @@ async def test_a_reply_to_a_link_local_peer_leaves_by_the_interface_it_came_in_o
         nursery.cancel_scope.cancel()
 
 
-async def test_an_answer_to_a_link_that_is_gone_is_reported_and_not_raised(machine: Machine) -> None:
+async def test_a_reply_over_a_removed_interface_is_reported_and_not_raised(machine: Machine) -> None:
     link = machine.link()
     for packet_info in (False, True):
         async with trio_dgram.open_nursery() as nursery:
@@ -239,7 +237,7 @@ async def test_an_answer_to_a_link_that_is_gone_is_reported_and_not_raised(machi
             await server.send_many([question.reply(b"answer")])
             assert [(await failures.receive()).address for _ in range(4)] == [question.address] * 4
             assert (server.statistics().sent, server.statistics().send_errors) == (0, 4)
-            # Whoever names that interface himself is told.
+            # An address that the program chose raises the error.
             with pytest.raises(socket.gaierror, match=link.name):
                 await server.send(b"x", (question.address.host, question.address.port))
             link = machine.link()
@@ -247,26 +245,26 @@ async def test_an_answer_to_a_link_that_is_gone_is_reported_and_not_raised(machi
 
 
 @needs_packet_info
-async def test_a_datagram_is_sent_on_to_a_peer_of_the_other_family() -> None:
+async def test_a_datagram_is_forwarded_to_a_peer_of_the_other_family() -> None:
     async with (
         trio_dgram.open_socket("udp6", port=0, packet_info=True) as relay,
         trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as ipv4,
         trio_dgram.open_socket("udp6", port=0, host="::1") as ipv6,
     ):
-        came = list[Datagram]()
+        received = list[Datagram]()
         for peer, host in ((ipv4, "127.0.0.1"), (ipv6, "::1")):
             await peer.send(host, (host, relay.address.port))
-            came.append(await relay.receive())
-        await relay.send(Datagram(came[0].data, came[1].address, came[0].info))
+            received.append(await relay.receive())
+        await relay.send(Datagram(received[0].data, received[1].address, received[0].info))
         assert (await ipv6.receive()).data == b"127.0.0.1"
-        await relay.send_many([Datagram(came[1].data, came[0].address, came[1].info)])
+        await relay.send_many([Datagram(received[1].data, received[0].address, received[1].info)])
         assert (await ipv4.receive()).data == b"::1"
 
 
 @needs_packet_info
 @pytest.mark.parametrize(("type_", "host"), PEERS)
-async def test_an_info_of_the_programs_own_is_sent_as_it_is(type_: str, host: str) -> None:
-    async with asked("udp6" if ":" in host else "udp4", host) as (receiver, _, to):
+async def test_a_packet_info_of_the_program_is_sent_unchanged(type_: SocketType, host: str) -> None:
+    async with server_and_client("udp6" if ":" in host else "udp4", host) as (receiver, _, to):
         async with trio_dgram.open_socket(type_, dscp=7, ecn=1) as sender:
             local = "::1" if ":" in host else "127.0.0.5"
             for info, expected in (
@@ -290,7 +288,7 @@ async def test_an_info_of_the_programs_own_is_sent_as_it_is(type_: str, host: st
 
 
 @needs_packet_info
-async def test_an_info_chooses_the_interface(udp: Family, machine: Machine) -> None:
+async def test_packet_info_selects_the_outgoing_interface(udp: Family, machine: Machine) -> None:
     links = [machine.link(1), machine.link(2)]
     async with trio_dgram.open_nursery() as nursery:
         with machine.entered():
@@ -311,17 +309,17 @@ async def test_an_info_chooses_the_interface(udp: Family, machine: Machine) -> N
 
 @needs_packet_info
 @pytest.mark.parametrize(("type_", "host"), PEERS)
-async def test_a_source_address_of_the_other_family_is_refused(type_: str, host: str) -> None:
+async def test_a_local_address_of_the_other_family_is_rejected(type_: SocketType, host: str) -> None:
     other = "127.0.0.1" if ":" in host else "::1"
     async with trio_dgram.open_socket(type_) as sock:
         with pytest.raises(ValueError, match="local_address"):
             await sock.send(Datagram(b"x", Address(host, 9), PacketInfo(local_address=other)))
         with pytest.raises(trio_dgram.NotBoundError):
-            sock.address  # noqa: B018 -- nothing has bound it
+            sock.address  # noqa: B018 -- it must be unbound
 
 
 @needs_packet_info
-async def test_who_chose_the_destination_answers_for_a_source_address_that_is_gone(udp: Family) -> None:
+async def test_a_missing_local_address_is_raised_to_the_program_and_reported_for_a_reply(udp: Family) -> None:
     gone = {"udp4": "192.0.2.1", "udp6": "2001:db8::99"}[udp.type]
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         failures = sock.events(Failure)
@@ -335,16 +333,16 @@ async def test_who_chose_the_destination_answers_for_a_source_address_that_is_go
         assert (sock.statistics().sent, sock.statistics().send_errors) == (0, 3)
 
 
-class _Shortening(FaultySocket):
-    """Says of every datagram that there was more of it."""
+class _Truncating(FaultySocket):
+    """Reports every datagram as truncated."""
 
     def recvmsg(self, *arguments: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
-        data, ancillary, flags, source = SystemSocket.recvmsg(self, *arguments)
+        data, ancillary, flags, source = super().recvmsg(*arguments)
         return data, ancillary, flags | socket.MSG_TRUNC, source
 
 
-async def test_it_is_told_that_a_datagram_came_shortened(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.support.faults.FaultySocket", _Shortening)
+async def test_packet_info_reports_truncation(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.faults.FaultySocket", _Truncating)
     with faulty_kernel():
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, packet_info=True) as sock:
             await sock.send(b"x", sock.address)
@@ -354,13 +352,13 @@ async def test_it_is_told_that_a_datagram_came_shortened(udp: Family, monkeypatc
             assert sock.statistics().truncated == 1
 
 
-async def test_what_nobody_can_answer_is_filtered_with_it_too(monkeypatch: pytest.MonkeyPatch, udp: Family) -> None:
-    class FromNowhere(FaultySocket):
+async def test_a_source_with_port_0_is_filtered_with_packet_info(monkeypatch: pytest.MonkeyPatch, udp: Family) -> None:
+    class FromPort0(FaultySocket):
         def recvmsg(self, *arguments: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
-            data, ancillary, flags, source = SystemSocket.recvmsg(self, *arguments)
+            data, ancillary, flags, source = super().recvmsg(*arguments)
             return data, ancillary, flags, (source[0], 0, *source[2:]) if data == b"forged" else source
 
-    monkeypatch.setattr("tests.support.faults.FaultySocket", FromNowhere)
+    monkeypatch.setattr("tests.support.faults.FaultySocket", FromPort0)
     with faulty_kernel():
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, packet_info=True) as sock:
             await sock.send(b"forged", sock.address)
@@ -370,15 +368,15 @@ async def test_what_nobody_can_answer_is_filtered_with_it_too(monkeypatch: pytes
 
 
 @needs_packet_info
-async def test_a_batch_that_nobody_can_answer_is_filtered_whole(
+async def test_a_batch_from_port_0_is_filtered_whole(
     monkeypatch: pytest.MonkeyPatch, udp: Family, coalescing: None
 ) -> None:
-    class FromNowhere(FaultySocket):
+    class FromPort0(FaultySocket):
         def recvmsg(self, *arguments: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
-            data, ancillary, flags, source = SystemSocket.recvmsg(self, *arguments)
+            data, ancillary, flags, source = super().recvmsg(*arguments)
             return data, ancillary, flags, (source[0], 0, *source[2:])
 
-    monkeypatch.setattr("tests.support.faults.FaultySocket", FromNowhere)
+    monkeypatch.setattr("tests.support.faults.FaultySocket", FromPort0)
     with faulty_kernel():
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             with pytest.raises(trio.WouldBlock):
@@ -389,7 +387,7 @@ async def test_a_batch_that_nobody_can_answer_is_filtered_whole(
             assert (sock.statistics().received, sock.statistics().filtered) == (5, 5)
 
 
-def test_an_answer_carries_on_what_the_program_chose_only_if_it_can() -> None:
+def test_a_reply_keeps_the_local_address_and_the_interface_of_a_link_local_peer_only() -> None:
     peer = Address("192.0.2.1", 9)
     assert Datagram(b"", peer, PacketInfo(ecn=1)).reply(b"").info is None
     assert Datagram(b"", peer, PacketInfo(local_address="192.0.2.2", interface=3)).reply(b"").info == PacketInfo(

@@ -1,4 +1,4 @@
-"""How large a packet a path takes, and how a socket goes about it."""
+"""The path MTU, and path MTU discovery."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 
 import trio_dgram
 from trio_dgram import Address, Datagram, SendManyError
-from trio_dgram._kernel import system_socket as _system
+from trio_dgram._kernel import capabilities as _capabilities
 
 from .support.families import Family
 from .support.namespaces import Machine
 
 needs_path_mtu = pytest.mark.skipif(
-    "config.getoption('--portable')", reason="kernel: the portable path cannot ask for the MTU of a path"
+    "config.getoption('--portable')", reason="kernel: the portable calls do not report the path MTU"
 )
 
 
 @needs_path_mtu
 @pytest.mark.parametrize("value", ["dont", "want", "do", "probe"])
-async def test_the_way_of_discovery_reads_back(udp: Family, value: Any) -> None:
+async def test_mtu_discovery_reads_back(udp: Family, value: Any) -> None:
     async with trio_dgram.open_socket(udp.type, mtu_discovery=value) as sock:
         assert sock.mtu_discovery == value
         sock.mtu_discovery = "dont"
@@ -29,7 +29,7 @@ async def test_the_way_of_discovery_reads_back(udp: Family, value: Any) -> None:
 
 
 @needs_path_mtu
-async def test_it_is_known_for_an_address_of_ours_and_for_one_over_a_link(udp: Family, machine: Machine) -> None:
+async def test_path_mtu_is_reported_for_loopback_and_over_a_link(udp: Family, machine: Machine) -> None:
     link = machine.link(mtu=1300)
     async with trio_dgram.open_socket(udp.type) as sock:
         assert sock.path_mtu((link.there[udp.type], 9)) == 1300
@@ -41,7 +41,7 @@ async def test_it_is_known_for_an_address_of_ours_and_for_one_over_a_link(udp: F
 
 
 @needs_path_mtu
-async def test_it_is_known_for_a_broadcast_address(machine: Machine) -> None:
+async def test_path_mtu_is_reported_for_a_broadcast_address(machine: Machine) -> None:
     link = machine.link(mtu=1300)
     for type_ in ("udp4", "udp6"):
         async with trio_dgram.open_socket(type_, broadcast=True, mtu_discovery="do") as sock:
@@ -53,9 +53,7 @@ async def test_it_is_known_for_a_broadcast_address(machine: Machine) -> None:
 @needs_path_mtu
 @pytest.mark.parametrize("connected", [False, True])
 @pytest.mark.parametrize("icmp_errors", [False, True])
-async def test_a_datagram_too_big_for_the_path_is_refused_with_what_would_fit(
-    udp: Family, machine: Machine, connected: bool, icmp_errors: bool
-) -> None:
+async def test_emsgsize_names_the_path_mtu(udp: Family, machine: Machine, connected: bool, icmp_errors: bool) -> None:
     link = machine.link(mtu=1300)
     largest = 1300 - (28 if udp.type == "udp4" else 48)
     to = Address(link.there[udp.type], 9)
@@ -72,7 +70,7 @@ async def test_a_datagram_too_big_for_the_path_is_refused_with_what_would_fit(
         assert (sock.statistics().sent, sock.statistics().send_errors) == (2, 2)
 
 
-async def test_a_datagram_too_big_for_any_path_is_refused_without_one(udp: Family) -> None:
+async def test_emsgsize_of_a_datagram_too_big_for_udp_names_no_path_mtu(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         with pytest.raises(OSError, match="too long") as caught:
             await sock.send(b"x" * 70_000, sock.address)
@@ -81,15 +79,15 @@ async def test_a_datagram_too_big_for_any_path_is_refused_without_one(udp: Famil
 
 
 @needs_path_mtu
-async def test_an_address_without_a_route_is_an_error_that_names_it(udp: Family, namespace: int) -> None:
+async def test_path_mtu_without_a_route_raises_enetunreach(udp: Family, namespace: int) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         with pytest.raises(OSError, match="path_mtu") as caught:
             sock.path_mtu((udp.foreign, 9))
         assert caught.value.errno == errno.ENETUNREACH
 
 
-async def test_where_the_platform_cannot_tell(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_system, "capabilities", _system.portable)
+async def test_path_mtu_is_none_without_the_capability(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_capabilities, "detected", _capabilities.portable())
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         assert sock.path_mtu((udp.loopback, 9)) is None
         for operation in (lambda: sock.mtu_discovery, lambda: setattr(sock, "mtu_discovery", "do")):
@@ -101,10 +99,8 @@ async def test_where_the_platform_cannot_tell(udp: Family, monkeypatch: pytest.M
         assert vars(caught.value)["path_mtu"] is None
 
 
-async def test_where_there_is_no_queue_of_icmp_errors_it_cannot_be_asked_for(
-    udp: Family, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_system, "capabilities", _system.portable)
+async def test_icmp_errors_raise_enotsup_without_the_capability(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_capabilities, "detected", _capabilities.portable())
     async with trio_dgram.open_nursery() as nursery:
         with pytest.raises(OSError, match="ICMP") as caught:
             nursery.create_socket(udp.type, icmp_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -320,12 +319,10 @@ async def test_a_sender_that_came_to_a_socket_of_the_other_family_is_found_as_a_
         await six.send(b"question", six.address)
         with pytest.raises(OSError, match="udp4"):
             await asked.send(b"never", (await six.receive()).address)
-        # Nor is a mapped one an address of IPv4's, though the socket module would take it for one.
+        # A dual-stack socket reports IPv4 peers by mapped addresses, which an IPv4 socket unmaps.
         await receiver.send(b"question", ("127.0.0.1", dual.address.port))
         mapped = (await dual.receive()).address
         assert mapped.host == "::ffff:127.0.0.1"
         for _ in range(100):
-            with pytest.raises(socket.gaierror, match="udp4"):
-                await receiver.send(b"never", mapped)
-        assert asked.statistics().sent == 0
-        assert receiver.statistics().sent == 2
+            await asked.send(b"answer", mapped)
+            assert await receiver.receive() == (b"answer", asked.address, None)

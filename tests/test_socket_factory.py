@@ -1,6 +1,6 @@
-"""Sockets of a custom socket factory that offers what Trio's own do: what they can, and what they say they cannot.
+"""Sockets of a custom socket factory that offers Trio's socket interface only: their behaviour and their limits.
 
-What is the same on the kernel's sockets is in the conformance suite, which runs on both.
+The behaviour that they share with the kernel's sockets is in the conformance suite, which runs on both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .support.families import Family
 
 @pytest.fixture
 async def sockets() -> AsyncGenerator[AwaitedSockets]:
-    """What is made in the test is made by a custom factory."""
+    """A custom factory that creates every socket of the test."""
     with awaited_sockets() as made:
         yield made
 
@@ -44,12 +44,16 @@ async def bound(nursery: DatagramNursery, udp: Family, **options: Any) -> Datagr
     return sock
 
 
-# Binding by itself
+def awaited(sock: DatagramSocket) -> Any:
+    """Return the socket of the factory that ``sock`` runs on."""
+    transport: Any = sock._transport
+    return transport._awaited
 
 
-async def test_however_many_tasks_send_at_once_it_is_bound_once(
-    udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery
-) -> None:
+# Autobind
+
+
+async def test_concurrent_sends_autobind_once(udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery) -> None:
     receiver = await bound(nursery, udp)
     sender = nursery.create_socket(udp.type)
     listening = sender.events(Listening)
@@ -65,7 +69,7 @@ async def test_however_many_tasks_send_at_once_it_is_bound_once(
     assert len([event async for event in listening]) == 1
 
 
-async def test_where_the_task_that_binds_fails_or_is_cancelled_another_one_binds(
+async def test_a_waiting_send_autobinds_after_another_ones_bind_failed_or_was_cancelled(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery
 ) -> None:
     receiver = await bound(nursery, udp)
@@ -94,7 +98,7 @@ async def test_where_the_task_that_binds_fails_or_is_cancelled_another_one_binds
         sockets.faults.set("bind", errno.EADDRINUSE)
         first.cancel()
         held.let_go.set()
-    # Which of them goes first is Trio's choice.
+    # Trio chooses the order of the two tasks.
     ((data, number),) = refused
     assert number == errno.EADDRINUSE
     assert {(await receiver.receive()).data, data} == {b"1", b"2"}
@@ -120,7 +124,7 @@ async def two(sock: DatagramSocket) -> AsyncGenerator[Datagram]:
         yield await anext(sock)
 
 
-async def test_event_channels_take_datagrams_and_give_back_what_they_have_left(
+async def test_a_closed_event_channel_returns_undelivered_datagrams_to_receive(
     udp: Family, nursery: DatagramNursery
 ) -> None:
     sock = await bound(nursery, udp)
@@ -131,25 +135,25 @@ async def test_event_channels_take_datagrams_and_give_back_what_they_have_left(
     assert [(await sock.receive()).data for _ in range(2)] == [b"\1", b"\2"]
 
 
-async def test_what_was_on_its_way_to_a_channel_that_was_closed_is_received(
+async def test_a_datagram_in_flight_to_a_closed_channel_is_received(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery
 ) -> None:
     sock = await bound(nursery, udp)
     held = sockets.hold_answers("recvfrom")
     async with sock.events(Datagram):
-        await sock.send(b"on its way", sock.address)
+        await sock.send(b"in flight", sock.address)
         await held.reached.wait()
     async with trio.open_nursery() as receiving:
 
         async def receive() -> None:
-            assert (await sock.receive()).data == b"on its way"
+            assert (await sock.receive()).data == b"in flight"
 
         receiving.start_soon(receive)
         await wait_all_tasks_blocked()
         held.let_go.set()
 
 
-async def test_blocked_senders_are_filtered_and_counted(udp: Family, nursery: DatagramNursery) -> None:
+async def test_datagrams_from_blocked_sources_are_filtered_and_counted(udp: Family, nursery: DatagramNursery) -> None:
     sock = await bound(nursery, udp, receive_block_list=[udp.loopback])
     async with trio.open_nursery() as receiving:
         receiving.start_soon(sock.receive)
@@ -179,7 +183,7 @@ CALLS: dict[str, tuple[str, Callable[[DatagramSocket, Family], Awaitable[object]
 
 @pytest.mark.parametrize("done", [False, True])
 @pytest.mark.parametrize(("held", "call"), CALLS.values(), ids=CALLS)
-async def test_closing_ends_whatever_waits(
+async def test_closing_ends_waiting_calls(
     udp: Family,
     sockets: AwaitedSockets,
     held: str,
@@ -201,7 +205,7 @@ async def test_closing_ends_whatever_waits(
 
 
 @pytest.mark.parametrize(("held", "call"), CALLS.values(), ids=CALLS)
-async def test_closing_is_what_is_told_where_the_call_meets_a_descriptor_that_is_gone(
+async def test_a_call_that_meets_ebadf_after_closing_raises_closed_resource_error(
     udp: Family,
     sockets: AwaitedSockets,
     held: str,
@@ -222,7 +226,7 @@ async def test_closing_is_what_is_told_where_the_call_meets_a_descriptor_that_is
 
 
 @pytest.mark.parametrize("many", [False, True])
-async def test_closing_ends_a_receive_and_what_came_at_that_moment_is_counted(
+async def test_closing_ends_a_receive_and_counts_its_datagram_as_discarded(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery, many: bool
 ) -> None:
     sock = await bound(nursery, udp)
@@ -242,7 +246,7 @@ async def test_closing_ends_a_receive_and_what_came_at_that_moment_is_counted(
     assert (statistics.received, statistics.discarded_at_close, statistics.receive_errors) == (1, 1, 0)
 
 
-async def test_closing_while_a_channel_is_read_for_ends_the_channel(
+async def test_closing_during_a_background_read_ends_the_channel(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery
 ) -> None:
     sock = await bound(nursery, udp)
@@ -257,7 +261,7 @@ async def test_closing_while_a_channel_is_read_for_ends_the_channel(
     assert sock.statistics().discarded_at_close == 1
 
 
-async def test_a_receive_that_meets_a_descriptor_that_is_gone_counts_no_error(
+async def test_a_receive_that_meets_ebadf_after_closing_counts_no_error(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sock = await bound(nursery, udp)
@@ -278,7 +282,7 @@ async def test_a_receive_that_meets_a_descriptor_that_is_gone_counts_no_error(
 
 @pytest.mark.parametrize("connected", [False, True])
 @pytest.mark.parametrize("many", [False, True])
-async def test_what_a_cancelled_send_has_counted_has_arrived(
+async def test_a_cancelled_send_has_sent_what_it_counted(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery, connected: bool, many: bool
 ) -> None:
     receiver = await bound(nursery, udp)
@@ -291,7 +295,7 @@ async def test_what_a_cancelled_send_has_counted_has_arrived(
             try:
                 if connected:
                     await sender.connect(to)
-                # The first one is about an earlier datagram.
+                # The first send reports a pending error.
                 sockets.faults.plan.clear()
                 sockets.faults.set("send" if connected else "sendto", errno.ECONNREFUSED)
                 if many:
@@ -350,7 +354,7 @@ async def test_a_cancelled_receive_has_consumed_nothing(
 
 
 @pytest.mark.parametrize("bound_before", [False, True])
-async def test_a_cancelled_bind_or_connect_has_changed_nothing_and_a_done_one_returns(
+async def test_a_cancelled_bind_or_connect_has_changed_nothing_and_a_completed_one_returns(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery, bound_before: bool
 ) -> None:
     peer = await bound(nursery, udp)
@@ -370,7 +374,7 @@ async def test_a_cancelled_bind_or_connect_has_changed_nothing_and_a_done_one_re
                 returned = True
             finally:
                 assert returned == ("connected" in repr(sock))
-                # It has not been closed by its cancelled connect.
+                # The cancelled connect has not closed it.
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_DGRAM
 
     assert await cancel_everywhere(scenario) >= 4
@@ -379,7 +383,7 @@ async def test_a_cancelled_bind_or_connect_has_changed_nothing_and_a_done_one_re
 # Errors
 
 
-async def test_an_earlier_datagrams_error_is_not_raised_by_send_but_by_the_next_receive(
+async def test_a_pending_error_is_raised_by_the_next_receive_and_not_by_send(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery
 ) -> None:
     sock = await bound(nursery, udp)
@@ -396,7 +400,7 @@ async def test_an_earlier_datagrams_error_is_not_raised_by_send_but_by_the_next_
     assert (sock.statistics().receive_errors, sock.statistics().send_errors) == (2, 0)
 
 
-async def test_open_failure_channels_are_told_instead(
+async def test_open_failure_channels_receive_pending_errors_instead(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery
 ) -> None:
     sock = await bound(nursery, udp)
@@ -406,11 +410,11 @@ async def test_open_failure_channels_are_told_instead(
     sockets.faults.set("recvfrom", errno.ECONNREFUSED)
     await sock.send(b"x")
     assert (await sock.receive()).data == b"x"
-    told = [(await failures.receive()).error.errno for _ in range(2)]
-    assert told == [errno.EHOSTUNREACH, errno.ECONNREFUSED]
+    reported = [(await failures.receive()).error.errno for _ in range(2)]
+    assert reported == [errno.EHOSTUNREACH, errno.ECONNREFUSED]
 
 
-async def test_an_unconnected_socket_goes_on_and_counts(
+async def test_an_unconnected_socket_counts_pending_errors_and_keeps_receiving(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery
 ) -> None:
     sock = await bound(nursery, udp)
@@ -423,7 +427,7 @@ async def test_an_unconnected_socket_goes_on_and_counts(
         await sock.receive()
 
 
-async def test_an_error_kept_for_the_next_receive_does_not_disturb_the_channels(
+async def test_an_error_due_to_the_next_receive_does_not_affect_channels(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery
 ) -> None:
     sock = await bound(nursery, udp)
@@ -437,7 +441,7 @@ async def test_an_error_kept_for_the_next_receive_does_not_disturb_the_channels(
 
 
 @pytest.mark.parametrize("second", [errno.ECONNREFUSED, errno.EHOSTUNREACH])
-async def test_what_a_send_is_told_twice_is_about_its_own_datagram(
+async def test_the_second_error_of_a_send_belongs_to_its_own_datagram(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery, second: int
 ) -> None:
     sock = await bound(nursery, udp)
@@ -448,13 +452,13 @@ async def test_what_a_send_is_told_twice_is_about_its_own_datagram(
     statistics = sock.statistics()
     assert (statistics.sent, statistics.send_errors) == (0, 1)
     assert statistics.receive_errors == (second != errno.ECONNREFUSED)
-    # Of a destination that the network chose it is not raised.
+    # The error of a destination that the network chose is not raised.
     sockets.faults.set("sendto", second, second)
     await sock.send(Datagram(b"", sock.address).reply(b"x"))
     assert sock.statistics().send_errors == 2
 
 
-async def test_no_room_is_tried_again_for_50_ms(
+async def test_enobufs_is_retried_for_50_ms(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     sock = await bound(nursery, udp)
@@ -482,14 +486,14 @@ async def test_a_failed_connect_leaves_the_socket_unconnected(
     await sock.connect((udp.loopback, 9))
 
 
-# What cannot be done
+# Unsupported operations
 
 
 @pytest.mark.parametrize("option", ["packet_info", "icmp_errors"])
-async def test_what_only_the_kernel_tells_is_refused_at_creation(
+async def test_packet_info_and_icmp_errors_raise_enotsup_at_creation(
     udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery, option: str
 ) -> None:
-    with same_descriptors(), pytest.raises(OSError, match="the sockets of this custom socket factory") as caught:
+    with same_descriptors(), pytest.raises(OSError, match="this custom socket factory") as caught:
         nursery.create_socket(udp.type, **{option: True})  # type: ignore[arg-type]
     assert caught.value.errno == errno.ENOTSUP
 
@@ -502,11 +506,11 @@ NOT_DONE: dict[str, Callable[[DatagramSocket, Family], object]] = {
 
 
 @pytest.mark.parametrize("call", NOT_DONE.values(), ids=NOT_DONE)
-async def test_what_would_have_to_be_done_at_once_says_so(
+async def test_synchronous_operations_raise_enotsup(
     udp: Family, nursery: DatagramNursery, call: Callable[[DatagramSocket, Family], object]
 ) -> None:
     sock = nursery.create_socket(udp.type)
-    with pytest.raises(OSError, match="the sockets of this custom socket factory") as caught:
+    with pytest.raises(OSError, match="this custom socket factory") as caught:
         call(sock, udp)
     assert caught.value.errno == errno.ENOTSUP
     assert "unbound" in repr(sock)
@@ -521,10 +525,10 @@ async def test_a_connected_socket_cannot_be_disconnected(udp: Family, nursery: D
     assert sock.remote_address.port == 9
 
 
-async def test_the_path_is_not_known_and_packet_info_is_not_sent(udp: Family, nursery: DatagramNursery) -> None:
+async def test_path_mtu_is_none_and_sending_packet_info_raises_enotsup(udp: Family, nursery: DatagramNursery) -> None:
     sock = nursery.create_socket(udp.type)
     assert sock.path_mtu((udp.loopback, 9)) is None
-    with pytest.raises(OSError, match="cannot send packet info") as caught:
+    with pytest.raises(OSError, match="this custom socket factory") as caught:
         await sock.send(Datagram(b"x", Address(udp.loopback, 9), PacketInfo(hop_limit=3)))
     assert caught.value.errno == errno.ENOTSUP
     assert "unbound" in repr(sock)
@@ -533,9 +537,7 @@ async def test_the_path_is_not_known_and_packet_info_is_not_sent(udp: Family, nu
     assert vars(caught.value)["path_mtu"] is None
 
 
-async def test_options_that_nobody_asked_for_may_be_refused(
-    udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery
-) -> None:
+async def test_optional_options_may_be_refused(udp: Family, sockets: AwaitedSockets, nursery: DatagramNursery) -> None:
     sockets.faults.set("setsockopt", *[errno.ENOPROTOOPT] * 3)
     sock = await bound(nursery, udp)
     sockets.faults.plan.clear()
@@ -547,7 +549,7 @@ async def test_options_that_nobody_asked_for_may_be_refused(
 
 
 @pytest.mark.parametrize("options", [{"ipv6_only": True}, {"ttl": 3}, {"reuse_address": True}])
-async def test_an_option_that_is_asked_for_and_refused_leaves_no_descriptor(
+async def test_a_requested_option_that_is_refused_leaves_no_descriptor(
     sockets: AwaitedSockets, nursery: DatagramNursery, options: Any
 ) -> None:
     sockets.faults.set("setsockopt", errno.ENOPROTOOPT)
@@ -560,7 +562,7 @@ async def test_an_option_that_is_asked_for_and_refused_leaves_no_descriptor(
 # Paths
 
 
-async def test_a_socket_with_a_path_takes_it_along_and_has_to_be_given_one(
+async def test_a_unix_socket_needs_a_path_and_removes_it_when_it_is_closed(
     tmp_path: Path, sockets: AwaitedSockets, nursery: DatagramNursery
 ) -> None:
     path, sender_path = tmp_path / "socket", tmp_path / "sender"
@@ -580,7 +582,7 @@ async def test_a_socket_with_a_path_takes_it_along_and_has_to_be_given_one(
     assert not sender_path.exists()
 
 
-async def test_closing_while_a_path_is_bound_to_leaves_no_file(
+async def test_closing_during_bind_leaves_no_file(
     tmp_path: Path, sockets: AwaitedSockets, nursery: DatagramNursery
 ) -> None:
     path = tmp_path / "socket"
@@ -600,20 +602,18 @@ async def test_closing_while_a_path_is_bound_to_leaves_no_file(
     assert not path.exists()
 
 
-async def test_an_error_that_the_socket_holds_is_told_before_a_datagram_is_awaited(
-    udp: Family, nursery: DatagramNursery
-) -> None:
+async def test_receive_raises_a_pending_error_before_it_waits(udp: Family, nursery: DatagramNursery) -> None:
     gone, sock = await bound(nursery, udp), nursery.create_socket(udp.type)
-    nobody = gone.address
+    closed_address = gone.address
     gone.close()
-    await sock.connect(nobody)
+    await sock.connect(closed_address)
     await sock.send(b"x")
     with pytest.raises(ConnectionRefusedError, match="receive"):
         await sock.receive()
     assert sock.statistics().receive_errors == 1
 
 
-async def test_a_factory_in_force_is_found_and_left_in_force(udp: Family, sockets: AwaitedSockets) -> None:
+async def test_creating_a_socket_keeps_the_custom_factory_installed(udp: Family, sockets: AwaitedSockets) -> None:
     with same_descriptors():
         async with trio_dgram.open_socket(udp.type, port=0) as sock:
             assert sockets.faults.calls["bind"] == 1
@@ -622,7 +622,7 @@ async def test_a_factory_in_force_is_found_and_left_in_force(udp: Family, socket
             assert sockets.faults.calls["bind"] == 2
 
 
-async def test_what_nobody_can_answer_is_filtered_and_counted(udp: Family, nursery: DatagramNursery) -> None:
+async def test_a_source_with_port_0_is_filtered_and_counted(udp: Family, nursery: DatagramNursery) -> None:
     sock = await bound(nursery, udp)
     came = [(b"forged", (udp.loopback, 0)), (b"honest", (udp.loopback, 9))]
 
@@ -630,12 +630,12 @@ async def test_what_nobody_can_answer_is_filtered_and_counted(udp: Family, nurse
         await trio.lowlevel.checkpoint()
         return came.pop(0)
 
-    sock._kernel.awaited.recvfrom = recvfrom
+    awaited(sock).recvfrom = recvfrom
     assert (await sock.receive()).data == b"honest"
     assert (sock.statistics().received, sock.statistics().filtered) == (2, 1)
 
 
-async def test_a_send_that_is_cancelled_when_it_tries_again_still_tells_of_the_earlier_error(
+async def test_a_send_that_is_cancelled_during_its_retry_reports_the_pending_error(
     udp: Family, nursery: DatagramNursery
 ) -> None:
     sock = await bound(nursery, udp)
@@ -647,7 +647,7 @@ async def test_a_send_that_is_cancelled_when_it_tries_again_still_tells_of_the_e
         scope.cancel()
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
-    sock._kernel.awaited.send = refuse
+    awaited(sock).send = refuse
     with trio.CancelScope() as scope:
         await sock.send(b"x")
     assert scope.cancelled_caught

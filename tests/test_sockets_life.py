@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
 from trio_dgram import Datagram, DatagramSocket
-from trio_dgram._kernel import source_cache as _senders
+from trio_dgram._kernel import source_cache as _source_cache
 from trio_dgram._kernel.recvmmsg import Batch
 from trio_dgram.sim._descriptors import open_descriptors
 
@@ -79,13 +79,13 @@ async def test_a_million_datagrams_from_a_million_addresses_leak_no_memory(monke
         async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1", offload=False) as sock:
             for _ in range(1000):
                 await sock.receive()
-            _senders._interned.clear()
+            _source_cache._cached.clear()
             gc.collect()
             before = sys.getallocatedblocks()
             for _ in range(1000):
                 assert len(await sock.receive_many(1000)) == 1000
-                assert len(_senders._interned) <= 4096
-            _senders._interned.clear()
+                assert len(_source_cache._cached) <= 4096
+            _source_cache._cached.clear()
             gc.collect()
             assert sock.statistics().received >= 1_000_000
             assert sys.getallocatedblocks() - before < 1000

@@ -1,4 +1,4 @@
-"""What the platform can do, and what is done where it cannot."""
+"""The capabilities of the platform, and the behaviour without them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ import attrs
 import pytest
 
 import trio_dgram
+from trio_dgram._kernel import capabilities as _capabilities
 from trio_dgram._kernel import system_socket as _system
 
 from .support.families import Family
 from .support.faults import faulty_kernel
 
 
-def test_a_platform_that_is_not_known_can_do_no_more_than_the_portable_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _system.detect() != _system.portable
+def test_an_unknown_platform_has_the_portable_capabilities_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _capabilities.detect() != _capabilities.portable()
     monkeypatch.setattr(sys, "platform", "another")
-    assert _system.detect() == _system.portable
+    assert _capabilities.detect() == _capabilities.portable()
 
 
-async def test_where_a_socket_cannot_be_dissolved_it_binds_and_connects_and_says_so_when_asked(
+async def test_a_socket_that_cannot_disconnect_binds_and_connects_and_raises_enotsup(
     udp: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_system, "capabilities", attrs.evolve(_system.portable, dissolve=False))
+    portable = attrs.evolve(_capabilities.portable(), disconnect=False)
+    monkeypatch.setattr(_capabilities, "detected", portable)
+    monkeypatch.setattr(_system, "c_function", lambda _: None)
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as peer:
         async with trio_dgram.open_socket(udp.type) as sock:
             await sock.connect(peer.address)
@@ -38,7 +41,7 @@ async def test_where_a_socket_cannot_be_dissolved_it_binds_and_connects_and_says
             assert sock.remote_address == peer.address
 
 
-async def test_where_dissolving_is_refused_the_port_is_the_one_that_the_kernel_chose(udp: Family) -> None:
+async def test_bind_keeps_the_port_that_the_kernel_chose_where_disconnecting_is_refused(udp: Family) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type) as sock:
             assert repr(sock) == f"<trio_dgram.DatagramSocket {udp.type}, unbound>"
@@ -47,17 +50,15 @@ async def test_where_dissolving_is_refused_the_port_is_the_one_that_the_kernel_c
             assert faults.calls["bind"] == 1
 
 
-def test_dissolving_a_closed_socket_is_the_kernels_error() -> None:
-    sock = _system.SystemSocket(socket.AF_INET, socket.SOCK_DGRAM)
+def test_disconnecting_a_closed_socket_raises_the_kernels_error() -> None:
+    sock = _system.SystemSocket.create(socket.AF_INET)
     sock.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         sock.disconnect()
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_an_answer_that_means_it_was_dissolved_all_the_same_is_none(
-    monkeypatch: pytest.MonkeyPatch, platform: str
-) -> None:
+def test_disconnect_ignores_eafnosupport_when_no_peer_is_left(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
     passed = []
 
     class Library:
@@ -71,8 +72,8 @@ def test_an_answer_that_means_it_was_dissolved_all_the_same_is_none(
             return -1
 
     monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(_system, "c_library", Library)
-    with _system.SystemSocket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    monkeypatch.setattr(_system, "c_function", lambda name: getattr(Library, name))
+    with _system.SystemSocket.create(socket.AF_INET) as sock:
         sock.disconnect()
-    # BSDs begin with the length.
+    # On BSDs a struct sockaddr begins with its length.
     assert passed == [(16 if platform == "darwin" else 0, 16, 16)]

@@ -1,4 +1,4 @@
-"""Sockets named by paths: all that the others can do and that makes sense for them, and what only these have."""
+"""AF_UNIX sockets: the behaviour that they share with UDP sockets, and paths, credentials and full receivers."""
 
 from __future__ import annotations
 
@@ -37,22 +37,23 @@ from trio_dgram import (
     UnixAddress,
 )
 from trio_dgram._codecs.ancillary import decode_packet_info
-from trio_dgram._kernel import system_socket as _system
-from trio_dgram._kernel import unix_paths as _paths
+from trio_dgram._codecs.families import SocketType
+from trio_dgram._kernel import capabilities as _capabilities
+from trio_dgram._kernel import unix_paths as _unix_paths
 
 from .support.descriptors import same_descriptors
 from .support.faults import faulty_kernel
 from .support.tables import each_wrong, offending_rows, wrong
 
-pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="kernel: it has no AF_UNIX")
+pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="kernel: no AF_UNIX")
 needs_credentials = pytest.mark.skipif(
-    "config.getoption('--portable')", reason="kernel: the portable path is told of no credentials"
+    "config.getoption('--portable')", reason="kernel: the portable calls report no credentials"
 )
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """A path that nothing is at."""
+    """A path at which no file exists."""
     return str(tmp_path / "sock")
 
 
@@ -65,14 +66,14 @@ async def pair(path: str, **options: Any) -> AsyncGenerator[tuple[DatagramSocket
         yield server, client
 
 
-def nameless(to: str, data: bytes) -> None:
-    """Send ``data`` from a socket that has no name."""
+def send_unnamed(to: str, data: bytes) -> None:
+    """Send ``data`` from an unnamed socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.sendto(data, to)
 
 
 def fill(sender: DatagramSocket, to: str | None) -> int:
-    """Send until the receiver has no room, and return how many datagrams went."""
+    """Send until the receiver is full, and return how many datagrams were sent."""
     count = 0
     while True:
         try:
@@ -98,14 +99,14 @@ def test_an_address_is_a_value() -> None:
 
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda address: pickle.loads(pickle.dumps(address))])  # noqa: S301 -- our own
 @pytest.mark.parametrize("name", ["/run/log", b"\0log\xff", ""])
-def test_an_address_and_its_kind_survive_copying_and_pickling(make: Callable[[Any], Any], name: str | bytes) -> None:
+def test_copying_and_pickling_keep_an_address_and_its_type(make: Callable[[Any], Any], name: str | bytes) -> None:
     address = UnixAddress(name)
     for original in (address, Datagram(b"", address).reply(b"").address):
         assert make(original) == original
         assert type(make(original)) is type(original)
 
 
-def test_an_address_can_be_matched() -> None:
+def test_an_address_matches_class_patterns() -> None:
     def of(address: Address) -> str:
         match address:
             case UnixAddress(path="/run/log"):
@@ -131,22 +132,20 @@ async def test_an_address_must_be_a_path() -> None:
 
 
 @pytest.mark.parametrize("kind", [str, os.fsencode, Path])
-async def test_it_is_bound_to_paths_of_every_kind(path: str, kind: Callable[[str], Any]) -> None:
+async def test_bind_accepts_every_kind_of_path(path: str, kind: Callable[[str], Any]) -> None:
     async with trio_dgram.open_socket("unix") as sock:
         assert await sock.bind(kind(path)) == UnixAddress(path)
         assert type(sock.address) is UnixAddress
         assert repr(sock) == f"<trio_dgram.DatagramSocket unix, bound to {path}>"
         assert Path(path).is_socket()
-        nameless(path, b"x")
+        send_unnamed(path, b"x")
         assert await sock.receive() == (b"x", UnixAddress(""), None)
     assert not Path(path).exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="kernel: abstract names are Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: abstract names exist on Linux only")
 @pytest.mark.parametrize("name", ["\0trio_dgram test", b"\0trio_dgram\0\xff"])
-async def test_it_is_bound_to_abstract_names(
-    name: str | bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bind_accepts_abstract_names(name: str | bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     async with trio_dgram.open_socket("unix", path=name) as sock:
         assert sock.address == UnixAddress(name)
@@ -159,7 +158,7 @@ async def test_it_is_bound_to_abstract_names(
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_path_that_is_not_utf_8_stays_what_it_is(tmp_path: Path) -> None:
+async def test_a_path_that_is_not_utf_8_is_kept_unchanged(tmp_path: Path) -> None:
     name = os.fsencode(tmp_path / "sock") + b"\xff"
     async with trio_dgram.open_socket("unix", path=name) as sock:
         await sock.send(b"x", sock.address)
@@ -177,12 +176,12 @@ WRONG_PATHS: Final = [
 
 
 async def open_unix(**options: Any) -> None:
-    """Open a socket with options that raise."""
+    """Open a socket with ``options``, which must raise."""
     async with trio_dgram.open_socket("unix", **options):
         raise AssertionError
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="kernel: others have other limits")
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: other limits than on Linux")
 async def test_a_wrong_path_raises_before_any_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with same_descriptors():
@@ -200,7 +199,7 @@ async def test_a_wrong_path_raises_before_any_effect(tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="kernel: others have other limits")
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: other limits than on Linux")
 async def test_the_longest_path_and_the_longest_name_can_be_bound_and_sent_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,20 +211,21 @@ async def test_the_longest_path_and_the_longest_name_can_be_bound_and_sent_to(
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_path_of_another_type_is_refused() -> None:
+async def test_a_path_of_a_wrong_type_is_rejected() -> None:
     values = (None, True, False, 5, 5.0, ["/run/x"], ("/run/x", 0))
     async with trio_dgram.open_socket("unix") as sock:
         assert await offending_rows(sock.bind, each_wrong(TypeError, "path must be a path", values)) == []
         assert await offending_rows(sock.connect, each_wrong(TypeError, "to must be a path", values)) == []
 
 
-async def test_hosts_and_ports_are_not_for_it_and_paths_not_for_others(path: str) -> None:
+async def test_unix_sockets_reject_hosts_and_ports_and_udp_sockets_reject_paths(path: str) -> None:
     with same_descriptors():
         for arguments in ({"path": path, "host": "localhost"}, {"host": "localhost"}, {"port": 0, "host": ""}):
-            with pytest.raises(ValueError, match="bound to a path alone, without a host"):
+            with pytest.raises(ValueError, match="bound to a path, without a host"):
                 async with trio_dgram.open_socket("unix", **arguments):
                     raise AssertionError
-        for type, port in (("udp4", None), ("unix", 0), ("unix", 5)):
+        cases: list[tuple[SocketType, int | None]] = [("udp4", None), ("unix", 0), ("unix", 5)]
+        for type, port in cases:
             with pytest.raises(ValueError, match="path is for unix sockets"):
                 async with trio_dgram.open_socket(type, path=path, port=port):
                     raise AssertionError
@@ -233,17 +233,17 @@ async def test_hosts_and_ports_are_not_for_it_and_paths_not_for_others(path: str
             async with trio_dgram.open_socket("unix", port=5):
                 raise AssertionError
     async with trio_dgram.open_socket("unix") as sock, trio_dgram.open_socket("udp4") as other:
-        with pytest.raises(ValueError, match="bound to a path alone, without a host, and not to 'localhost'"):
+        with pytest.raises(ValueError, match="bound to a path, without a host, not to host 'localhost'"):
             await sock.bind(path, "localhost")
-        for wrong in (UnixAddress(path), Datagram(b"", UnixAddress(path)).reply(b"").address):
+        for address in (UnixAddress(path), Datagram(b"", UnixAddress(path)).reply(b"").address):
             with pytest.raises(ValueError, match="the port of to"):
-                await other.send(b"x", wrong)
+                await other.send(b"x", address)
         with pytest.raises(ValueError, match="'udp4' or 'udp6'"):
             await trio_dgram.resolve("localhost", 53, "unix")
     assert not Path(path).exists()
 
 
-async def test_it_is_bound_once(path: str) -> None:
+async def test_binding_twice_fails(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path) as sock:
         with pytest.raises(AlreadyBoundError):
             await sock.bind(f"{path}.other")
@@ -251,8 +251,8 @@ async def test_it_is_bound_once(path: str) -> None:
     assert not Path(f"{path}.other").exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="kernel: only Linux finds a name by itself")
-async def test_sending_finds_an_abstract_name_that_can_be_answered(path: str) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: only Linux autobinds")
+async def test_sending_autobinds_to_an_abstract_name_that_can_be_answered(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path) as server, trio_dgram.open_socket("unix") as client:
         with pytest.raises(NotBoundError):
             await client.receive()
@@ -264,8 +264,8 @@ async def test_sending_finds_an_abstract_name_that_can_be_answered(path: str) ->
         assert await client.receive() == (b"answer", server.address, None)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="kernel: only Linux finds a name by itself")
-async def test_binding_without_a_path_finds_an_abstract_name() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: only Linux autobinds")
+async def test_binding_without_a_path_autobinds_to_an_abstract_name() -> None:
     async with trio_dgram.open_socket("unix", port=0) as one, trio_dgram.open_socket("unix") as other:
         assert await other.bind() != one.address
         await one.send(b"x", other.address)
@@ -275,7 +275,7 @@ async def test_binding_without_a_path_finds_an_abstract_name() -> None:
 # The file
 
 
-async def test_the_file_goes_with_the_socket_wherever_the_program_is_by_then(
+async def test_closing_removes_the_file_after_a_change_of_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -288,14 +288,14 @@ async def test_the_file_goes_with_the_socket_wherever_the_program_is_by_then(
     assert (tmp_path / "elsewhere" / "sock").exists()
 
 
-async def test_the_file_goes_when_the_nursery_is_cancelled(path: str) -> None:
+async def test_cancelling_the_nursery_removes_the_file(path: str) -> None:
     async with trio_dgram.open_nursery() as nursery:
         await nursery.create_socket("unix").bind(path)
         nursery.cancel_scope.cancel()
     assert not Path(path).exists()
 
 
-async def test_closing_twice_removes_only_what_it_made(path: str) -> None:
+async def test_closing_twice_removes_only_its_own_file(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path) as sock:
         sock.close()
         assert not Path(path).exists()
@@ -304,9 +304,9 @@ async def test_closing_twice_removes_only_what_it_made(path: str) -> None:
     assert Path(path).exists()
 
 
-async def test_a_file_that_was_put_in_its_place_stays(path: str) -> None:
+async def test_closing_keeps_a_file_that_has_replaced_its_own(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path) as one:
-        # Kept, so that its inode is not used again at once.
+        # Renamed, not removed: the kernel could reuse its inode for the new file.
         Path(path).rename(f"{path}.old")
         async with trio_dgram.open_socket("unix", path=path) as other:
             await one.aclose()
@@ -314,46 +314,48 @@ async def test_a_file_that_was_put_in_its_place_stays(path: str) -> None:
             assert (await other.receive()).data == b"x"
 
 
-async def test_a_file_that_is_gone_already_is_no_error(path: str) -> None:
+async def test_closing_ignores_a_missing_file(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path):
         Path(path).unlink()
 
 
-def test_a_file_that_is_gone_as_soon_as_it_was_made_is_nobodys(path: str) -> None:
-    assert _paths.made_path(path) is None
+def test_a_file_that_is_removed_right_after_binding_is_not_owned(path: str) -> None:
+    assert _unix_paths.bound_path(path) is None
 
 
-# What the kernel says
+# Errors of the kernel
 
 
 async def fails(call: Any, kind: type[OSError], number: int, text: str) -> OSError:
+    """Check that ``call`` raises an OSError of this class, errno and text, and return it."""
     with pytest.raises(kind, match=text) as caught:
         await call
     assert caught.value.errno == number
     return caught.value
 
 
-def stale(path: str) -> None:
+def leave_stale(path: str) -> None:
+    """Leave the file of a closed socket at ``path``."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(path)
 
 
-async def test_why_a_path_cannot_be_bound_is_said_in_words(path: str) -> None:
+async def test_a_failed_bind_names_the_reason(path: str) -> None:
     async with trio_dgram.open_socket("unix") as sock:
-        stale(path)
+        leave_stale(path)
         error = await fails(
             sock.bind(path),
             OSError,
             errno.EADDRINUSE,
-            rf"^\[Errno \d+\] bind {path}: .*no process has open any more is",
+            rf"^\[Errno \d+\] bind {path}: .*no process has open any more exists there: remove it first",
         )
         assert (error.operation, error.address) == ("bind", UnixAddress(path))  # type: ignore[attr-defined]
         Path(path).unlink()
         Path(path).touch()
-        await fails(sock.bind(path), OSError, errno.EADDRINUSE, r"\(a file that is not a socket is there\)")
+        await fails(sock.bind(path), OSError, errno.EADDRINUSE, r"\(a file that is not a socket exists there\)")
         Path(path).unlink()
         await fails(
-            sock.bind(f"{path}/sock"), FileNotFoundError, errno.ENOENT, r"/sock: .*\(there is no such directory\)"
+            sock.bind(f"{path}/sock"), FileNotFoundError, errno.ENOENT, r"/sock: .*\(the directory does not exist\)"
         )
         async with trio_dgram.open_socket("unix", path=path):
             await fails(sock.bind(path), OSError, errno.EADDRINUSE, r"\(another socket has that name\)")
@@ -369,7 +371,7 @@ async def test_why_a_path_cannot_be_bound_is_said_in_words(path: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"packet_info": True}], ids=str)
-async def test_why_a_path_cannot_be_reached_is_said_in_words(path: str, options: Any) -> None:
+async def test_a_failed_connect_or_send_names_the_reason(path: str, options: Any) -> None:
     async with trio_dgram.open_socket("unix", **options) as sock:
 
         async def unreachable(kind: type[OSError], number: int, text: str) -> None:
@@ -383,18 +385,18 @@ async def test_why_a_path_cannot_be_reached_is_said_in_words(path: str, options:
                 assert other.statistics().send_errors == 2
 
         await unreachable(FileNotFoundError, errno.ENOENT, "no socket has that name")
-        stale(path)
+        leave_stale(path)
         await unreachable(ConnectionRefusedError, errno.ECONNREFUSED, "no process has that socket open any more")
         Path(path).unlink()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
             stream.bind(path)
             stream.listen()
-            await unreachable(OSError, errno.EPROTOTYPE, "that is not a datagram socket")
+            await unreachable(OSError, errno.EPROTOTYPE, "it is not a datagram socket")
         Path(path).unlink()
         async with trio_dgram.open_socket("unix", path=path) as taken:
             await taken.connect(path)
             await unreachable(PermissionError, errno.EPERM, "that socket is connected to another one")
-        # And the failed connects have left it unbound.
+        # The failed connects have left it unbound.
         assert await sock.bind(path) == UnixAddress(path)
 
 
@@ -413,7 +415,7 @@ IP_OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-async def test_an_ip_option_is_refused_by_name() -> None:
+async def test_an_ip_option_is_rejected_by_name() -> None:
     with same_descriptors():
         rows = [
             wrong(ValueError, f"^{name} is for udp4 and udp6 sockets, not for unix", **{name: value})
@@ -432,7 +434,7 @@ async def lookup(*_: object) -> Address:
     raise AssertionError
 
 
-async def test_other_ip_options_are_refused_unless_they_have_their_default() -> None:
+async def test_other_ip_options_are_rejected_unless_they_have_their_default() -> None:
     options: list[tuple[str, Any, Any]] = [
         ("reuse_address", True, False),
         ("reuse_port", True, False),
@@ -451,7 +453,7 @@ async def test_other_ip_options_are_refused_unless_they_have_their_default() -> 
             assert sock.type == "unix"
 
 
-async def test_groups_and_paths_through_networks_are_the_internets(path: str) -> None:
+async def test_memberships_path_mtu_and_sent_packet_info_need_an_internet_socket(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path) as sock:
         for use in (
             lambda: sock.add_membership("239.1.2.3"),
@@ -469,7 +471,7 @@ async def test_groups_and_paths_through_networks_are_the_internets(path: str) ->
         assert sock.statistics().sent == 0
 
 
-async def test_buffer_sizes_are_its_own(path: str) -> None:
+async def test_buffer_sizes_can_be_set_and_limit_a_datagram(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path, receive_buffer_size=9000, send_buffer_size=9000) as sock:
         assert sock.receive_buffer_size in {9000, 18000}
         sock.send_buffer_size = 12000
@@ -484,7 +486,7 @@ async def test_buffer_sizes_are_its_own(path: str) -> None:
 # Sending and receiving
 
 
-async def test_datagrams_go_both_ways_and_are_counted(path: str) -> None:
+async def test_datagrams_in_both_directions_are_counted(path: str) -> None:
     async with pair(path) as (server, client):
         await client.send(["one ", b"question"], path)
         question = await server.receive()
@@ -514,7 +516,7 @@ async def test_an_empty_datagram_is_data(path: str) -> None:
         assert [datagram.data for datagram in await server.receive_many()] == [b"", b"x"]
 
 
-async def test_a_datagram_of_200000_bytes_arrives_whole(path: str) -> None:
+async def test_a_datagram_of_200000_bytes_is_received_whole(path: str) -> None:
     async with pair(path, send_buffer_size=250_000) as (server, client):
         payload = os.urandom(200_000)
         await client.send(payload, path)
@@ -522,10 +524,10 @@ async def test_a_datagram_of_200000_bytes_arrives_whole(path: str) -> None:
         assert server.statistics().truncated == 0
 
 
-async def test_what_is_too_big_for_any_default_is_truncated_and_counted(
+async def test_a_datagram_larger_than_the_buffer_is_truncated_and_counted(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_dgram._kernel.receiver._LARGEST_UNIX", 100)
+    monkeypatch.setattr("trio_dgram._kernel.python_calls._LARGEST_UNIX_PAYLOAD", 100)
     async with pair(path, packet_info=True) as (server, client):
         await client.send(bytes(101), path)
         datagram = await server.receive()
@@ -557,8 +559,8 @@ async def test_a_connected_socket_has_one_peer(path: str) -> None:
         assert (await client.receive()).address == third.address
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="kernel: only Linux finds a name by itself")
-async def test_connecting_finds_a_name_and_disconnecting_keeps_it(path: str) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: only Linux autobinds")
+async def test_connecting_autobinds_and_disconnecting_keeps_the_name(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path) as server:
         async with trio_dgram.open_socket("unix", connect=path) as client:
             name = client.address
@@ -569,7 +571,7 @@ async def test_connecting_finds_a_name_and_disconnecting_keeps_it(path: str) -> 
             assert await client.receive() == (b"y", server.address, None)
 
 
-async def test_what_is_queued_when_it_disconnects_is_received(path: str) -> None:
+async def test_disconnecting_keeps_queued_datagrams(path: str) -> None:
     async with pair(path) as (server, client):
         await client.connect(path)
         await server.send_many([Datagram(b"%d" % number, client.address) for number in range(3)])
@@ -578,7 +580,7 @@ async def test_what_is_queued_when_it_disconnects_is_received(path: str) -> None
 
 
 @pytest.mark.parametrize("listening", [True, False])
-async def test_what_is_queued_when_it_disconnects_wakes_up_who_waits_for_it(path: str, listening: bool) -> None:
+async def test_disconnecting_wakes_a_task_that_waits_for_queued_datagrams(path: str, listening: bool) -> None:
     async with pair(path) as (server, client), trio.open_nursery() as nursery:
         await client.connect(path)
 
@@ -592,7 +594,7 @@ async def test_what_is_queued_when_it_disconnects_wakes_up_who_waits_for_it(path
         client.disconnect()
 
 
-async def test_a_peer_that_has_gone_away_refuses_each_datagram_until_another_is_connected_to(path: str) -> None:
+async def test_a_closed_peer_refuses_datagrams_until_the_socket_is_reconnected(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=f"{path}.client") as client:
         async with trio_dgram.open_socket("unix", path=path):
             await client.connect(path)
@@ -606,7 +608,7 @@ async def test_a_peer_that_has_gone_away_refuses_each_datagram_until_another_is_
             assert (await server.receive()).data == b"x"
 
 
-async def test_a_peer_that_lets_go_with_something_queued_is_no_error_of_the_next_send(path: str) -> None:
+async def test_the_error_of_a_peer_that_reconnects_elsewhere_goes_to_receive_and_not_to_send(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path) as sock:
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer,
@@ -625,7 +627,7 @@ async def test_a_peer_that_lets_go_with_something_queued_is_no_error_of_the_next
         assert (statistics.sent, statistics.send_errors, statistics.receive_errors) == (1, 1, 1)
 
 
-async def test_what_happens_is_told(path: str) -> None:
+async def test_event_channels_report_bind_connect_datagram_and_close(path: str) -> None:
     async with trio_dgram.open_socket("unix") as sock, trio_dgram.open_socket("unix", path=f"{path}.peer") as peer:
         events = sock.events()
         await sock.bind(path)
@@ -640,7 +642,7 @@ async def test_what_happens_is_told(path: str) -> None:
         assert [event async for event in events] == [Closed()]
 
 
-async def test_whoever_has_gone_is_answered_without_an_error(path: str) -> None:
+async def test_a_reply_to_a_closed_peer_is_reported_and_not_raised(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path) as server:
         events = server.events(Failure)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
@@ -657,7 +659,7 @@ async def test_whoever_has_gone_is_answered_without_an_error(path: str) -> None:
             stream.bind(f"{path}.client")
             refused.append(errno.EPROTOTYPE)
             await server.send(b"y", question.address)
-            with pytest.raises(OSError, match="that is not a datagram socket"):
+            with pytest.raises(OSError, match="it is not a datagram socket"):
                 await server.send(b"y", UnixAddress(f"{path}.client"))
         for number in refused:
             failure = await events.receive()
@@ -667,11 +669,11 @@ async def test_whoever_has_gone_is_answered_without_an_error(path: str) -> None:
         assert server.statistics().send_errors == len(refused) + 1
 
 
-async def test_whoever_has_no_name_cannot_be_answered_and_nothing_is_lost_by_trying(path: str) -> None:
+async def test_a_reply_to_an_unnamed_socket_is_reported_and_loses_no_datagram(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path) as server:
         events = server.events(Failure)
-        nameless(path, b"x")
-        nameless(path, b"y")
+        send_unnamed(path, b"x")
+        send_unnamed(path, b"y")
         question = await server.receive()
         assert question == Datagram(b"x", UnixAddress(""))
         await server.send(b"answer", question.address)
@@ -679,7 +681,7 @@ async def test_whoever_has_no_name_cannot_be_answered_and_nothing_is_lost_by_try
         server.send_nowait(question.reply(b"answer"))
         for _ in range(3):
             failure = await events.receive()
-            text = r"send a socket without a name: .*\(a socket without a name cannot be answered\)"
+            text = r"send an unnamed socket: .*\(an unnamed socket cannot be answered\)"
             with pytest.raises(OSError, match=text):
                 raise failure.error
         assert (server.statistics().send_errors, server.statistics().sent) == (3, 0)
@@ -689,12 +691,12 @@ async def test_whoever_has_no_name_cannot_be_answered_and_nothing_is_lost_by_try
                 await call
         async with trio_dgram.open_socket("unix") as other:
             with pytest.raises(ValueError, match="path must be a path or an abstract name, not an empty one"):
-                await other.bind(question.address)  # type: ignore[arg-type]
+                await other.bind(question.address)
             await fails(other.connect(question.address), OSError, errno.EINVAL, "cannot be answered")
 
 
 @pytest.mark.parametrize("options", [{}, {"packet_info": True}], ids=str)
-async def test_descriptors_that_somebody_sends_are_not_kept(path: str, options: Any) -> None:
+async def test_passed_descriptors_are_not_kept(path: str, options: Any) -> None:
     async with trio_dgram.open_socket("unix", path=path, **options) as server:
         with same_descriptors():
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
@@ -704,20 +706,18 @@ async def test_descriptors_that_somebody_sends_are_not_kept(path: str, options: 
             assert [datagram.data for datagram in await server.receive_many()] == [b"x"] * 3
 
 
-def test_descriptors_that_came_are_closed() -> None:
+def test_close_descriptors_closes_those_in_control_messages() -> None:
     one, other = os.pipe()
-    _paths.close_descriptors([(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("=ii", one, other) + b"\0\0")])
+    _unix_paths.close_descriptors([(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("=ii", one, other) + b"\0\0")])
     for descriptor in (one, other):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
 
 
-# Receivers without room
+# Full receivers
 
 
-async def test_a_sender_waits_for_a_peer_that_has_no_room_without_spinning(
-    path: str, autojump_clock: MockClock
-) -> None:
+async def test_a_send_to_a_full_receiver_waits_without_busy_looping(path: str, autojump_clock: MockClock) -> None:
     with faulty_kernel() as faults:
         async with pair(path) as (server, client), trio.open_nursery() as nursery:
             count = fill(client, path)
@@ -726,14 +726,14 @@ async def test_a_sender_waits_for_a_peer_that_has_no_room_without_spinning(
             await trio.sleep(10)
             assert 100 < faults.calls["sendto"] - before < 300
             assert (await server.receive()).data == b"0"
-            # It looks again 20 times a second.
+            # A send is retried 20 times a second.
             await trio.sleep(0.051)
             assert client.statistics().sent == count + 1
             received = await server.receive_many()
             assert [datagram.data for datagram in received] == [*(b"%d" % each for each in range(1, count)), b"last"]
 
 
-async def test_a_sender_that_is_cancelled_while_it_waits_has_sent_nothing(path: str, autojump_clock: MockClock) -> None:
+async def test_a_waiting_send_that_is_cancelled_has_sent_nothing(path: str, autojump_clock: MockClock) -> None:
     async with pair(path) as (server, client):
         count = fill(client, path)
         for call in (client.send(b"x", path), client.send_many([Datagram(b"x", server.address)])):
@@ -746,7 +746,7 @@ async def test_a_sender_that_is_cancelled_while_it_waits_has_sent_nothing(path: 
             server.receive_nowait()
 
 
-async def test_a_sender_that_waits_ends_when_it_or_its_peer_is_closed(path: str, autojump_clock: MockClock) -> None:
+async def test_a_waiting_send_ends_when_either_socket_is_closed(path: str, autojump_clock: MockClock) -> None:
     async with pair(path) as (server, client), trio_dgram.open_socket("unix", path=f"{path}.3") as third:
         fill(client, path)
         async with trio.open_nursery() as nursery:
@@ -763,7 +763,7 @@ async def test_a_sender_that_waits_ends_when_it_or_its_peer_is_closed(path: str,
             server.close()
 
 
-async def test_one_peer_without_room_does_not_hold_up_what_is_for_another(path: str, autojump_clock: MockClock) -> None:
+async def test_a_full_receiver_does_not_delay_datagrams_to_another(path: str, autojump_clock: MockClock) -> None:
     async with pair(path) as (server, client), trio_dgram.open_socket("unix", path=f"{path}.3") as slow:
         fill(client, slow.address.host)
         count = fill(client, path)
@@ -778,7 +778,7 @@ async def test_one_peer_without_room_does_not_hold_up_what_is_for_another(path: 
             nursery.cancel_scope.cancel()
 
 
-async def test_a_connected_sender_waits_until_there_is_room(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connected_sender_waits_for_writability(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = 0
     wait_writable = trio.lowlevel.wait_writable
 
@@ -803,14 +803,14 @@ async def test_a_connected_sender_waits_until_there_is_room(path: str, monkeypat
         assert waits < 5
 
 
-# Who sent it
+# Credentials
 
 
 @needs_credentials
-async def test_credentials_are_told_where_they_are_asked_for(path: str) -> None:
+async def test_packet_info_reports_credentials(path: str) -> None:
     mine = Credentials(os.getpid(), os.geteuid(), os.getegid())
     async with trio_dgram.open_socket("unix", path=path, packet_info=True) as server:
-        nameless(path, b"x")
+        send_unnamed(path, b"x")
         datagram = await server.receive()
         assert datagram.info is not None
         assert datagram.info.credentials == mine
@@ -830,27 +830,27 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
 
 
 @needs_credentials
-async def test_credentials_are_those_of_each_datagrams_sender(path: str) -> None:
+async def test_each_datagram_has_the_credentials_of_its_sender(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path, packet_info=True) as server:
-        nameless(path, b"from here")
+        send_unnamed(path, b"from here")
         async with trio.open_nursery() as nursery:
             child = await nursery.start(trio.run_process, [sys.executable, "-c", SEND, path])
-        nameless(path, b"from here again")
+        send_unnamed(path, b"from here again")
         pids = [info.credentials.pid for _, _, info in await server.receive_many() if info and info.credentials]
         assert pids == [os.getpid(), child.pid, os.getpid()]
 
 
-async def test_what_is_not_known_of_a_sender_is_none() -> None:
+async def test_unknown_credentials_are_none() -> None:
     unknown = struct.pack("=iII", 0, 65534, 65534)
     assert decode_packet_info([(socket.SOL_SOCKET, 2, unknown)]).credentials is None
     other = struct.pack("=iII", 0, 0, 0)
     assert decode_packet_info([(socket.SOL_SOCKET, 2, other)]).credentials == Credentials(0, 0, 0)
 
 
-async def test_without_the_capability_its_info_is_empty(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_system, "capabilities", _system.portable)
+async def test_packet_info_without_the_capability_is_empty(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_capabilities, "detected", _capabilities.portable())
     async with trio_dgram.open_socket("unix", path=path, packet_info=True) as server:
-        nameless(path, b"x")
+        send_unnamed(path, b"x")
         datagram = await server.receive()
         assert datagram.info is not None
         assert datagram.info.credentials is None

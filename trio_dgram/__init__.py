@@ -1,23 +1,24 @@
 """A Trio-native structured-concurrency datagram toolkit.
 
-Sockets live in a nursery, ``bind`` and ``send`` are awaited, ``receive`` is iterated, and what happens to a
-socket is told by channels.
+Sockets live in a nursery, ``bind`` and ``send`` are awaited, ``receive`` is iterated, and the events of a socket arrive
+in channels.
 """
 
 from __future__ import annotations
 
+from ._codecs.families import SocketType
+from ._kernel.capabilities import Capabilities, capabilities
 from ._kernel.interfaces import Interface, interfaces
 from ._kernel.memberships import Membership
 from ._nursery import DatagramNursery, open_nursery, open_socket
-from ._peers.channel import DatagramChannel, PeerStatistics
+from ._peers.channel import DatagramChannel
 from ._peers.limits import ListenerOptions
 from ._peers.listener import DatagramListener, open_listeners
 from ._peers.retry import retry
 from ._peers.serving import open_connection, serve
-from ._peers.table import ListenerStatistics
 from ._socket.config import SocketOptions
 from ._socket.datagram_socket import DatagramSocket
-from ._socket.event_channel import EventChannel
+from ._socket.event_channel import ChannelOptions, EventChannel
 from ._socket.resolution import resolve
 from ._values.addresses import Address, UnixAddress
 from ._values.datagrams import Credentials, Datagram, PacketInfo
@@ -34,7 +35,7 @@ from ._values.errors import (
     SocketStateError,
 )
 from ._values.events import Closed, Connected, Event, Failure, Listening
-from ._values.statistics import ChannelStatistics, SocketStatistics
+from ._values.statistics import ChannelStatistics, ListenerStatistics, PeerStatistics, SocketStatistics
 
 __all__ = [
     "Address",
@@ -42,6 +43,8 @@ __all__ = [
     "AlreadyBoundError",
     "AlreadyConnectedError",
     "AmplificationLimitError",
+    "Capabilities",
+    "ChannelOptions",
     "ChannelStatistics",
     "Closed",
     "Connected",
@@ -69,7 +72,9 @@ __all__ = [
     "SocketOptions",
     "SocketStateError",
     "SocketStatistics",
+    "SocketType",
     "UnixAddress",
+    "capabilities",
     "interfaces",
     "open_connection",
     "open_listeners",
@@ -81,7 +86,7 @@ __all__ = [
 ]
 
 
-# What is public is shown by its public name, wherever it is written down.
+# Documentation and tracebacks show the public name of a class, not the module that defines it.
 def _show_public_names() -> None:
     for name in __all__:
         public = globals()[name]

@@ -1,41 +1,48 @@
 """The nursery of sockets: where they live, what keeps it open, and how both end.
 
-Rule 1: no socket outlives the block that it was made in.
-Rule 2: the body and all child tasks end first, then the sockets, so that the last words of a cancelled task
-still get out.
-Rule 3: what reads in the background neither keeps a block open nor adds anything to the exceptions that leave it.
+Rule 1: no socket outlives the block that it was created in.
+Rule 2: the body and all child tasks end first, then the sockets, so that a cancelled task can still send.
+Rule 3: background tasks neither keep a block open nor add to the exceptions that leave it.
+Rule 4: entering and leaving defer KeyboardInterrupt, which would otherwise leave a Trio nursery open.
 """
 
 from __future__ import annotations
 
 import socket
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from itertools import islice
+from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final, NoReturn, Self, Unpack
 
 import trio
 
-from ._codecs.families import AnyAddress, check_type
-from ._socket.config import Creation, SocketOptions, adopting, check_creation
+from ._codecs.families import AnyAddress, SocketType, check_type
+from ._socket.config import SocketConfig, SocketOptions, check_adoptable, check_options
 from ._socket.datagram_socket import DatagramSocket
+from ._socket.event_loop import require_trio
+from ._socket.interrupts import defer_interrupts
 from ._values.addresses import UnixPath
+from ._values.construction import NoPublicConstructor, create
 
 _NAMED_SOCKETS: Final = 3
-"""How many sockets the keeper's task name shows; naming thousands would cost more than keeping them."""
+"""How many sockets the name of the keep-alive task shows: naming thousands would cost more than keeping them."""
 
 
-class _Home:
-    """The sockets of one block and the tasks that read for them in the background."""
+@defer_interrupts
+class _SocketScope:
+    """The sockets of one block and their background tasks."""
 
     def __init__(self) -> None:
+        require_trio()
         self._sockets: dict[DatagramSocket, None] = {}
         self._ended = False
+        self._thread = get_ident()
         self._background_manager = trio.open_nursery()
         self._background: trio.Nursery
-        self.keeper: _Keeper | None = None
+        self.keep_alive: _KeepAlive | None = None
 
     async def __aenter__(self) -> Self:
         self._background = await self._background_manager.__aenter__()
@@ -46,26 +53,43 @@ class _Home:
     ) -> bool | None:
         self._ended = True
         for each in list(self._sockets):
-            each.close()
-        if self._background.cancel_scope.cancel_called:  # pragma: no cover -- a reader was interrupted by Ctrl-C
-            # The body was cancelled for it, so Trio has to see what the body raised.
+            # A descriptor that something else has closed must not keep the others from closing.
+            with suppress(OSError):
+                each.close()
+        if self._background.cancel_scope.cancel_called:  # pragma: no cover -- a background task failed
+            # It has cancelled the body, so Trio has to see the exception of the body.
             return await self._background_manager.__aexit__(exc_type, exc, traceback)
-        # Without the body's exception, which would be wrapped in a group of this nursery's.
+        # Without the exception of the body, which this nursery would wrap in a group.
         await self._background_manager.__aexit__(None, None, None)
         return None
 
     def create_socket(self, type_: str, options: SocketOptions) -> DatagramSocket:
-        return self._home(check_creation(type_, options))
+        return self._add(check_options(type_, options))
 
     def adopt_socket(self, sock_or_fd: object, options: SocketOptions) -> DatagramSocket:
-        with adopting(sock_or_fd, options) as creation:
-            return self._home(creation)
+        config = check_adoptable(sock_or_fd, options)
+        try:
+            adopted = self._add(config)
+        except BaseException:
+            # It stays the caller's.
+            if config.adopted is not None:
+                config.adopted.detach()
+            raise
+        if isinstance(sock_or_fd, socket.socket):
+            sock_or_fd.detach()
+        return adopted
 
-    def _home(self, creation: Creation) -> DatagramSocket:
+    def _add(self, config: SocketConfig) -> DatagramSocket:
+        if get_ident() != self._thread:
+            raise RuntimeError(
+                "create_socket and adopt_socket must run in the thread of the nursery's Trio run: "
+                "use trio.from_thread.run_sync"
+            )
         if self._ended:
             raise RuntimeError("this nursery has ended: no socket can be created in it any more")
-        made = DatagramSocket(creation, self)
-        self._sockets[made] = None
+        made = create(DatagramSocket, config, self)
+        if not made.closed:
+            self._sockets[made] = None
         return made
 
     def start_background(self, async_fn: Callable[..., Awaitable[object]], /, *args: Any) -> None:
@@ -74,23 +98,24 @@ class _Home:
     def state_changed(self, socket: DatagramSocket, /) -> None:
         if socket.closed:
             self._sockets.pop(socket, None)
-        if self.keeper is not None:
-            self.keeper.consider(socket)
+        if self.keep_alive is not None:
+            self.keep_alive.update(socket)
 
 
-class _Keeper:
-    """What keeps a nursery open while a socket in it is bound and counts: one task, named after the sockets."""
+@defer_interrupts
+class _KeepAlive:
+    """Keeps a nursery open while a socket in it is bound and counts: by one task, named after the sockets."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        # Ordered by links, so that the first ones are found at once also when many before them have gone.
+        # Linked, so that the first ones are found at once also after many before them were removed.
         self._sockets: OrderedDict[DatagramSocket, None] = OrderedDict()
         self._released: trio.Event | None = None
         self._task: trio.lowlevel.Task | None = None
 
-    def consider(self, socket: DatagramSocket) -> None:
-        """Keep the nursery open for ``socket``, or no longer, as it wants now."""
-        if socket.keeps_nursery_open:
+    def update(self, socket: DatagramSocket) -> None:
+        """Keep the nursery open for ``socket``, or no longer, depending on its state."""
+        if socket._keeps_nursery_open:  # noqa: SLF001 -- for the nursery alone
             self._sockets[socket] = None
         else:
             self._sockets.pop(socket, None)
@@ -103,7 +128,7 @@ class _Keeper:
             try:
                 self._nursery.start_soon(self._keep, self._released, name=self._name())
             except RuntimeError:
-                # All tasks have ended, and the nursery is about to close this socket.
+                # All tasks have ended, and the scope is about to close this socket.
                 self._sockets.clear()
                 self._released = None
         elif self._task is not None:
@@ -121,63 +146,85 @@ class _Keeper:
         return f"keeping nursery open: {named}" + (f" and {more} more" if more > 0 else "")
 
 
-class DatagramNursery:
-    """A Trio nursery that also owns datagram sockets, as :func:`open_nursery` makes it."""
+@defer_interrupts
+class DatagramNursery(metaclass=NoPublicConstructor):
+    """A Trio nursery that also owns datagram sockets; :func:`open_nursery` opens one."""
 
-    def __init__(self, home: _Home, trio_nursery: trio.Nursery) -> None:
-        self._home = home
-        self.trio_nursery = trio_nursery
-        """The Trio nursery whose tasks these are."""
+    _created_by = "open_nursery()"
 
-    def create_socket(self, type: str, **options: Unpack[SocketOptions]) -> DatagramSocket:
-        # createSocket names it
-        """Create a socket that lives in this nursery. Its descriptor is there at once, so every option works
-        before ``bind``.
+    def __init__(self, scope: _SocketScope, trio_nursery: trio.Nursery) -> None:
+        self._scope = scope
+        self._trio_nursery = trio_nursery
+
+    @property
+    def trio_nursery(self) -> trio.Nursery:
+        """The Trio nursery that runs the tasks."""
+        return self._trio_nursery
+
+    def create_socket(self, type: SocketType, **options: Unpack[SocketOptions]) -> DatagramSocket:
+        """Create a socket that lives in this nursery. It has its descriptor at once, so every option works before
+        ``bind``.
 
         A bound socket keeps the nursery open until it is closed, unless its ``unref`` was called.
 
         Args:
           type: ``"udp4"``, ``"udp6"`` or ``"unix"``.
-          options: as :class:`SocketOptions` lists them.
+          options: as documented in :class:`SocketOptions`.
 
         Raises:
-          TypeError, ValueError: if the type or an option is wrong; no descriptor was made then.
+          TypeError, ValueError: if the type or an option is wrong; no descriptor was created.
           RuntimeError: if the nursery has ended.
-          OSError: what the kernel says against an option; nothing is left of the socket.
+          OSError: the kernel's error, such as EMFILE, or for an option; a created descriptor was closed. ENOTSUP for an
+            option that the system lacks.
         """
-        return self._home.create_socket(type, options)
+        return self._scope.create_socket(type, options)
 
     def adopt_socket(self, sock_or_fd: socket.socket | int, **options: Unpack[SocketOptions]) -> DatagramSocket:
-        """Make a socket of this nursery's out of one that exists, as it is: perhaps bound, perhaps connected.
+        """Make an existing socket one of this nursery, as it is: it may be bound and connected.
 
-        It is the nursery's from now on, and closed with it; a ``socket.socket`` is detached. Other processes may
-        share what it is in the kernel, so nothing is done to it that would show there: neither O_NONBLOCK nor
-        receive offload is switched on. Options that are named are set, for all who share it.
+        From now on the nursery owns it and closes it; a ``socket.socket`` is detached. Other processes may share it, so
+        nothing is enabled that would affect them, neither O_NONBLOCK nor receive offload. Options that are named are
+        set, for all processes that share it.
 
         Args:
-          sock_or_fd: a UDP or AF_UNIX datagram socket, or the number of its descriptor.
-          options: as :class:`SocketOptions` lists them, without ``ipv6_only``.
+          sock_or_fd: a UDP or AF_UNIX datagram socket, or its descriptor.
+          options: as documented in :class:`SocketOptions`, without ``ipv6_only``.
 
         Raises:
-          TypeError, ValueError: if it is no such socket, or an option is wrong.
+          TypeError, ValueError: if it is not such a socket, or an option is wrong.
           RuntimeError: if the nursery has ended.
-          OSError: EBADF if it is not open, ENOTSOCK if it is no socket; what the kernel says against an option.
+          OSError: EBADF if it is not open, ENOTSOCK if it is not a socket; the kernel's error for an option.
 
-        After an error it is still the caller's, and open. POSIX only.
+        After an error it still belongs to the caller and is open. POSIX only.
         """
-        return self._home.adopt_socket(sock_or_fd, options)
+        return self._scope.adopt_socket(sock_or_fd, options)
 
     def start_soon(self, async_fn: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> None:
-        """Start a child task, as ``trio.Nursery.start_soon`` does."""
+        """Start a child task, as ``trio.Nursery.start_soon`` does.
+
+        Args:
+          async_fn: the async function that the task runs.
+          args: its positional arguments.
+          name: the name of the task in a task tree. Default: that of the function.
+        """
         self.trio_nursery.start_soon(async_fn, *args, name=name)
 
     async def start(self, async_fn: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> Any:
-        """Start a child task and wait until it has reported to be ready, as ``trio.Nursery.start`` does."""
+        """Start a child task and wait until it reports that it has started, as ``trio.Nursery.start`` does.
+
+        Args:
+          async_fn: an async function that takes ``task_status``.
+          args: its positional arguments.
+          name: the name of the task in a task tree. Default: that of the function.
+
+        Returns:
+          The value that the task passed to ``task_status.started``.
+        """
         return await self.trio_nursery.start(async_fn, *args, name=name)
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
-        """The scope that cancels the body and all child tasks; the sockets are closed after them."""
+        """The cancel scope of the body and all child tasks; the sockets are closed after those have ended."""
         return self.trio_nursery.cancel_scope
 
     @property
@@ -194,9 +241,86 @@ class DatagramNursery:
         return f"<trio_dgram.DatagramNursery of {self.trio_nursery!r}>"
 
 
-@asynccontextmanager
-async def open_nursery() -> AsyncGenerator[DatagramNursery]:
-    """Open a nursery that owns datagram sockets besides tasks::
+class _AsyncOnly:
+    """A block that is entered by ``async with`` and says so where it is not."""
+
+    _function: str
+
+    def __enter__(self) -> NoReturn:
+        raise RuntimeError(f"use 'async with {self._function}(...)', not 'with {self._function}(...)'")
+
+    def __exit__(self, *_: object) -> NoReturn:
+        raise AssertionError  # __enter__ always raises
+
+
+@defer_interrupts
+class _NurseryManager(_AsyncOnly, AbstractAsyncContextManager[DatagramNursery, bool | None]):
+    """The block of :func:`open_nursery`."""
+
+    _function = "open_nursery"
+
+    def __init__(self) -> None:
+        self._scope = _SocketScope()
+        self._tasks = trio.open_nursery()
+
+    async def __aenter__(self) -> DatagramNursery:
+        await self._scope.__aenter__()
+        trio_nursery = await self._tasks.__aenter__()
+        self._scope.keep_alive = _KeepAlive(trio_nursery)
+        return create(DatagramNursery, self._scope, trio_nursery)
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        # What two nested blocks do, of which the tasks' is the inner one.
+        try:
+            swallowed = await self._tasks.__aexit__(exc_type, exc, traceback)
+        except BaseException as error:
+            await self._scope.__aexit__(type(error), error, error.__traceback__)
+            raise
+        if swallowed:
+            await self._scope.__aexit__(None, None, None)
+            return True
+        return await self._scope.__aexit__(exc_type, exc, traceback)
+
+
+@defer_interrupts
+class _SocketManager(_AsyncOnly, AbstractAsyncContextManager[DatagramSocket, bool | None]):
+    """The block of :func:`open_socket`."""
+
+    _function = "open_socket"
+
+    def __init__(
+        self, type_: SocketType, options: SocketOptions, local: tuple[Any, str | None] | None, peer: AnyAddress | None
+    ) -> None:
+        self._scope = _SocketScope()
+        self._type = type_
+        self._options = options
+        self._local = local
+        self._peer = peer
+
+    async def __aenter__(self) -> DatagramSocket:
+        await self._scope.__aenter__()
+        try:
+            opened = self._scope.create_socket(self._type, self._options)
+            await trio.lowlevel.checkpoint()
+            if self._local is not None:
+                await opened.bind(*self._local)
+            if self._peer is not None:
+                await opened.connect(self._peer)
+        except BaseException as error:
+            await self._scope.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return opened
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._scope.__aexit__(exc_type, exc, traceback)
+
+
+def open_nursery() -> AbstractAsyncContextManager[DatagramNursery, bool | None]:
+    """Open a nursery that owns datagram sockets as well as tasks::
 
         async with trio_dgram.open_nursery() as nursery:
             server = nursery.create_socket("udp4").unref()
@@ -205,29 +329,28 @@ async def open_nursery() -> AsyncGenerator[DatagramNursery]:
             await client.send("Some bytes", server.address)
             print(await server.receive())
 
-    It ends when its body, its child tasks and its bound sockets have: first the body and the tasks, then the
-    sockets. A socket that was unref'd, or was never bound, is not waited for. Errors leave as they leave
-    ``trio.open_nursery``.
+    It ends when its body, its child tasks and its bound sockets have ended: first the body and the tasks, then the
+    sockets. A socket that is unbound or unref'd is not waited for.
 
-    The end of the block is a checkpoint, as of every nursery. Cancellation ends the tasks, and then the sockets
-    are closed.
+    Raises:
+      RuntimeError: outside a Trio run.
+
+    Errors leave the block as they leave ``trio.open_nursery``. Leaving it is a checkpoint. Cancellation ends the tasks;
+    then the sockets are closed.
     """
-    async with _Home() as home, trio.open_nursery() as trio_nursery:
-        home.keeper = _Keeper(trio_nursery)
-        yield DatagramNursery(home, trio_nursery)
+    return _NurseryManager()
 
 
-@asynccontextmanager
-async def open_socket(
-    type: str,
+def open_socket(
+    type: SocketType,
     *,
     port: int | None = None,
     host: str | None = None,
     path: UnixPath | None = None,
     connect: AnyAddress | None = None,
     **options: Unpack[SocketOptions],
-) -> AsyncGenerator[DatagramSocket]:
-    """Open one socket, to be closed when the block ends::
+) -> AbstractAsyncContextManager[DatagramSocket, bool | None]:
+    """Open one socket that is closed when the block ends::
 
         async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as server:
             await server.send("Some bytes", server.address)
@@ -237,34 +360,30 @@ async def open_socket(
 
     Args:
       type: ``"udp4"``, ``"udp6"`` or ``"unix"``.
-      port: where to bind it, as in :meth:`DatagramSocket.bind`; not bound yet if neither this nor ``host`` is given.
-      host: likewise.
-      path: where to bind a ``"unix"`` socket.
-      connect: the ``(host, port)``, or path, to connect it to.
-      options: as :class:`SocketOptions` lists them.
+      port: the port to bind to, as in :meth:`DatagramSocket.bind`. Without ``port`` and ``host`` it is not bound yet.
+      host: the local address to bind to, likewise.
+      path: the path to bind a ``"unix"`` socket to.
+      connect: the ``(host, port)``, or path, to connect to.
+      options: as documented in :class:`SocketOptions`.
 
     Raises:
-      TypeError, ValueError: if an argument is wrong; no descriptor was made then.
-      OSError: what the kernel says against an option, binding or connecting.
+      TypeError, ValueError: if an argument is wrong; no descriptor was created.
+      RuntimeError: outside a Trio run.
+      OSError: the kernel's error for an option, or of binding or connecting.
 
-    Entering is a checkpoint, and so is leaving. The body's exception leaves as the same object.
+    Entering is a checkpoint, and so is leaving. The exception of the body leaves as the same object.
     """
     family = check_type(type)
+    check_options(type, options)
+    local: tuple[Any, str | None] | None = None
     if path is not None:
         if family.is_internet or port is not None:
             raise ValueError("path is for unix sockets, port and host are for udp4 and udp6 sockets")
-        family.check_local(path, host)
+        local = (path, host)
     elif port is not None or host is not None:
-        family.check_local(port or 0, host)
+        local = (port or 0, host)
+    if local is not None:
+        family.check_local(*local)
     if connect is not None:
         family.check_address("connect", connect)
-    async with _Home() as home:
-        opened = home.create_socket(type, options)
-        await trio.lowlevel.checkpoint()
-        if path is not None:
-            await opened.bind(path)
-        elif port is not None or host is not None:
-            await opened.bind(port or 0, host)
-        if connect is not None:
-            await opened.connect(connect)
-        yield opened
+    return _SocketManager(type, options, local, connect)

@@ -26,7 +26,7 @@ from ._peers.binding import bind_each_family
 from ._peers.connecting import connect_first
 from ._values.addresses import Address
 from ._values.arguments import check_number, describe_value
-from ._values.errors import DatagramError, annotated
+from ._values.errors import DatagramError, with_context
 
 __all__ = ["CertificateError", "DTLSChannel", "open_connection", "serve"]
 
@@ -58,6 +58,9 @@ class DTLSChannel(trio.abc.Channel[bytes]):
 
     async def send(self, value: bytes) -> None:
         """Encrypt one datagram and send it to the peer.
+
+        Args:
+          value: the payload, not empty.
 
         Raises:
           ValueError: if it is empty, which DTLS has no datagram for.
@@ -110,7 +113,7 @@ class _Bound:
             try:
                 await sock.bind((host, port))
             except OSError as error:
-                raise annotated(error, "bind", Address(host, port)) from None
+                raise with_context(error, "bind", Address(host, port)) from None
             stack.pop_all()
         return cls(sock)
 
@@ -262,7 +265,7 @@ async def _probe(type_: str, address: str, port: int) -> tuple[socket.AddressFam
         try:
             await probe.connect((address, port))
         except OSError as error:
-            annotated(error, "connect", Address(address, port))
+            with_context(error, "connect", Address(address, port))
             raise
         return family, probe.getpeername()
 

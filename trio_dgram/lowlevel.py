@@ -1,6 +1,6 @@
-"""The decoders of what the kernel tells beside datagrams, for programs that read sockets themselves.
+"""Decoders and encoders of ancillary data, for programs that use sockets directly.
 
-Pure functions of bytes: none touches a socket, and none raises on account of what it is given to decode.
+Pure functions of bytes: none uses a socket, and no decoder raises because of the bytes that it decodes.
 """
 
 from __future__ import annotations

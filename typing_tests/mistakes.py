@@ -21,6 +21,9 @@ from trio_dgram import (
 
 
 def options(nursery: DatagramNursery) -> None:
+    nursery.create_socket("udp5")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    open_socket("tcp4", port=0)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    nursery.create_socket("udp4", mtu_discovery="always")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     nursery.create_socket(4)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     nursery.create_socket("udp4", no_such_option=1)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     nursery.create_socket("udp4", ttl="64")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]

@@ -25,6 +25,7 @@ from trio_dgram import (
     Failure,
     Interface,
     Listening,
+    Membership,
     PacketInfo,
     SocketOptions,
     SocketStatistics,
@@ -112,12 +113,14 @@ def options(nursery: DatagramNursery) -> None:
 async def binding_and_connecting(socket: DatagramSocket) -> None:
     assert_type(await socket.bind(), Address)
     assert_type(await socket.bind(41234, "localhost", exclusive=True), Address)
+    assert_type(await socket.bind(("127.0.0.1", 0)), Address)
+    assert_type(await socket.bind(Address("127.0.0.1", 0), exclusive=True), Address)
     assert_type(await socket.connect(("", 9)), None)
     assert_type(await socket.connect((None, 9)), None)
     assert_type(socket.disconnect(), None)
     assert_type(socket.address, Address)
     assert_type(socket.remote_address, Address)
-    assert_type(socket.type, str)
+    assert_type(socket.type, trio_dgram.SocketType)
     assert_type(socket.closed, bool)
     assert_type(socket.fileno(), int)
     assert_type(socket.ref(), DatagramSocket)
@@ -166,6 +169,8 @@ def values(datagram: Datagram) -> None:
     assert_type(host, str)
     assert_type(port, int)
     assert_type(datagram.address.family, stdlib_socket.AddressFamily)
+    assert_type(Address.parse("[::1]:53"), Address)
+    assert_type(str(datagram.address), str)
     plain: tuple[str, int] = datagram.address
     assert plain == datagram.address
 
@@ -217,6 +222,8 @@ def memberships(socket: DatagramSocket) -> None:
     assert_type(socket.add_membership("239.1.2.3"), tuple[Interface, ...])
     assert_type(socket.add_membership("239.1.2.3", "lo", source="192.0.2.1"), tuple[Interface, ...])
     assert_type(socket.drop_membership("239.1.2.3", 1), tuple[Interface, ...])
+    assert_type(socket.memberships, tuple[Membership, ...])
+    assert_type(socket.rejoin_memberships(), tuple[Membership, ...])
 
 
 async def names_and_interfaces() -> None:
@@ -226,6 +233,12 @@ async def names_and_interfaces() -> None:
         assert_type(interface.name, str)
         assert_type(interface.index, int)
         assert_type(interface.up, bool)
+
+
+def capabilities() -> None:
+    found = trio_dgram.capabilities()
+    assert_type(found, trio_dgram.Capabilities)
+    assert_type(found.receive_offload, bool)
 
 
 def errors() -> None:

@@ -1,7 +1,7 @@
 """Fixtures of the conformance suite, and the transports that it runs on.
 
 Every test of a socket runs on the kernel, on a custom socket factory that offers Trio's sockets alone, and on the
-simulated network.
+simulated network. With ``--refuse`` it runs on kernels that lack something instead.
 """
 
 from __future__ import annotations
@@ -23,16 +23,23 @@ from trio_dgram.sim import SimulatedSocket
 from ..support.factories import run_on_awaited_sockets
 from ..support.families import Family
 from ..support.namespaces import Link, Machine, another_machine, network_namespace
+from ..support.refusals import NAMES, refuse
 from ..support.simulated import SimulatedLink, SimulatedMachine, run_simulated
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kernel_transport(why): a custom socket factory does not support what is tested")
+    config.addinivalue_line("markers", "needs(capability): the test uses this field of trio_dgram.Capabilities")
     config.addinivalue_line("markers", "not_simulated(why): the simulated network does not support what is tested")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if iscoroutinefunction(metafunc.function):
+        refused = metafunc.config.getoption("refuse")
+        if refused:
+            names = NAMES if "each" in refused else refused
+            metafunc.parametrize("transport", names, ids="without {}".format, indirect=True)
+            return
         kernel_only = metafunc.definition.get_closest_marker("kernel_transport")
         transports = ["kernel"] if kernel_only else ["kernel", "factory", "simulation"]
         if metafunc.definition.get_closest_marker("not_simulated") and not kernel_only:
@@ -41,9 +48,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def transport(request: pytest.FixtureRequest) -> str:
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The transport of the test's sockets."""
     name: str = getattr(request, "param", "kernel")
+    if name in NAMES:
+        refuse(monkeypatch, name)
+        name = "kernel"
+    for marker in request.node.iter_markers("needs"):
+        if not getattr(trio_dgram.capabilities(), marker.args[0]):
+            pytest.skip(f"kernel: it lacks {marker.args[0]}")
     run = _RUNS.get(name)
     if run is not None:
         # pytest-trio uses the first marker, so this one goes before the one of trio_mode.

@@ -29,6 +29,7 @@ async def test_the_default_host_is_loopback(udp: Family, host: str | None) -> No
 
 
 @pytest.mark.kernel_transport("disconnecting")
+@pytest.mark.needs("disconnect")
 async def test_a_socket_keeps_its_port_when_it_disconnects_and_connects_elsewhere(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         peers = [nursery.create_socket(udp.type) for _ in range(2)]
@@ -81,6 +82,7 @@ async def test_send_nowait_on_a_connected_socket_sends_to_its_peer_only(udp: Fam
 
 
 @pytest.mark.kernel_transport("disconnecting")
+@pytest.mark.needs("disconnect")
 async def test_connecting_and_disconnecting_keep_the_bound_port(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0) as sock:
         port = sock.address.port
@@ -151,6 +153,7 @@ async def test_connect_waits_for_a_bind_in_progress(udp: Family, lookup: HeldLoo
         assert sock.remote_address == (udp.loopback, 9)
 
 
+@pytest.mark.needs("reuse_port")
 async def test_two_sockets_on_one_port_connect_to_two_peers(udp: Family, nursery: DatagramNursery) -> None:
     peers = [nursery.create_socket(udp.type) for _ in range(2)]
     socks = [nursery.create_socket(udp.type, reuse_port=True) for _ in range(2)]
@@ -249,6 +252,7 @@ async def test_a_connected_socket_filters_other_sources_also_of_datagrams_queued
 
 
 @pytest.mark.kernel_transport("disconnecting")
+@pytest.mark.needs("disconnect")
 async def test_a_disconnected_socket_receives_from_every_source_again(udp: Family, nursery: DatagramNursery) -> None:
     peer, stranger, sock = (nursery.create_socket(udp.type) for _ in range(3))
     for each in (peer, stranger, sock):

@@ -199,6 +199,7 @@ trio.run(main)
 
 
 @pytest.mark.not_simulated("another process has no part in the simulated network")
+@pytest.mark.needs("reuse_port")
 async def test_two_processes_bind_to_the_parents_port_with_reuse_port() -> None:
     async with AsyncExitStack() as stack:
         arguments: list[str] = []

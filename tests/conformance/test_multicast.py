@@ -17,7 +17,7 @@ import trio
 
 import trio_dgram
 from trio_dgram import Address, DatagramNursery, DatagramSocket
-from trio_dgram._kernel import system_socket as _system
+from trio_dgram._kernel.capabilities import IPV6_MULTICAST_ALL
 
 from ..support.families import Family
 from ..support.namespaces import Link, Machine, ip
@@ -52,15 +52,14 @@ def place(udp: Family, request: pytest.FixtureRequest) -> Place:
 
 
 @pytest.fixture
-def source_membership() -> None:
-    if not _system.capabilities.source_membership:
-        pytest.skip("kernel: joining from one source is not among the portable calls")
-
-
-@pytest.fixture
-def group_isolation() -> None:
-    if not _system.capabilities.group_isolation:
-        pytest.skip("kernel: getting one's own groups only is not among the portable calls")
+def multicast_all(udp: Family) -> None:
+    """Skip the test where IPv6 lacks the option, which Linux has since 4.20."""
+    if udp.type == "udp6":
+        with socket.socket(udp.family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
+            except OSError:
+                pytest.skip("kernel: it lacks IPV6_MULTICAST_ALL")
 
 
 def index_of(name: str) -> int:
@@ -105,7 +104,7 @@ async def test_a_socket_bound_to_a_group_receives_nothing_else(
     assert await arrivals(receiver, b"to the group") == [b"to the group"]
 
 
-@pytest.mark.usefixtures("source_membership")
+@pytest.mark.needs("source_membership")
 async def test_a_source_membership_receives_only_that_source(
     udp: Family, place: Place, nursery: DatagramNursery
 ) -> None:
@@ -140,7 +139,8 @@ async def test_a_source_membership_receives_only_that_source(
     assert await heard() == [first, second]
 
 
-@pytest.mark.usefixtures("group_isolation")
+@pytest.mark.needs("multicast_all")
+@pytest.mark.usefixtures("multicast_all")
 async def test_a_socket_receives_its_own_groups_only(udp: Family, place: Place, nursery: DatagramNursery) -> None:
     one, other = (nursery.create_socket(udp.type, reuse_address=True) for _ in range(2))
     for sock, group in ((one, udp.group), (other, ANOTHER_GROUP[udp.type])):
@@ -155,6 +155,7 @@ async def test_a_socket_receives_its_own_groups_only(udp: Family, place: Place, 
 
 @pytest.mark.not_simulated("a host has one interface besides loopback")
 @pytest.mark.parametrize("by", ["name", "address", "index"])
+@pytest.mark.needs("bind_to_device")
 async def test_the_outgoing_interface_can_be_set_and_reset(
     udp: Family, machine: Machine, nursery: DatagramNursery, by: str
 ) -> None:
@@ -206,6 +207,7 @@ async def test_multicast_without_loopback_does_not_reach_this_machine(
     assert [(await here.receive()).data for _ in range(2)] == [b"True", b"True"]
 
 
+@pytest.mark.needs("packet_info")
 async def test_multicast_ttl_is_the_hop_limit_of_sent_datagrams(
     udp: Family, place: Place, nursery: DatagramNursery
 ) -> None:
@@ -267,6 +269,7 @@ async def test_sending_to_a_broadcast_address_needs_the_broadcast_option() -> No
         await sock.send(b"x", ("127.255.255.255", 9))
 
 
+@pytest.mark.needs("bind_to_device")
 async def test_three_receivers_each_get_all_four_broadcasts(
     machine: Machine, veth: Link, nursery: DatagramNursery
 ) -> None:

@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
 from trio_dgram import Address, Datagram, DatagramNursery
+from trio_dgram._codecs.families import UDP6
 
 from ..support.families import Family
 from ..support.namespaces import Link, Machine
@@ -79,8 +80,8 @@ async def test_a_source_on_a_removed_interface_keeps_the_index_as_zone(monkeypat
         raise OSError(index)
 
     monkeypatch.setattr(socket, "if_indextoname", gone)
-    family = trio_dgram._codecs.families.UDP6
-    assert family.received_address(("fe80::1", 9, 0, 77)) == ("fe80::1%77", 9)
+    family = UDP6
+    assert family.source(("fe80::1", 9, 0, 77)) == ("fe80::1%77", 9)
 
 
 @pytest.mark.parametrize("connected", [False, True])
@@ -261,7 +262,7 @@ async def test_resolve_returns_an_address_that_can_be_reused(udp: Family) -> Non
     with pytest.raises(ValueError, match="port"):
         await trio_dgram.resolve("localhost", 0, udp.type)
     with pytest.raises(ValueError, match="type"):
-        await trio_dgram.resolve("localhost", 9, "tcp")
+        await trio_dgram.resolve("localhost", 9, "tcp")  # type: ignore[arg-type]
 
 
 def test_an_address_knows_its_family_and_a_name_has_none() -> None:

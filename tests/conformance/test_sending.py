@@ -226,6 +226,7 @@ async def test_a_batch_reaches_any_other_socket_as_single_datagrams(udp: Family)
         assert [len(receiver.recv(4096)) for _ in range(3)] == [1000, 1000, 500]
 
 
+@pytest.mark.needs("packet_info")
 async def test_hop_limit_and_traffic_class_are_sent_with_each_datagram(udp: Family) -> None:
     level, wanted = {
         # IP_RECVTTL has no name in every supported Python.
@@ -304,7 +305,7 @@ async def test_sending_autobinds_to_the_wildcard_address(udp: Family) -> None:
 @pytest.mark.kernel_transport("sending at once")
 async def test_send_nowait_autobinds_and_rejects_names(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
-        with pytest.raises(ValueError, match="'localhost' is a name"):
+        with pytest.raises(ValueError, match="needs a numeric host, not 'localhost'"):
             sock.send_nowait(b"x", ("localhost", 9))
         with pytest.raises(trio_dgram.NotBoundError):
             _ = sock.address
@@ -355,7 +356,7 @@ async def test_a_datagram_is_sent_to_its_own_address(udp: Family) -> None:
         datagram = await sock.receive()
         await sock.send(datagram.reply(b"answer"))
         assert (await sock.receive()).data == b"answer"
-        with pytest.raises(TypeError, match="to must be left out"):
+        with pytest.raises(TypeError, match="to must be omitted"):
             await sock.send(datagram, sock.address)
         with pytest.raises(TypeError, match="the address of the datagram"):
             await sock.send(Datagram(b"x", "nowhere"))  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ import trustme
 from OpenSSL import SSL
 
 import trio_dgram
-from trio_dgram import dtls, sim
+from trio_dgram import Address, dtls, sim
 
 from ..support.examples import EXAMPLES, Example, load_example, offending_runs
 from ..support.families import Family
@@ -48,7 +48,7 @@ class Serving(Talker):
     def __init__(self, program: Program) -> None:
         super().__init__(program)
         (self.certificate,) = re.findall(r"--trust (.*)\n", self.until("certificate.pem\n"))
-        self.port = int(re.findall(r"port=(\d+)", self.until(")\n"))[0])
+        self.port = Address.parse(self.line_with("listening on").split()[-1]).port
 
     @contextmanager
     def openssl(self, host: str, *options: str) -> Generator[Talker]:
@@ -206,14 +206,14 @@ def test_the_server_accepts_a_certificate_and_key(udp: Family, tmp_path: Path) -
     SERVER.private_key_pem.write_to_path(key)
     options = ["--port", "0", "--host", udp.loopback]
     with program(*chat("serve", *options, "--certificate", certificate, "--key", key)) as running:
-        port = re.findall(r"port=(\d+)", Talker(running).until(")\n"))[0]
+        port = Talker(running).line_with("listening on").rpartition(":")[2]
         with program(*chat("join", udp.loopback, port, "--name", "Ada", "--trust", authority)) as joined:
             Talker(joined).until("* you are Ada\n")
 
 
 def test_netcat_can_join_a_plain_room(udp: Family) -> None:
     with program(*chat("serve", "--plain", "--port", "0", "--host", udp.loopback)) as running:
-        port = re.findall(r"port=(\d+)", Talker(running).until(")\n"))[0]
+        port = Talker(running).line_with("listening on").rpartition(":")[2]
         with (
             program(*chat("join", "--plain", udp.loopback, port, "--name", "Ada")) as joined,
             program(find_program("nc"), "-u", udp.loopback, port) as netcat,

@@ -119,7 +119,7 @@ class Forwarder:
 def forwarder(upstream: Upstream) -> Generator[Forwarder]:
     options = ("--port", "0", "--timeout", "0.1", "--attempts", "2", "--cache", "2")
     with example("dns_forwarder.py", f"127.0.0.1:{upstream.port}", *options) as running:
-        ports = {re.findall(r"port=(\d+)", running.line_with("listening on"))[0] for _ in range(2)}
+        ports = {re.findall(r":(\d+)$", running.line_with("listening on"))[0] for _ in range(2)}
         yield Forwarder(running, int(*ports))
 
 
@@ -227,7 +227,7 @@ def test_a_refusing_upstream_fails_at_once(upstream: Upstream) -> None:
         sock.bind(("127.0.0.1", 0))
         nobody = sock.getsockname()[1]
     with example("dns_forwarder.py", f"127.0.0.1:{nobody}", "--port", "0", "--host", "127.0.0.1") as running:
-        (port,) = re.findall(r"port=(\d+)", running.line_with("listening on"))
+        (port,) = re.findall(r":(\d+)$", running.line_with("listening on"))
         assert "status: SERVFAIL" in Forwarder(running, int(port)).dig("127.0.0.1", "host.example")
         assert running.line_with("upstream:")
     assert not upstream.asked

@@ -15,6 +15,8 @@ from typing import Final
 import attrs
 import pytest
 
+from trio_dgram import Address
+
 from ..support.examples import Example, example, offending_runs
 from ..support.families import Family
 from ..support.namespaces import run
@@ -77,7 +79,7 @@ def read_counts(line: str) -> tuple[int, int, int]:
 @contextmanager
 def collecting(family: Family, *arguments: str, output: Path | None = None) -> Generator[Collector]:
     with example("syslog_collector.py", "--host", family.loopback, "--port", "0", *arguments, output=output) as running:
-        port = int(running.line_with("listening on").split()[-1])
+        port = Address.parse(running.line_with("listening on").split()[-1]).port
         yield Collector(running, family, port)
 
 
@@ -180,8 +182,8 @@ def test_the_counts_are_logged_periodically(udp: Family) -> None:
 
 def test_both_families_are_listened_on_by_default() -> None:
     with example("syslog_collector.py", "--port", "0") as running:
-        assert "listening on 0.0.0.0 port" in running.line()
-        assert "listening on :: port" in running.line()
+        assert "listening on 0.0.0.0:" in running.line()
+        assert "listening on [::]:" in running.line()
 
 
 REFUSED: Final[list[tuple[list[str], int, str]]] = [

@@ -783,8 +783,8 @@ def test_icmp_about_what_nobody_has_is_not_answered(network: Clockless) -> None:
     assert network.reasons().count("no host has that address") == 1
 
 
-def test_disconnected_it_keeps_what_was_named(make: Any, udp: Family) -> None:
-    chosen, named = (_that_can_be_disconnected(make(udp.family)) for _ in range(2))
+def test_disconnecting_keeps_a_port_that_was_named(make: Any, udp: Family) -> None:
+    chosen, named = (_with_disconnect(make(udp.family)) for _ in range(2))
     with closing(chosen), closing(named):
         chosen.bind((udp.wildcard, 0))
         chosen.connect((udp.loopback, 9))
@@ -798,8 +798,8 @@ def test_disconnected_it_keeps_what_was_named(make: Any, udp: Family) -> None:
         assert named.getsockname()[:2] == (udp.wildcard, port)
 
 
-def _that_can_be_disconnected(sock: Any) -> Any:
-    return SystemSocket(fileno=sock.detach()) if isinstance(sock, socket.socket) else sock
+def _with_disconnect(sock: Any) -> Any:
+    return SystemSocket(sock) if isinstance(sock, socket.socket) else sock
 
 
 def test_the_interface_is_named_by_the_hosts_own_address_too(network: Clockless) -> None:

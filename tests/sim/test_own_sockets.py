@@ -122,7 +122,7 @@ def test_a_path_that_takes_less_is_discovered(udp: Family) -> None:
                 assert [len(datagram.data) for datagram in came] == [1400, 1400]
                 assert sock.path_mtu(to) == 1300
             async with trio_dgram.open_socket(udp.type, mtu_discovery="do") as sock:
-                with pytest.raises(OSError, match="the path takes packets of 1300 bytes") as caught:
+                with pytest.raises(OSError, match="the path accepts packets of 1300 bytes") as caught:
                     await sock.send(bytes(1400), to)
                 assert caught.value.errno == errno.EMSGSIZE
 
@@ -218,7 +218,7 @@ def test_memberships_can_be_joined_again_and_left(udp: Family) -> None:
                 sock.add_membership(udp.group)
                 names = {membership.interface for membership in sock.memberships}
                 assert "eth0" in names
-                assert {membership.interface for membership in sock.rejoin()} == names
+                assert {membership.interface for membership in sock.rejoin_memberships()} == names
                 sock.drop_membership(udp.group)
                 assert sock.memberships == ()
 

@@ -58,7 +58,10 @@ class Faults:
 def _faulty(operation: str) -> Any:
     def call(self: FaultySocket, *arguments: Any, **options: Any) -> Any:
         self.faults.answer(operation)
-        return getattr(SystemSocket, operation)(self, *arguments, **options)
+        if operation in vars(SystemSocket):
+            return getattr(SystemSocket, operation)(self, *arguments, **options)
+        # It delegates the others.
+        return getattr(self._sock, operation)(*arguments, **options)
 
     return call
 
@@ -70,6 +73,11 @@ class FaultySocket(SystemSocket):
 
     def kernel_socket(self) -> SystemSocket:
         return self
+
+    def scratch(self) -> SystemSocket:
+        made = FaultySocket(super().scratch()._sock)
+        made.faults = self.faults
+        return made
 
     sendto = _faulty("sendto")
     send = _faulty("send")
@@ -93,12 +101,13 @@ class RefusingSocket(FaultySocket):
             if self.taken:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             self.taken = True
-        return SystemSocket.sendmsg(self, buffers, ancillary, *rest)
+        sent: int = self._sock.sendmsg(buffers, ancillary, *rest)
+        return sent
 
     def setsockopt(self, *arguments: Any) -> None:
         if arguments[:2] == (socket.IPPROTO_UDP, UDP_GRO):
             raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
-        SystemSocket.setsockopt(self, *arguments)
+        self._sock.setsockopt(*arguments)
 
 
 class _Factory(trio.abc.SocketFactory):
@@ -108,11 +117,10 @@ class _Factory(trio.abc.SocketFactory):
     def socket(
         self,
         family: socket.AddressFamily | int = socket.AF_INET,
-        type: socket.SocketKind | int = socket.SOCK_STREAM,
-        proto: int = 0,
+        type: socket.SocketKind | int = socket.SOCK_STREAM,  # noqa: ARG002 -- always datagrams
+        proto: int = 0,  # noqa: ARG002 -- likewise
     ) -> trio.socket.SocketType:
-        made = FaultySocket(family, type, proto)
-        made.settimeout(0)
+        made = FaultySocket.create(family)
         made.faults = self.faults
         return cast("trio.socket.SocketType", made)
 

@@ -1,4 +1,4 @@
-"""Codecs: bytes of the kernel in, values out, and back; no descriptor, no clock.
+"""Codecs: bytes of the kernel to values and back, without a descriptor or a clock.
 
-It imports the values only.
+They import the values only.
 """

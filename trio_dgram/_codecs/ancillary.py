@@ -1,6 +1,6 @@
-"""Ancillary data: what the kernel tells beside a payload, from bytes to values and back (cmsg(3), recvmsg(2)).
+"""Ancillary data: control messages of the kernel to values and back (cmsg(3), recvmsg(2)).
 
-What is not of a known kind and size is passed over, whoever sent it: nothing here raises on account of bytes.
+Messages of an unknown kind or of a wrong size are ignored: no received bytes make a function here raise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, Final, TypeAlias
 
 from .._values.datagrams import Credentials, PacketInfo, ReceivedPacketInfo
 
-# Not in every socket module; the numbers are Linux's (ip(7), ipv6(7), udp(7), socket(7), unix(7)).
+# The socket module of some supported Python lacks these. The numbers are Linux's (ip(7), ipv6(7), udp(7), socket(7),
+# unix(7)).
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
 IP_TOS: Final = 1
@@ -32,21 +33,21 @@ SO_TIMESTAMPNS: Final = 35
 SCM_CREDENTIALS: Final = 2
 
 ControlMessage: TypeAlias = tuple[int, int, bytes]
-"""Level, type and data of one piece of ancillary data, as ``recvmsg`` returns it and ``sendmsg`` takes it."""
+"""Level, type and data of one control message, as ``recvmsg`` returns it and ``sendmsg`` takes it."""
 Ancillary: TypeAlias = Iterable[ControlMessage]
 """The control messages of one datagram."""
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-"""What an IPv4 address on an IPv6 socket begins with (RFC 4291, 2.5.5.2)."""
+"""The first bytes of an IPv4-mapped address (RFC 4291, 2.5.5.2)."""
 
 
 _HEADER: Final = struct.Struct("@Nii")
-"""struct cmsghdr: the size of it all, the level and the type."""
+"""struct cmsghdr: the size including the header, the level and the type."""
 _ALIGNMENT: Final = struct.calcsize("@N")
 
 
 def control_messages(packed: bytes) -> list[ControlMessage]:
-    """Return the control messages in ``packed``, as the kernel writes them one after the other (cmsg(3))."""
+    """Return the control messages in ``packed``, where the kernel has put them one after the other (cmsg(3))."""
     messages: list[ControlMessage] = []
     start = 0
     while start + _HEADER.size <= len(packed):
@@ -59,7 +60,11 @@ def control_messages(packed: bytes) -> list[ControlMessage]:
 
 
 def segment_size(ancillary: Ancillary) -> int:
-    """Return how long each datagram of a coalesced batch is, in bytes; 0 where it is a single one (udp(7))."""
+    """Return the size of each datagram of a coalesced batch, in bytes; 0 for a single datagram (udp(7)).
+
+    Args:
+      ancillary: the control messages of the batch.
+    """
     for level, kind, data in ancillary:
         if level == socket.IPPROTO_UDP and kind == UDP_GRO and len(data) == 4:
             return max(0, int(struct.unpack("=i", data)[0]))
@@ -67,14 +72,14 @@ def segment_size(ancillary: Ancillary) -> int:
 
 
 def decode_packet_info(ancillary: Ancillary, *, truncated: bool = False) -> PacketInfo:
-    """Return what ``recvmsg`` told about a datagram beside its payload.
+    """Return the metadata in the control messages of a received datagram.
 
     Args:
-      ancillary: its control messages: level, type and data of each.
-      truncated: whether its flags had MSG_TRUNC, so that the payload was longer than what was read.
+      ancillary: the control messages: level, type and data of each.
+      truncated: whether the flags had MSG_TRUNC: the payload was longer than what was read. Default: False.
 
-    What no control message tells is ``None``. Messages of other kinds, or of another size than their kind has,
-    are passed over; nothing is raised on account of them.
+    A field that no control message reports is ``None``. Messages of other kinds, or of a size that their kind does not
+    have, are ignored; nothing is raised because of them.
     """
     fields: dict[str, Any] = {"truncated": truncated}
     for level, kind, data in ancillary:
@@ -93,17 +98,18 @@ def decode_packet_info(ancillary: Ancillary, *, truncated: bool = False) -> Pack
 
 
 def encode_packet_info(info: PacketInfo, host: str, *, on_ipv6: bool, traffic_class: int = 0) -> list[ControlMessage]:
-    """Return the control messages by which ``sendmsg`` sends a datagram as ``info`` says.
+    """Return the control messages with which ``sendmsg`` sends a datagram with ``info``.
 
     Args:
-      info: the source address, interface, ECN, DSCP and hop limit to use; each that is ``None`` is left to the
-        socket. The rest of it is about received datagrams, and passed over.
-      host: the numeric address that the datagram goes to.
-      on_ipv6: whether the socket is an IPv6 one, which may be sending to an IPv4-mapped address.
-      traffic_class: the socket's own, from which comes the one of ECN and DSCP that ``info`` does not choose.
+      info: the source address, interface, ECN, DSCP and hop limit to use; the socket decides those that are ``None``.
+        The other fields concern received datagrams and are ignored.
+      host: the numeric destination address.
+      on_ipv6: whether the socket is an IPv6 one; its destination may be an IPv4-mapped address.
+      traffic_class: the socket's own traffic class, which supplies ECN or DSCP if ``info`` has only the other one.
+        Default: 0.
 
     Raises:
-      ValueError: if the source address is not one that a datagram to ``host`` can have.
+      ValueError: if a datagram to ``host`` cannot have that source address.
     """
     to_ipv4 = not on_ipv6 or ipaddress.IPv6Address(host.partition("%")[0]).ipv4_mapped is not None
     level, version = (socket.IPPROTO_IP, "IPv4") if to_ipv4 else (socket.IPPROTO_IPV6, "IPv6")
@@ -118,7 +124,7 @@ def encode_packet_info(info: PacketInfo, host: str, *, on_ipv6: bool, traffic_cl
             source = address.packed
         index = info.interface or 0
         if on_ipv6:
-            # Towards an IPv4-mapped peer, too.
+            # Also for an IPv4-mapped destination.
             packed = struct.pack("=16si", _MAPPED + source if to_ipv4 else source, index)
             messages.append((socket.IPPROTO_IPV6, IPV6_PKTINFO, packed))
         else:
@@ -139,12 +145,12 @@ def _text(packed: bytes) -> str:
 def _is_group(packed: bytes) -> bool:
     if packed.startswith(_MAPPED):
         packed = packed[12:]
-    # 224.0.0.0 and above are groups, reserved, or the broadcast address; on IPv6 ff00::/8.
+    # IPv4 from 224.0.0.0 on: groups, reserved addresses and the broadcast address; IPv6: ff00::/8.
     return packed[0] >= 224 if len(packed) == 4 else packed[0] == 255
 
 
 def _ipv4_packet_info(fields: dict[str, Any], data: bytes) -> None:
-    # struct in_pktinfo: what an answer's source should be, and what the header has (ip(7)).
+    # struct in_pktinfo: the address to reply from, and the destination in the header (ip(7)).
     index, specific, header = struct.unpack("=i4s4s", data)
     fields.setdefault("local", header)
     fields["interface"] = index if index > 0 else None
@@ -153,7 +159,7 @@ def _ipv4_packet_info(fields: dict[str, Any], data: bytes) -> None:
 
 
 def _ipv6_packet_info(fields: dict[str, Any], data: bytes) -> None:
-    # struct in6_pktinfo (RFC 3542, 6.1); from an IPv4 peer the address is a mapped one.
+    # struct in6_pktinfo (RFC 3542, 6.1); for an IPv4 peer it has a mapped address.
     fields["local"], index = struct.unpack("=16si", data)
     fields["interface"] = index if index > 0 else None
 
@@ -176,7 +182,7 @@ def _timestamp(fields: dict[str, Any], data: bytes) -> None:
 
 def _credentials(fields: dict[str, Any], data: bytes) -> None:
     found = Credentials(*struct.unpack("@iII", data))
-    # So Linux fills in what it does not know, such as of what was sent before it was asked to note it.
+    # Linux reports this for a sender that it does not know, such as of a datagram sent before SO_PASSCRED was set.
     fields["credentials"] = None if found == _UNKNOWN else found
 
 
@@ -192,4 +198,4 @@ _DECODERS: Final[dict[tuple[int, int], tuple[int, Callable[[dict[str, Any], byte
     (socket.SOL_SOCKET, SO_TIMESTAMPNS): (struct.calcsize("@ll"), _timestamp),
     (socket.SOL_SOCKET, SCM_CREDENTIALS): (12, _credentials),
 }
-"""By level and type: the size that the data has, and what puts its meaning into the fields of the info."""
+"""By level and type: the size of the data, and the function that decodes it into the fields of the info."""

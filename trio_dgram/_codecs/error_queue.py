@@ -1,4 +1,4 @@
-"""The error queue: what ICMP and the kernel say about datagrams sent earlier, from bytes to values (ip(7))."""
+"""The error queue: records about datagrams sent earlier, from bytes to values (ip(7))."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 from .ancillary import Ancillary
 
-# Not in the socket module; the numbers are Linux's.
+# The socket module lacks these. The numbers are Linux's.
 IP_RECVERR: Final = 11
 IPV6_RECVERR: Final = 25
 
@@ -24,21 +24,25 @@ _EXTENDED_ERROR: Final = struct.Struct("=IBBBxII")
 
 @attrs.frozen
 class ErrorRecord:
-    """One record of the error queue: why a datagram did not arrive."""
+    """One record of the error queue: the reason why a datagram was not delivered.
+
+    Attributes:
+      errno (int): the kernel's translation, such as ECONNREFUSED.
+      origin (int): the reporter: 1 this machine, 2 ICMP (RFC 792), 3 ICMPv6 (RFC 4443). Records of other origins do not
+        concern delivery.
+      icmp_type (int): the type of the ICMP message, 0 without one.
+      icmp_code (int): the code of the ICMP message, 0 without one.
+      offender (str | None): the source address of the ICMP message, if known.
+      path_mtu (int | None): for a datagram that was too big, the largest packet that the path accepts, in bytes, if
+        known.
+    """
 
     errno: int
-    """What the kernel makes of it, such as ECONNREFUSED."""
     origin: int
-    """Who noticed: 1 this machine, 2 a sender of ICMP (RFC 792), 3 of ICMPv6 (RFC 4443); others are not about
-    delivery."""
     icmp_type: int
-    """The type of the ICMP message; 0 where there was none."""
     icmp_code: int
-    """The code of the ICMP message; 0 where there was none."""
     offender: str | None
-    """The address that the message came from, where it is known."""
     path_mtu: int | None
-    """For a datagram that was too big: the largest packet that passes, in bytes, where it is known."""
 
     @property
     def reason(self) -> str:
@@ -51,12 +55,12 @@ class ErrorRecord:
 
 
 def decode_error(ancillary: Ancillary) -> ErrorRecord | None:
-    """Return the record that ``recvmsg`` with MSG_ERRQUEUE brought, or None if its ancillary data have none.
+    """Return the record in what ``recvmsg`` with MSG_ERRQUEUE returned, None if there is none.
 
     Args:
       ancillary: the control messages: level, type and data of each.
 
-    Messages of other kinds, and what is too short to be a record, are passed over; nothing is raised.
+    Messages of other kinds, or too short for a record, are ignored; nothing is raised because of them.
     """
     for level, kind, data in ancillary:
         if (level, kind) not in _LEVELS or len(data) < _EXTENDED_ERROR.size:
@@ -134,4 +138,4 @@ _WORDS: Final[dict[tuple[int, int], tuple[dict[int, str], str]]] = {
     (ICMP6, 3): ({0: "hop limit exceeded", 1: "fragment reassembly time exceeded"}, "time exceeded"),
     (ICMP6, 4): ({0: "bad header", 1: "unknown next header", 2: "unknown option"}, "parameter problem"),
 }
-"""By origin and type: the codes in words, and what to say of a code that is not among them."""
+"""By origin and type: the codes in words, and the words for an unknown code."""

@@ -1,5 +1,5 @@
 """The kernel layer: a descriptor, its options and memberships, and the calls that move datagrams.
 
-Synchronous: a call that would have to wait raises BlockingIOError. What differs by platform is decided here. It imports
-the values and the codecs.
+It is synchronous: a call that would have to wait raises BlockingIOError. Differences between systems are decided here
+and nowhere above. It imports the values and the codecs.
 """

@@ -1,18 +1,22 @@
-"""One datagram descriptor: its name and options, and sending, without waiting.
+"""One datagram descriptor: its addresses, metadata, error queue and counters, without waiting.
 
-Every call returns at once; one that would have to wait raises ``BlockingIOError``. What differs by platform
-is decided here and in the modules this one imports, and nowhere above.
+Every call returns at once; one that would have to wait raises ``BlockingIOError``. What differs by system is decided
+here and in the modules that this one imports, and nowhere above. An option that the program did not ask for may be
+refused; the socket then works without it.
 """
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import select
 import socket
 import struct
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
+
+import attrs
 
 from .._codecs.ancillary import (
     IP_PKTINFO,
@@ -24,132 +28,163 @@ from .._codecs.ancillary import (
     SO_PASSCRED,
     SO_TIMESTAMPNS,
     UDP_GRO,
-    UDP_SEGMENT,
     ControlMessage,
     encode_packet_info,
 )
 from .._codecs.error_queue import IP_RECVERR, IPV6_RECVERR, ErrorRecord, decode_error
 from .._codecs.families import UDP6, Family, SocketAddress
-from .._values.addresses import Address
+from .._values.addresses import Address, is_ipv4_group, unmapped
 from .._values.datagrams import PacketInfo
 from .._values.errors import with_reason
-from . import system_socket as _system
-from .awaited import AwaitedSocket, KernelSocket, unsupported
+from .capabilities import (
+    IP_MULTICAST_ALL,
+    IPV6_MULTICAST_ALL,
+    NOT_AVAILABLE,
+    SO_MEMINFO,
+    Capabilities,
+    capabilities_of,
+)
+from .hot_calls import HotCalls
+from .interfaces import find_interface
 from .memberships import Memberships
-from .options import Target, read_option, write_option
-from .receiver import ANCILLARY_SPACE, Receiver
-from .system_socket import MSG_ERRQUEUE, Capabilities, capabilities_of
-from .unix_paths import MadePath, made_path, why_not_bound
+from .options import Target, multicast_source, read_option, write_option
+from .recvmmsg import ANCILLARY_SIZE
+from .system_socket import MSG_ERRQUEUE
+from .unix_paths import BoundPath, bound_path, why_not_bound
 
 _BIND_TRIES: Final = 16
-_IPPROTO_UDP: Final = socket.IPPROTO_UDP
-_pack_size: Final = struct.Struct("=H").pack
 _CREDENTIALS: Final = (socket.SOL_SOCKET, SO_PASSCRED)
-_MOST_ERRORS: Final = 256
-"""How many records of the error queue are read at a time."""
+_MOST_ERRORS: Final = 16
+"""How many records of the error queue one call reads at most: to report one costs 50 us."""
+SO_MEMINFO_DROPS: Final = 8
+"""The position of the drop counter in what SO_MEMINFO returns (SK_MEMINFO_DROPS)."""
 
 
-class Kernel:
-    """A datagram socket as the kernel offers it, and the counts that are kept where datagrams come in."""
+class Descriptor:
+    """A datagram socket as the kernel offers it."""
 
     __slots__ = (
+        "_bound_path",
         "_closed",
         "_drops",
         "_drops_before",
-        "_made_path",
+        "_may_coalesce",
         "_socket",
-        "awaited",
+        "calls",
         "can_segment",
         "dual_stack",
         "family",
+        "has_error_queue",
         "memberships",
         "options",
-        "receiver",
-        "send",
-        "sendto",
-        "tells_errors",
-        "waits",
+        "shares_port",
     )
 
-    def __init__(self, sock: KernelSocket, family: Family, *, dual_stack: bool = False) -> None:
+    def __init__(self, sock: Any, family: Family, calls: HotCalls, *, dual_stack: bool = False) -> None:
         self.family: Family = family
         self.dual_stack: bool = dual_stack
         self.options: Target = Target(sock, family, dual_stack)
         self.memberships: Memberships = Memberships(sock)
-        self.receiver: Receiver = Receiver(sock, family)
-        self.send: Callable[[bytes], int] = sock.send
-        self.sendto: Callable[[bytes, SocketAddress], int] = sock.sendto
+        self.calls: HotCalls = calls
         self.can_segment: bool = False
-        self.tells_errors: bool = False
-        """Whether there is an error queue to be read."""
-        self.awaited: Any = sock.awaited if isinstance(sock, AwaitedSocket) else None
-        """Trio's own kind of socket, where a custom factory offers nothing else: its calls are awaited."""
-        self.waits: Any = sock if hasattr(sock, "wait_readable") else None
-        """What waits until the socket can be read or written, where a custom factory's has no need of a descriptor."""
+        self.has_error_queue: bool = False
+        self.shares_port: bool = False
         self._socket = sock
         self._closed = False
         self._drops: int | None = None
         self._drops_before: int = 0
-        self._made_path: MadePath | None = None
+        self._may_coalesce: bool = False
+        self._bound_path: BoundPath | None = None
 
-    def make_own(self, *, ipv6_only: bool) -> None:
-        """Set up a descriptor that was just made, and that nobody shares."""
-        # A custom factory's sockets need not have what nobody asked for.
-        unasked = suppress(OSError) if self.awaited else nullcontext()
+    # Configuration
+
+    def set_up_own(self, *, ipv6_only: bool) -> None:
+        """Configure a descriptor that was just created and that no other process shares."""
         if self.family is UDP6:
-            with nullcontext() if ipv6_only else unasked:
+            # Explicitly both ways, since the system's default varies; only True is what the program asked for.
+            with suppress(*() if ipv6_only else (OSError,)):
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
-        if self._can.group_isolation and self.family.is_internet:
+        if self._can.multicast_all and self.family.is_internet:
             for place in self.options.places(
-                (socket.IPPROTO_IP, _system.IP_MULTICAST_ALL), (socket.IPPROTO_IPV6, _system.IPV6_MULTICAST_ALL)
+                (socket.IPPROTO_IP, IP_MULTICAST_ALL), (socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL)
             ):
-                with unasked:
+                # IPv6 has it since Linux 4.20 only.
+                with suppress(OSError):
                     self._socket.setsockopt(*place, 0)
-        self.receiver.may_coalesce = self.can_segment
 
-    def adopt(self) -> None:
-        """Go on with a descriptor as it is, which others may share."""
-        # Whoever had it may have switched this on, and then it is the only way to read it.
-        if self._can.offload and self.family.is_internet:
-            self.receiver.coalescing = bool(self._socket.getsockopt(socket.IPPROTO_UDP, UDP_GRO))
+    def set_up_adopted(self) -> None:
+        """Continue with a descriptor as it is, which other processes may share."""
+        if self._can.receive_offload and self.family.is_internet:
+            # Where a former owner has enabled it, messages must be split; it is never enabled here.
+            with suppress(OSError):
+                self.calls.coalescing = bool(self._socket.getsockopt(socket.IPPROTO_UDP, UDP_GRO))
         if self._can.error_queue and self.family.is_internet:
-            # Likewise: what is in the error queue would wake up a reader again and again.
-            places = self.options.places((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
-            self.tells_errors = any(self._socket.getsockopt(*place) for place in places)
+            # An undrained error queue would wake a receiving task again and again.
+            for place in self.options.places((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR)):
+                with suppress(OSError):
+                    self.has_error_queue |= bool(self._socket.getsockopt(*place))
         self._drops_before = self.drops() or 0
 
-    def offload(self) -> None:
-        """Use offload for what it can be used for."""
-        self.can_segment = self._can.offload and self.family.is_internet and not self.awaited
+    def enable_offload(self, *, receive: bool) -> None:
+        """Send segments where the system can and, with ``receive``, allow :meth:`coalesce`."""
+        self.can_segment = self._can.send_offload and self.family.is_internet
+        self._may_coalesce = receive and self._can.receive_offload and self.family.is_internet
 
-    def inform(self) -> None:
-        """Let the kernel tell what it knows about each datagram."""
-        if self.awaited:
-            raise unsupported("cannot tell of their datagrams")
-        self.receiver.informs = True
+    def coalesce(self) -> None:
+        """Enable receive offload, if allowed: the kernel coalesces the datagrams of one source from now on.
+
+        Not from the beginning, because it slows down datagrams that are received one at a time and makes a kernel drop
+        a whole batch. It is never disabled, because batches may be queued.
+        """
+        if self._may_coalesce:
+            self._may_coalesce = False
+            with suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+                self.calls.coalescing = True
+
+    def enable_packet_info(self) -> None:
+        """Make the kernel report metadata with each datagram; what it cannot report stays None."""
+        self.calls.with_info = True
         if not self._can.packet_info:
             return
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        with suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         if not self.family.is_internet:
-            self._socket.setsockopt(*_CREDENTIALS, 1)
+            with suppress(OSError):
+                self._socket.setsockopt(*_CREDENTIALS, 1)
             return
         for ipv4, ipv6 in (
             (IP_PKTINFO, IPV6_RECVPKTINFO),
             (IP_RECVTOS, IPV6_RECVTCLASS),
             (IP_RECVTTL, IPV6_RECVHOPLIMIT),
         ):
-            self._switch_on(ipv4, ipv6)
+            with suppress(OSError):
+                self._enable(ipv4, ipv6)
 
-    def tell_errors(self) -> None:
-        """Let the kernel keep what ICMP says in the error queue."""
-        if self.awaited:
-            raise unsupported("have no queue of ICMP errors")
-        if not self._can.error_queue:
-            raise OSError(errno.ENOTSUP, "there is no queue of ICMP errors here")
-        self._switch_on(IP_RECVERR, IPV6_RECVERR)
-        self.tells_errors = True
+    def enable_error_queue(self) -> None:
+        """Make the kernel queue ICMP errors; ENOTSUP where it cannot."""
+        not_supported = OSError(errno.ENOTSUP, "this system has no queue of ICMP errors (IP_RECVERR)")
+        if not self._can.error_queue or not self.family.is_internet:
+            raise not_supported
+        try:
+            self._enable(IP_RECVERR, IPV6_RECVERR)
+        except OSError as error:
+            raise not_supported from error
+        self.has_error_queue = True
 
-    def _switch_on(self, ipv4: int, ipv6: int) -> None:
+    def enable_reuse_port(self) -> None:
+        """Share the port that will be bound (SO_REUSEPORT); ``shares_port`` stays False where the system cannot."""
+        if not hasattr(socket, "SO_REUSEPORT"):
+            return
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        except OSError as error:
+            if error.errno not in NOT_AVAILABLE:
+                raise
+        else:
+            self.shares_port = True
+
+    def _enable(self, ipv4: int, ipv6: int) -> None:
         for place in self.options.places((socket.IPPROTO_IP, ipv4), (socket.IPPROTO_IPV6, ipv6)):
             self._socket.setsockopt(*place, 1)
 
@@ -157,43 +192,53 @@ class Kernel:
     def _can(self) -> Capabilities:
         return capabilities_of(self._socket)
 
+    def setsockopt(self, *arguments: Any) -> None:
+        """Set any option (setsockopt(2))."""
+        self._socket.setsockopt(*arguments)
+
+    def getsockopt(self, *arguments: int) -> Any:
+        """Read any option (getsockopt(2))."""
+        return self._socket.getsockopt(*arguments)
+
     def fileno(self) -> int:
-        """Return the descriptor's number, -1 once closed."""
-        return self._socket.fileno()
+        """Return the number of the descriptor, -1 once closed."""
+        number: int = self._socket.fileno()
+        return number
+
+    # Addresses
 
     def bind(self, address: Address, sockaddr: SocketAddress) -> None:
-        """Bind to ``address``, on a port of the kernel's choice if that is 0."""
+        """Bind to ``address``, to an automatically chosen port if that is 0."""
         if not self.family.is_internet:
-            with self.taking_path(address):
-                # Without a name, Linux finds an abstract one (unix(7)).
+            with self.owning_path(address):
+                # Without a name, Linux chooses an abstract one (unix(7)).
                 self._socket.bind(sockaddr)
             return
-        if address.port or not self._can.dissolve:
+        if address.port or not self._can.disconnect:
             self._socket.bind(sockaddr)
             return
-        # Disconnecting frees a port that the kernel chose and keeps one that was named. So let it choose, let
-        # the port go and name it; should somebody have taken it in between, start again.
-        tries = 0
-        while True:
+        # Linux frees an automatically chosen port when the socket is disconnected, but keeps one that was named. So the
+        # port is chosen, freed and named; if another socket takes it in between, the next one is tried.
+        for remaining in reversed(range(_BIND_TRIES)):
             self._socket.bind(sockaddr)
-            port = self._socket.getsockname()[1]
-            try:
+            host, port = self._socket.getsockname()[:2]
+            with suppress(OSError):
+                # Where this is refused, disconnecting later is refused too.
                 self.disconnect()
-            except OSError:
-                # Where that is refused, it will not free the port later either.
+            if self._socket.getsockname()[1]:
+                # BSDs and macOS keep the port, and bind() again is EINVAL.
                 return
             try:
-                self._socket.bind((sockaddr[0], port, *sockaddr[2:]))
+                self._socket.bind((host, port, *sockaddr[2:]))
             except OSError as error:
-                tries += 1
-                if error.errno != errno.EADDRINUSE or tries == _BIND_TRIES:
+                if error.errno != errno.EADDRINUSE or not remaining:
                     raise
             else:
                 return
 
     @contextmanager
-    def taking_path(self, address: Address) -> Generator[None]:
-        """Let the block bind to ``address``; if that makes a file, it goes when the socket is closed."""
+    def owning_path(self, address: Address) -> Generator[None]:
+        """Remove the file that the block creates by binding to ``address`` when the socket is closed."""
         if self.family.is_internet:
             yield
             return
@@ -203,20 +248,26 @@ class Kernel:
         except OSError as error:
             raise with_reason(error, why_not_bound(error.errno, path)) from None
         if path and not path.startswith("\0"):
-            self._made_path = made_path(path)
-            if self._closed and self._made_path is not None:
-                # While it was awaited.
-                self._made_path.remove()
+            self._bound_path = bound_path(path)
+            if self._closed and self._bound_path is not None:
+                # The socket was closed while a custom factory's bind was awaited.
+                self._bound_path.remove()
 
     def connect(self, sockaddr: SocketAddress) -> None:
         """Fix the peer."""
         self._socket.connect(sockaddr)
 
     def probe(self, sockaddr: SocketAddress) -> None:
-        """Raise what connecting this unbound socket would, and leave it unbound."""
-        if self.awaited or not self._can.dissolve:
+        """Raise the error that connecting this unbound socket would raise, and leave it unbound."""
+        if self.family.is_internet and hasattr(self._socket, "scratch"):
+            # Connecting this one, even if it is undone, would bind it where the system keeps the port, and on Linux
+            # make an IPv6 socket deaf to other hosts.
+            with self._socket.scratch() as probe:
+                probe.connect(sockaddr)
             return
-        # Where credentials are asked for, connecting a "unix" socket gives it a name that stays (unix(7)).
+        if not self._can.disconnect:
+            return
+        # With SO_PASSCRED, connecting a "unix" socket gives it a name that stays (unix(7)).
         named = not self.family.is_internet and self._can.packet_info and self.getsockopt(*_CREDENTIALS)
         if named:
             self.setsockopt(*_CREDENTIALS, 0)
@@ -228,30 +279,81 @@ class Kernel:
                 self.setsockopt(*_CREDENTIALS, 1)
 
     def disconnect(self) -> None:
-        """Let the peer go. A port that was named stays; one that the kernel chose goes too."""
-        if self.awaited or not self.family.is_internet:
-            self._socket.disconnect()
-            return
-        # It would also undo SO_BINDTODEVICE.
-        device = read_option(self.options, "device")
-        self._socket.disconnect()
+        """Dissolve the association with the peer; the port may go with it, the device is kept."""
+        device = None
+        if self.family.is_internet:
+            with suppress(OSError):
+                device = read_option(self.options, "device")
+        self.calls.disconnect()
         if device is not None:
-            write_option(self.options, "device", device)
+            # Linux has cleared SO_BINDTODEVICE; an interface that has been removed cannot be set again.
+            with suppress(OSError):
+                write_option(self.options, "device", device)
 
-    def rebind(self, address: Address) -> None:
-        """Take the port of ``address`` again, if it went with the peer since the kernel had chosen it."""
+    @property
+    def must_renew(self) -> bool:
+        """Whether disconnecting has to be followed by :meth:`renew`."""
+        return bool(getattr(self._socket, "must_renew", False))
+
+    def renew(self) -> None:
+        """Exchange a disconnected socket that the kernel leaves deaf for a new one, without losing a datagram.
+
+        Where the kernel refuses that (a port below 1024 after a change of user), the old one stays.
+        """
+        with suppress(OSError):
+            former = self._socket.renew()
+            self.calls.take_over(former)
+            memory = former.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36) if self._can.drop_counter else bytes(36)
+            drops = struct.unpack("=9I", memory)[SO_MEMINFO_DROPS]
+            self._drops_before = (self._drops_before - drops) % 2**32
+            self.memberships.restore()
+
+    def keep_port(self, address: Address) -> None:
+        """Bind to the port of ``address`` again if disconnecting has freed it."""
         if not self.family.is_internet:
             return
         host, port, *rest = self._socket.getsockname()
         if not port:
             self._socket.bind((host, address.port, *rest))
 
+    def filter_own(self) -> int:
+        """Leave out datagrams whose source is this socket's own address and port; return the port, 0 if not possible.
+
+        On a socket that shares its port with no other and has not sent to its own address, such a source is forged.
+        """
+        is_local = getattr(self._socket, "is_local", None)
+        if not self.family.is_internet or is_local is None:
+            return 0
+        host, port = self._socket.getsockname()[:2]
+        if unmapped(host) in ("0.0.0.0", "::"):
+            self.calls.filter_own(port, is_local)
+        else:
+            own = self.family.address(self._socket.getsockname()).host
+            self.calls.filter_own(port, lambda source: source == own)
+        return int(port)
+
+    def accept_own(self) -> None:
+        """Hand out datagrams from this socket's own address from now on: it has sent to that."""
+        self.calls.filter_own(0, None)
+
+    def reaches_itself(self, address: Address) -> bool:
+        """Whether a datagram to ``address`` may come back, with this socket's own address as the source."""
+        if address.port != self._socket.getsockname()[1]:
+            return False
+        host = ipaddress.ip_address(unmapped(address.host.partition("%")[0]))
+        return (
+            host.is_multicast
+            or host.is_unspecified
+            or bool(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST))
+            or bool(self._socket.is_local(address.host))
+        )
+
     def local_address(self) -> Address:
-        """Return the address that it is bound to; asked anew each time, since connecting changes it."""
+        """Return the local address; not cached, since connecting changes it."""
         return self.family.address(self._socket.getsockname())
 
     def remote_address(self) -> Address:
-        """Return the peer's address."""
+        """Return the address of the peer."""
         return self.family.address(self._socket.getpeername())
 
     @property
@@ -259,86 +361,103 @@ class Kernel:
         """Whether it has a local address."""
         return self.family.is_bound(self._socket.getsockname())
 
+    # Sending, where it is rare
+
     def packet_info(self, info: PacketInfo, host: Any) -> list[ControlMessage]:
-        """Return how to tell the kernel to send a datagram to ``host`` as ``info`` says."""
-        if self.awaited:
-            raise unsupported("cannot send packet info")
+        """Return the control messages that send a datagram to ``host`` with ``info``; ENOTSUP where there are none."""
         if not self.family.is_internet or not self._can.packet_info:
-            raise OSError(errno.ENOTSUP, f"a {self.family.type} socket cannot send a PacketInfo here")
+            limited = "the system, or this custom socket factory, does not support it"
+            raise OSError(errno.ENOTSUP, f"a {self.family.type} socket cannot send a PacketInfo: {limited}")
+        if info.interface is not None and info.local_address is None and is_ipv4_group(host):
+            with suppress(OSError):
+                info = attrs.evolve(info, local_address=multicast_source(find_interface(info.interface)))
         byte = 0
         if (info.ecn is None) != (info.dscp is None):
             byte = read_option(self.options, "dscp") << 2 | read_option(self.options, "ecn")
         return encode_packet_info(info, host, on_ipv6=self.family is UDP6, traffic_class=byte)
 
     def send_message(self, payload: bytes, ancillary: Sequence[ControlMessage], sockaddr: SocketAddress | None) -> None:
-        """Send one datagram to ``sockaddr``, or the peer, with something beside the payload."""
+        """Send one datagram with control messages to ``sockaddr``, or to the peer."""
         self._socket.sendmsg([payload], ancillary, 0, sockaddr)
 
-    def send_segments(
-        self, payload: bytes, size: int, ancillary: Sequence[ControlMessage], sockaddr: SocketAddress | None
-    ) -> None:
-        """Send datagrams of ``size`` bytes each, the last perhaps shorter, to ``sockaddr`` or the peer."""
-        segment = (_IPPROTO_UDP, UDP_SEGMENT, _pack_size(size))
-        self._socket.sendmsg([payload], [segment, *ancillary], 0, sockaddr)
+    def path_mtu(self, sockaddr: SocketAddress | None) -> int | None:
+        """Return the largest packet that the path to ``sockaddr``, or to the peer, accepts, in bytes; ``None`` where
+        the system does not report it."""
+        if not self._can.path_mtu or not self.family.is_internet:
+            return None
+        try:
+            mtu: int = self._socket.path_mtu(sockaddr)
+        except OSError as error:
+            if error.errno in NOT_AVAILABLE:
+                return None
+            raise
+        return mtu
+
+    # Errors and counters
 
     def read_errors(self) -> list[tuple[Address, ErrorRecord]]:
-        """Empty the error queue; return what it says about delivery, with the destination of the datagram."""
+        """Take records from the error queue; return those about delivery, with the destination of the datagram."""
         found: list[tuple[Address, ErrorRecord]] = []
-        # What cannot be read now keeps the descriptor readable.
+        # An empty queue is EAGAIN; after any other error the queue can be read at the next call.
         with suppress(OSError):
             for _ in range(_MOST_ERRORS):
-                _, ancillary, _, destination = self._socket.recvmsg(0, ANCILLARY_SPACE, MSG_ERRQUEUE)
-                record = decode_error(ancillary)
-                # Records of other kinds, such as of when something was sent, have no destination.
+                _, control, _, destination = self._socket.recvmsg(0, ANCILLARY_SIZE, MSG_ERRQUEUE)
+                record = decode_error(control)
+                # Records of other kinds, such as transmit timestamps, have no destination.
                 if record is not None and destination:
                     found.append((self.family.address(destination), record))
         return found
 
     def take_error(self) -> int:
-        """Return the errno that the next call would fail with on account of an earlier datagram, 0 if there is none."""
-        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        """Return, and clear, the errno that the next call would raise for an earlier datagram; 0 without any."""
+        number: int = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return number
 
     def watch_errors(self) -> select.epoll:
-        """Return a descriptor that can be read while there is something in the error queue."""
-        return self._socket.watch_errors()
+        """Return a descriptor that is readable while the error queue is not empty."""
+        watch: select.epoll = self._socket.watch_errors()
+        return watch
 
-    def path_mtu(self, sockaddr: SocketAddress | None) -> int | None:
-        """Return the largest packet that the path to ``sockaddr``, or to the peer, takes, in bytes; ``None`` where
-        that cannot be told."""
-        if not self._can.path_mtu or self.awaited or not self.family.is_internet:
-            return None
-        return self._socket.path_mtu(sockaddr)
+    @property
+    def lacks_broadcast(self) -> bool:
+        """Whether the kernel refuses datagrams to broadcast addresses."""
+        with suppress(OSError):
+            return self.family.is_internet and not read_option(self.options, "broadcast")
+        return False
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether another owner of the descriptor has ended receiving by shutdown(2)."""
+        if not hasattr(select, "POLLRDHUP") or self.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLRDHUP)
+        return any(event & (select.POLLRDHUP | select.POLLNVAL) for _, event in poll.poll(0))
 
     def drops(self) -> int | None:
-        """Return how many datagrams the kernel dropped for want of room, ``None`` where it cannot tell."""
+        """Return how many datagrams the kernel dropped, ``None`` where it does not report that."""
         if self._closed or not self._can.drop_counter:
             return self._drops
         try:
-            memory = self._socket.getsockopt(socket.SOL_SOCKET, _system.SO_MEMINFO, 36)
+            memory = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)
         except OSError:
-            # A custom factory's may not tell.
             return None
         words: tuple[int, ...] = struct.unpack("=9I", memory)
-        # What an adopted socket dropped before is not ours to count; the kernel's counter has 32 bits.
-        return (words[_system.SO_MEMINFO_DROPS] - self._drops_before) % 2**32
+        # The drops before an adoption do not count. The kernel's counter has 32 bits.
+        return (words[SO_MEMINFO_DROPS] - self._drops_before) % 2**32
 
     @property
     def drops_are_datagrams(self) -> bool:
-        """Whether what :meth:`drops` counts are datagrams, not whole batches of them."""
-        return self._can.drop_counter and not self.receiver.coalescing
-
-    def setsockopt(self, *arguments: Any) -> None:
-        """Set any option (Linux man page setsockopt(2))."""
-        self._socket.setsockopt(*arguments)
-
-    def getsockopt(self, *arguments: int) -> int | bytes:
-        """Read any option (Linux man page getsockopt(2))."""
-        return self._socket.getsockopt(*arguments)
+        """Whether :meth:`drops` counts datagrams, not whole batches."""
+        return self._can.drop_counter and not self.calls.coalescing
 
     def close(self) -> None:
-        """Give the descriptor back; what :meth:`drops` says stays."""
+        """Close the descriptor and remove its path; :meth:`drops` keeps its last value."""
         self._drops = self.drops()
         self._closed = True
-        self._socket.close()
-        if self._made_path is not None:
-            self._made_path.remove()
+        self.calls.close()
+        try:
+            self._socket.close()
+        finally:
+            if self._bound_path is not None:
+                self._bound_path.remove()

@@ -13,53 +13,65 @@ from contextvars import ContextVar
 from typing import Final
 
 import attrs
-import psutil
 
 from .._values.arguments import describe_value
+from .._values.errors import with_context
 
 _INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 @attrs.frozen(kw_only=True)
 class Interface:
-    """A network interface as it was when it was asked for."""
+    """A network interface at the moment of the call.
+
+    Attributes:
+      name (str): its name, such as ``"eth0"``.
+      index (int): its number in the kernel, from 1.
+      addresses (tuple[str, ...]): its IPv4 and IPv6 addresses; link-local IPv6 ones with their zone.
+      up (bool): whether it is enabled.
+      multicast (bool): whether it supports multicast.
+      loopback (bool): whether it is a loopback interface.
+      mtu (int): the largest packet that it sends unfragmented, in bytes.
+    """
 
     name: str
-    """Its name, such as ``"eth0"``."""
     index: int
-    """Its number in the kernel, from 1."""
     addresses: tuple[str, ...]
-    """Its IPv4 and IPv6 addresses; link-local IPv6 ones with their zone."""
     up: bool
-    """Whether it was switched on."""
     multicast: bool
-    """Whether it can multicast."""
     loopback: bool
-    """Whether it leads back to this machine."""
     mtu: int
-    """The largest packet that it takes whole, in bytes."""
 
 
 def interfaces() -> list[Interface]:
     """Return the network interfaces of this machine, by index; on a simulated network those of the task's host.
 
-    It asks the kernel each time, since interfaces come and go. Which flags there are besides ``up`` depends
-    on the platform: on Windows ``multicast`` is true and ``loopback`` is read off the addresses.
+    Each call queries the kernel, since interfaces come and go. The flags besides ``up`` depend on the platform: on
+    Windows ``multicast`` is true and ``loopback`` is derived from the addresses.
+
+    Raises:
+      OSError: the kernel's error, such as EMFILE; its ``operation`` is ``"interfaces"``.
     """
-    return listing.get()()
+    try:
+        return listing.get()()
+    except OSError as error:
+        raise with_context(error, "interfaces", None) from None
 
 
-def _of_this_machine() -> list[Interface]:
+def _list_system() -> list[Interface]:
+    # Importing psutil takes 45 ms, and most programs never list interfaces.
+    import psutil  # noqa: PLC0415
+
     addresses: defaultdict[str, list[str]] = defaultdict(list)
     for label, found in psutil.net_if_addrs().items():
-        # Linux labels IPv4 addresses, with the interface's name or with one that goes on after a colon.
+        # On Linux an IPv4 address has a label: the name of the interface, perhaps followed by a colon and more.
         name = label.partition(":")[0] if sys.platform == "linux" else label
         addresses[name] += [each.address for each in found if each.family in _INTERNET]
     listed = []
     for name, statistics in psutil.net_if_stats().items():
         try:
             index = socket.if_nametoindex(name)
-        except OSError:  # pragma: no cover -- it went away between the two calls
+        except OSError:  # pragma: no cover -- the interface was removed between the two calls
             continue
         flags = set(statistics.flags.split(",")) - {""}
         hosts = tuple(addresses[name])
@@ -77,10 +89,8 @@ def _of_this_machine() -> list[Interface]:
     return sorted(listed, key=lambda interface: interface.index)
 
 
-listing: Final[ContextVar[Callable[[], list[Interface]]]] = ContextVar(
-    "trio_dgram interfaces", default=_of_this_machine
-)
-"""Where the interfaces come from that a program sees: this machine, unless its sockets are on a simulated network."""
+listing: Final[ContextVar[Callable[[], list[Interface]]]] = ContextVar("trio_dgram interfaces", default=_list_system)
+"""The function that lists the interfaces: of this machine, or of a simulated host."""
 
 
 def find_interface(which: object, name: str = "interface") -> Interface:

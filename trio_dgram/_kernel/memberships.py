@@ -1,4 +1,4 @@
-"""Multicast memberships: which groups a socket has joined, on which interfaces, from which sources."""
+"""Multicast memberships: the groups that a socket has joined, by interface and source."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
-from .._codecs.families import UDP4, Family
+from .._codecs.families import UDP4, UDP6, Family
 from .._values.arguments import describe_value
-from .._values.errors import annotated
-from .awaited import KernelSocket
+from .._values.errors import with_context
+from .capabilities import MCAST_JOIN_SOURCE_GROUP, MCAST_LEAVE_SOURCE_GROUP, capabilities_of, not_supported
 from .interfaces import Interface, find_interface, interfaces
-from .system_socket import MCAST_JOIN_SOURCE_GROUP, MCAST_LEAVE_SOURCE_GROUP, capabilities_of
 
-_OUT_OF_ROOM: Final = (errno.ENOBUFS, errno.ENOMEM)
-"""What the kernel says when a socket may join no more groups or sources: IPv4's word and IPv6's."""
+_TOO_MANY: Final = (errno.ENOBUFS, errno.ENOMEM)
+"""The errnos for a socket that may join no more groups or sources, of IPv4 and of IPv6."""
 
-_JOINED_ALREADY: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
-"""What the kernel says when a group is joined twice, from any source and from one."""
+_ALREADY_JOINED: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+"""The errnos for joining a group twice, from any source and from one."""
 
-_UNABLE: Final = (errno.ENODEV, errno.EINVAL)
-"""What the kernel says when an interface cannot multicast in that family, to groups that it has let in before."""
+_NO_MULTICAST: Final = (errno.ENODEV, errno.EINVAL)
+"""The errnos of an interface that does not support multicast in the family of the group."""
 
 
 @attrs.frozen
 class Group:
-    """What can be joined: a group, from any source or from one."""
+    """A group that can be joined, from any source or from one."""
 
     family: Family
     group: str
@@ -43,44 +42,54 @@ class Group:
         return self.group if self.source is None else f"{self.group} from {self.source}"
 
 
-def check_group(family: Family, group: object, source: object) -> Group:
-    """Return the group that the arguments name, if it is one that a socket of ``family`` can join."""
-    address = _check_ip(family, "group", group)
+def check_group(family: Family, group: object, source: object, *, dual_stack: bool = False) -> Group:
+    """Return the group that the arguments name, if a socket of ``family`` can join it.
+
+    A dual-stack socket can also join IPv4 groups.
+    """
+    versions = (4, 6) if dual_stack else (4,) if family is UDP4 else (6,)
+    address = _check_ip(versions, "group", group)
     if not address.is_multicast:
         raise ValueError(f"group must be a multicast address, not {group!r}")
+    joined_as = UDP4 if address.version == 4 else UDP6
     if source is None:
-        return Group(family, str(address), None)
-    origin = _check_ip(family, "source", source)
+        return Group(joined_as, str(address), None)
+    origin = _check_ip((address.version,), "source", source)
     if origin.is_multicast or origin.is_unspecified:
         raise ValueError(f"source must be a unicast address, not {source!r}")
-    return Group(family, str(address), str(origin))
+    return Group(joined_as, str(address), str(origin))
 
 
-def _check_ip(family: Family, name: str, value: object) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _check_ip(versions: tuple[int, ...], name: str, value: object) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     if not isinstance(value, str | ipaddress.IPv4Address | ipaddress.IPv6Address):
         raise TypeError(f"{name} must be a numeric address, not {describe_value(value)}")
-    version = 4 if family is UDP4 else 6
     try:
         address = ipaddress.ip_address(value)
     except ValueError:
         address = None
-    if address is None or address.version != version or "%" in str(address):
-        raise ValueError(f"{name} must be a numeric IPv{version} address, not {str(value)!r}")
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None and 4 in versions:
+        address = address.ipv4_mapped
+    if address is None or address.version not in versions or "%" in str(address):
+        kinds = " or ".join(f"IPv{version}" for version in versions)
+        raise ValueError(f"{name} must be a numeric {kinds} address, not {str(value)!r}")
     return address
 
 
 @attrs.frozen
 class Membership:
-    """One group that a socket has joined on one interface."""
+    """One group that a socket has joined on one interface.
+
+    Attributes:
+      group (str): the multicast address.
+      source (str | None): the only source to receive from, None for any.
+      interface (str): the name of the interface.
+      index (int): the index that the interface had when the group was joined.
+    """
 
     group: str
-    """The multicast address."""
     source: str | None
-    """The one sender that is heard, ``None`` for any."""
     interface: str
-    """The name of the interface."""
     index: int
-    """The number that the interface had when the group was joined."""
 
 
 class Memberships:
@@ -88,19 +97,19 @@ class Memberships:
 
     __slots__ = ("_joined", "_socket")
 
-    def __init__(self, socket: KernelSocket) -> None:
+    def __init__(self, socket: Any) -> None:
         self._socket = socket
         self._joined: dict[tuple[Group, int], str] = {}
         """The interface's name, by group and index, in the order of joining."""
 
     def list(self) -> tuple[Membership, ...]:
-        """Return what is joined where."""
+        """Return the memberships in the order of joining."""
         return tuple(
             Membership(group.group, group.source, name, index) for (group, index), name in self._joined.items()
         )
 
     def add(self, group: Group, interface: Interface | None) -> tuple[Interface, ...]:
-        """Join ``group`` on one interface, or on every one that can; return where it was joined."""
+        """Join ``group`` on one interface, or on every one that can multicast; return where it was joined."""
         if interface is not None:
             self._change(group, interface, _join, "add_membership")
             self._forget_predecessors(group, interface)
@@ -114,7 +123,7 @@ class Memberships:
             try:
                 joined += self.add(group, candidate)
             except OSError as error:
-                if error.errno in _OUT_OF_ROOM:
+                if error.errno in _TOO_MANY:
                     for done in joined:
                         self.drop(group, done)
                     raise
@@ -122,22 +131,22 @@ class Memberships:
         if joined:
             return tuple(joined)
         if failures:
-            raise failures[0] from ExceptionGroup(f"{group} could be joined on no interface", failures)
+            raise failures[0] from ExceptionGroup(f"{group} could not be joined on any interface", failures)
         no_device = OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-        raise annotated(no_device, "add_membership", f"{group} on every interface")
+        raise with_context(no_device, "add_membership", f"{group} on every interface")
 
     def drop(self, group: Group, interface: Interface | None) -> tuple[Interface, ...]:
         """Leave ``group`` on one interface, or wherever it was joined; return where it was left."""
         if interface is not None:
-            had_gone = self._forget_predecessors(group, interface)
-            if (group, interface.index) in self._joined or not had_gone:
+            was_joined_before = self._forget_predecessors(group, interface)
+            if (group, interface.index) in self._joined or not was_joined_before:
                 self._change(group, interface, _leave, "drop_membership")
                 self._joined.pop((group, interface.index), None)
             return (interface,)
         indices = [index for joined, index in self._joined if joined == group]
         if not indices:
             not_joined = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-            raise annotated(not_joined, "drop_membership", f"{group} on every interface")
+            raise with_context(not_joined, "drop_membership", f"{group} on every interface")
         present = {interface.index: interface for interface in interfaces()}
         left: list[Interface] = []
         for index in indices:
@@ -146,14 +155,20 @@ class Memberships:
                 self._change(group, present[index], _leave, "drop_membership")
                 left.append(present[index])
             else:
-                self._leave_what_is_gone(group, index)
+                self._leave_removed(group, index)
         return tuple(left)
 
+    def restore(self) -> None:
+        """Join everything on a new socket, where that is possible."""
+        for group, index in self._joined:
+            with suppress(OSError):
+                _join(self._socket, group, index)
+
     def rejoin(self) -> tuple[Membership, ...]:
-        """Join everything again; return what is joined on interfaces that are up."""
-        # The kernel keeps a membership while an interface is down or without addresses, but not once it is made again,
-        # nor on IPv6 once its MTU falls below 1280. The socket's own list, which says EADDRINUSE, keeps it even then,
-        # and a new interface can have the old number. So what looks joined may not be: only leaving it first is sure.
+        """Join every group again; return the memberships on interfaces that are up."""
+        # The kernel keeps a membership while an interface is down or without addresses, but not once the interface is
+        # created again, nor on IPv6 once its MTU falls below 1280. The socket's own list, which causes EADDRINUSE,
+        # keeps it even then, and a new interface can have the old index. So each group is left before it is joined.
         present = interfaces()
         up = {interface.name: interface for interface in present if interface.up}
         indices = {interface.index for interface in present}
@@ -166,13 +181,13 @@ class Memberships:
                 with suppress(OSError):
                     _leave(self._socket, group, index)
             else:
-                self._leave_what_is_gone(group, index)
+                self._leave_removed(group, index)
             try:
-                self._change(group, interface, _join, "rejoin")
+                self._change(group, interface, _join, "rejoin_memberships")
             except OSError as error:
-                if error.errno in _UNABLE:
+                if error.errno in _NO_MULTICAST:
                     continue
-                if error.errno not in _JOINED_ALREADY:
+                if error.errno not in _ALREADY_JOINED:
                     raise
             if index != interface.index:
                 del self._joined[group, index]
@@ -181,7 +196,7 @@ class Memberships:
         return tuple(membership for key, membership in zip(self._joined, self.list(), strict=True) if key in in_place)
 
     def _forget_predecessors(self, group: Group, interface: Interface) -> bool:
-        """Forget ``group`` on interfaces that had this one's name before; return whether it was joined there."""
+        """Remove ``group`` on earlier interfaces of the same name; return whether it was joined there."""
         former = [
             index
             for (joined, index), name in self._joined.items()
@@ -189,49 +204,49 @@ class Memberships:
         ]
         for index in former:
             del self._joined[group, index]
-            self._leave_what_is_gone(group, index)
+            self._leave_removed(group, index)
         return bool(former)
 
-    def _leave_what_is_gone(self, group: Group, index: int) -> None:
-        # It would go on taking one of the places that a socket has. Without its interface a source cannot be left, but
-        # the group can, and all its sources there went with it.
+    def _leave_removed(self, group: Group, index: int) -> None:
+        # The membership would still count towards the limit of the socket. Without its interface a source cannot be
+        # left, but the group can, and that leaves all its sources there.
         with suppress(OSError):
             _leave(self._socket, attrs.evolve(group, source=None), index)
 
     def _change(
-        self, group: Group, interface: Interface, change: Callable[[KernelSocket, Group, int], None], operation: str
+        self, group: Group, interface: Interface, change: Callable[[Any, Group, int], None], operation: str
     ) -> None:
         try:
             change(self._socket, group, interface.index)
         except OSError as error:
-            raise annotated(error, operation, f"{group} on {interface.name}") from None
+            raise with_context(not_supported(error), operation, f"{group} on {interface.name}") from None
 
 
 def find_membership_interface(operation: str, group: Group, which: object) -> Interface | None:
-    """Return the interface that the argument of a membership call names, ``None`` for every one."""
+    """Return the interface that the argument of a membership call names, ``None`` for every interface."""
     if which is None:
         return None
     try:
         return find_interface(which)
     except OSError as error:
-        raise annotated(error, operation, f"{group} on {which}") from None
+        raise with_context(error, operation, f"{group} on {which}") from None
 
 
-def _join(sock: KernelSocket, group: Group, index: int) -> None:
+def _join(sock: Any, group: Group, index: int) -> None:
     _set(sock, group, index, socket.IP_ADD_MEMBERSHIP, socket.IPV6_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP)
 
 
-def _leave(sock: KernelSocket, group: Group, index: int) -> None:
+def _leave(sock: Any, group: Group, index: int) -> None:
     _set(sock, group, index, socket.IP_DROP_MEMBERSHIP, socket.IPV6_LEAVE_GROUP, MCAST_LEAVE_SOURCE_GROUP)
 
 
-def _set(sock: KernelSocket, group: Group, index: int, ipv4: int, ipv6: int, with_source: int) -> None:
+def _set(sock: Any, group: Group, index: int, ipv4: int, ipv6: int, with_source: int) -> None:
     packed = socket.inet_pton(group.family.family, group.group)
     is_ipv4 = group.family is UDP4
     level = socket.IPPROTO_IP if is_ipv4 else socket.IPPROTO_IPV6
     if group.source is not None:
         if not capabilities_of(sock).source_membership:
-            raise OSError(errno.ENOTSUP, "this platform cannot join a group from one source")
+            raise OSError(errno.ENOTSUP, "this system cannot join a group from one source")
         request = _group_source_request(group.family.family, index, group.group, group.source)
         sock.setsockopt(level, with_source, request)
     elif not is_ipv4:

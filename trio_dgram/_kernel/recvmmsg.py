@@ -1,6 +1,6 @@
-"""Many datagrams in one system call: recvmmsg(2), which the socket module lacks.
+"""recvmmsg(2): many datagrams in one system call, which the socket module lacks.
 
-By ctypes, since it nearly halves what receiving a datagram costs where several have come in.
+By ctypes: it nearly halves the cost of a received datagram where several are queued.
 """
 
 from __future__ import annotations
@@ -12,53 +12,59 @@ import struct
 import threading
 from typing import Final, Literal, TypeAlias
 
-from .c_library import c_library
+from .c_library import c_function, c_library
 
 Batch: TypeAlias = tuple[list[bytes], bytes, list[tuple[bytes, int]] | None]
-"""Datagrams as the kernel hands them over: the payloads, the sources (struct sockaddr, one after the other) and what is
-told beside them, if it is of any: ancillary data (struct cmsghdr, one after the other) and flags."""
+"""Datagrams as the kernel returns them: the payloads, the sources (struct sockaddr, one after the other) and, if any
+of them has it, ancillary data (struct cmsghdr, one after the other) and flags."""
 
 LARGEST_CALL: Final = 64
-"""How many datagrams one call brings at most: with more, none is cheaper."""
+"""The most datagrams of one call: more of them do not lower the cost of one."""
 
-PAYLOAD_SPACE: Final = 65536
-"""Room for the payload of any UDP datagram, in bytes."""
-_SOURCE_SPACE: Final = 28
-"""Room for a source of either family, in bytes."""
-SEGMENT_SIZE_SPACE: Final = 64
-"""Room for a segment size, in bytes."""
-_PAYLOADS: Final = range(0, LARGEST_CALL * PAYLOAD_SPACE, PAYLOAD_SPACE)
-_ANCILLARY: Final = range(0, LARGEST_CALL * SEGMENT_SIZE_SPACE, SEGMENT_SIZE_SPACE)
+LARGEST_PAYLOAD: Final = 65536
+"""At least the size of any UDP payload, in bytes."""
+_SOURCE_SIZE: Final = 28
+"""The size of a source of either family, in bytes."""
+ANCILLARY_SIZE: Final = 512
+"""The size of the ancillary data of one datagram with every common option enabled, in bytes."""
+_DONT_WAIT: Final = 0x40
+"""MSG_DONTWAIT as a plain integer, by Linux's number."""
 
-# struct mmsghdr: source and size, parts and count, ancillary data and size, flags; then the size of what has come.
+# struct mmsghdr: source and its size, iovec and count, ancillary data and size, flags; then the size received.
 _MESSAGE: Final = struct.Struct("@PIPNPNi0PI0P")
 _ANCILLARY_SIZE_AT: Final = struct.calcsize("@PIPNP0N")
 _FLAGS_AT: Final = struct.calcsize("@PIPNPN")
 _SIZE_AT: Final = struct.calcsize("@PIPNPNi0P")
-# struct iovec: where and how much.
-_PART: Final = struct.Struct("@PN")
-_DONT_WAIT: Final = 0x40
-"""MSG_DONTWAIT, as a plain integer and by Linux's number."""
+# struct iovec: address and size.
+_IOVEC: Final = struct.Struct("@PN")
+_PAYLOADS: Final = range(0, LARGEST_CALL * LARGEST_PAYLOAD, LARGEST_PAYLOAD)
+_ANCILLARY: Final = range(0, LARGEST_CALL * ANCILLARY_SIZE, ANCILLARY_SIZE)
 
 
-class _Room:
-    """The memory that the kernel writes to, and the call that has it do so."""
+def has_recvmmsg(descriptor: int) -> bool:
+    """Whether the kernel has recvmmsg(2), tried on the socket ``descriptor`` without receiving anything."""
+    recvmmsg = c_function("recvmmsg")
+    return recvmmsg is not None and recvmmsg(descriptor, None, 0, _DONT_WAIT, None) == 0
+
+
+class _Buffers:
+    """The memory that one call writes to: 64 KiB per datagram, of which the kernel touches what it fills."""
 
     def __init__(self) -> None:
-        # What nobody has written to takes no memory. Private, or a child process would write to it, too.
+        # Private, or a forked child would write to the parent's memory.
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._payloads = mmap.mmap(-1, LARGEST_CALL * PAYLOAD_SPACE, flags=private)
-        self._sources = bytearray(LARGEST_CALL * _SOURCE_SPACE)
-        self._sources_there = memoryview(self._sources)
-        self._ancillary = bytearray(LARGEST_CALL * SEGMENT_SIZE_SPACE)
+        self._payloads = mmap.mmap(-1, LARGEST_CALL * LARGEST_PAYLOAD, flags=private)
+        self._sources = bytearray(LARGEST_CALL * _SOURCE_SIZE)
+        self._source_view = memoryview(self._sources)
+        self._ancillary = bytearray(LARGEST_CALL * ANCILLARY_SIZE)
         start = _address(self._payloads)
-        self._parts = bytearray(b"".join(_PART.pack(start + offset, PAYLOAD_SPACE) for offset in _PAYLOADS))
+        self._iovecs = bytearray(b"".join(_IOVEC.pack(start + offset, LARGEST_PAYLOAD) for offset in _PAYLOADS))
         self._messages = bytearray(LARGEST_CALL * _MESSAGE.size)
         self._ancillary_sizes = self._column("L", _ANCILLARY_SIZE_AT)
         self._flags = self._column("i", _FLAGS_AT)
         self._sizes = self._column("I", _SIZE_AT)
         self._messages_at = _address(self._messages)
-        self._empty: dict[tuple[int, bool], bytes] = {}
+        self._templates: dict[tuple[int, bool], bytes] = {}
         self._recvmmsg = c_library().recvmmsg
         self._recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
 
@@ -67,41 +73,46 @@ class _Room:
         return memoryview(self._messages).cast(kind)[offset // size :: _MESSAGE.size // size]
 
     def receive(self, descriptor: int, most: int, source_size: int, *, ancillary: bool) -> Batch:
-        """Do as :func:`receive_batch` does."""
-        # The kernel writes over what the messages say of their room.
-        empty = self._empty.get((source_size, ancillary)) or self._make_empty(source_size, ancillary=ancillary)
-        self._messages[: len(empty)] = empty
+        """Receive as :func:`receive_batch` does."""
+        # The kernel overwrites the sizes of the buffers in the messages.
+        template = self._templates.get((source_size, ancillary)) or self._template(source_size, ancillary=ancillary)
+        self._messages[: len(template)] = template
+        interrupted = ctypes.get_errno()
         count = self._recvmmsg(descriptor, self._messages_at, min(most, LARGEST_CALL), _DONT_WAIT, None)
         if count < 0:
             number = ctypes.get_errno()
+            # A signal handler may have interrupted a caller that has yet to read the errno of its own call.
+            ctypes.set_errno(interrupted)
             raise OSError(number, os.strerror(number))
         memory, sizes = self._payloads, self._sizes[:count].tolist()
-        # To say that the shorter one ends it costs as much as half a datagram.
+        # zip() with strict=False would cost half as much as a datagram.
         payloads = [memory[start : start + size] for start, size in zip(_PAYLOADS, sizes)]  # noqa: B905
-        sources = bytes(self._sources_there[: count * source_size])
+        sources = bytes(self._source_view[: count * source_size])
         if not ancillary:
             return payloads, sources, None
-        told_sizes, flags = self._ancillary_sizes[:count].tolist(), self._flags[:count].tolist()
-        if not any(told_sizes) and not any(flags):
+        ancillary_sizes, flags = self._ancillary_sizes[:count].tolist(), self._flags[:count].tolist()
+        if not any(ancillary_sizes) and not any(flags):
             return payloads, sources, None
-        told = bytes(self._ancillary)
-        data = [told[start : start + size] for start, size in zip(_ANCILLARY, told_sizes)]  # noqa: B905
+        view = memoryview(self._ancillary)
+        data = [bytes(view[start : start + size]) for start, size in zip(_ANCILLARY, ancillary_sizes)]  # noqa: B905
         return payloads, sources, list(zip(data, flags))  # noqa: B905
 
-    def _make_empty(self, source_size: int, *, ancillary: bool) -> bytes:
-        sources, parts, told = _address(self._sources), _address(self._parts), _address(self._ancillary)
-        rooms = (
+    def _template(self, source_size: int, *, ancillary: bool) -> bytes:
+        sources, iovecs, control = _address(self._sources), _address(self._iovecs), _address(self._ancillary)
+        messages = (
             (
                 sources + index * source_size,
                 source_size,
-                parts + index * _PART.size,
+                iovecs + index * _IOVEC.size,
                 1,
-                *((told + index * SEGMENT_SIZE_SPACE, SEGMENT_SIZE_SPACE) if ancillary else (0, 0)),
+                *((control + index * ANCILLARY_SIZE, ANCILLARY_SIZE) if ancillary else (0, 0)),
             )
             for index in range(LARGEST_CALL)
         )
-        empty = self._empty[source_size, ancillary] = b"".join(_MESSAGE.pack(*room, 0, 0) for room in rooms)
-        return empty
+        template = self._templates[source_size, ancillary] = b"".join(
+            _MESSAGE.pack(*message, 0, 0) for message in messages
+        )
+        return template
 
 
 def _address(memory: bytearray | mmap.mmap) -> int:
@@ -109,25 +120,29 @@ def _address(memory: bytearray | mmap.mmap) -> int:
 
 
 class _Thread(threading.local):
-    room: _Room | None = None
+    def __init__(self) -> None:
+        self.idle: list[_Buffers] = []
 
 
 _thread: Final = _Thread()
 
 
 def receive_batch(descriptor: int, most: int, source_size: int, *, ancillary: bool) -> Batch:
-    """Receive what is there without waiting: ``most`` datagrams at most, or ``LARGEST_CALL``.
+    """Receive the queued datagrams without waiting: at most ``most`` of them, or ``LARGEST_CALL``.
 
     Args:
-      descriptor: the socket's.
-      most: how many datagrams at most.
-      source_size: how many bytes an address of its family has.
-      ancillary: whether ancillary data are wanted.
+      descriptor: the socket.
+      most: the largest number of datagrams.
+      source_size: the size of an address of its family, in bytes.
+      ancillary: whether to return ancillary data.
 
     Raises:
-      OSError: what the kernel says if nothing has come, ``BlockingIOError`` if that is all.
+      OSError: the kernel's error if nothing was received, ``BlockingIOError`` if the queue is empty.
     """
-    room = _thread.room
-    if room is None:
-        room = _thread.room = _Room()
-    return room.receive(descriptor, most, source_size, ancillary=ancillary)
+    # A signal handler or finalizer may receive while these buffers are in use: it gets others.
+    idle = _thread.idle
+    buffers = idle.pop() if idle else _Buffers()
+    try:
+        return buffers.receive(descriptor, most, source_size, ancillary=ancillary)
+    finally:
+        idle.append(buffers)

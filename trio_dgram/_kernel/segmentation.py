@@ -1,8 +1,8 @@
-"""Segmentation: how many datagrams of a run the kernel may be asked to send at once, and what it refused.
+"""Segmentation: how many datagrams one call may send, and which sizes a path has refused.
 
-Rule 1: all have the size of the first, but the last may be shorter; none is empty.
-Rule 2: a refusal on account of a path (EMSGSIZE, and EINVAL on older kernels) is about that destination and size.
-Rule 3: only EIO is about the socket: its device cannot do it.
+Rule 1: all segments have the size of the first; the last may be shorter; none is empty.
+Rule 2: EMSGSIZE, and EINVAL on older kernels, concern the destination and the size.
+Rule 3: EIO concerns the socket: its device cannot segment.
 """
 
 from __future__ import annotations
@@ -11,43 +11,46 @@ import errno
 from typing import Final
 
 _MOST_SEGMENTS: Final = 64
-"""What every kernel with UDP_SEGMENT takes (UDP_MAX_SEGMENTS); newer ones take more."""
-LARGEST_PAYLOAD: Final = 65507
-"""The largest UDP payload over IPv4, which a dual-stack socket may send to as well."""
-_REMEMBERED_PATHS: Final = 1024
-"""How many refusals are kept: addresses that the network chose must not grow them."""
+"""What every kernel with UDP_SEGMENT accepts (UDP_MAX_SEGMENTS); newer ones accept more."""
+LARGEST_UDP_PAYLOAD: Final = 65507
+"""The largest UDP payload over IPv4, in bytes; a dual-stack socket may send to IPv4 as well."""
+_MOST_REMEMBERED: Final = 1024
+"""How many refusals are remembered: addresses that the network chose must not grow them without a bound."""
 
 
 class Segmentation:
-    """What one socket has learnt about sending segments."""
+    """What one socket has learned about sending segments."""
 
-    __slots__ = ("_off", "_refused")
+    __slots__ = ("_refused", "enabled")
 
-    def __init__(self, *, off: bool) -> None:
-        self._off = off
+    def __init__(self, *, enabled: bool) -> None:
+        self.enabled = enabled
         self._refused: dict[str, int] = {}
 
     def count(self, sizes: list[int], position: int, end: int, host: str) -> int:
-        """Return how many of the datagrams from ``position`` to ``end``, all for ``host``, can go in one call.
+        """Return how many of the datagrams from ``position`` to ``end``, all to ``host``, one call can send.
 
-        ``sizes`` are those of all, in bytes.
+        Args:
+          sizes: the sizes of all datagrams, in bytes.
+          position: the first datagram to send.
+          end: the position after the last datagram to ``host``.
+          host: their destination.
         """
         size = sizes[position]
-        if self._off or not 0 < size < self._refused.get(host, LARGEST_PAYLOAD):
+        if not self.enabled or not 0 < size < self._refused.get(host, LARGEST_UDP_PAYLOAD):
             return 1
-        following = sizes[position : min(end, position + _MOST_SEGMENTS, position + LARGEST_PAYLOAD // size)]
+        following = sizes[position : min(end, position + _MOST_SEGMENTS, position + LARGEST_UDP_PAYLOAD // size)]
         if following.count(size) == len(following):
             return len(following)
         first = next(count for count, other in enumerate(following) if other != size)
         return first + (0 < following[first] < size)
 
-    def refused(self, host: str, size: int, error: OSError) -> bool:
-        """Learn from what the kernel said against segments of ``size`` bytes for ``host``; return whether it was about
-        those."""
+    def learn(self, host: str, size: int, error: OSError) -> bool:
+        """Record that segments of ``size`` bytes to ``host`` were refused; return whether that was the cause."""
         if error.errno == errno.EIO:
-            self._off = True
+            self.enabled = False
         elif error.errno in (errno.EMSGSIZE, errno.EINVAL):
-            if len(self._refused) == _REMEMBERED_PATHS:
+            if len(self._refused) == _MOST_REMEMBERED:
                 self._refused.clear()
             self._refused[host] = size
         else:

@@ -1,6 +1,6 @@
-"""The addresses of senders, made of what the kernel writes, and kept for those who send again.
+"""A bounded cache of source addresses: the kernel's bytes to one shared value.
 
-Keeping them pays where the same few send again and again. It is bounded, since anybody can forge as many as he likes.
+It pays where a few peers send repeatedly. It is bounded, since anyone can forge any number of sources.
 """
 
 from __future__ import annotations
@@ -10,46 +10,45 @@ from typing import Final
 from .._codecs.families import Family, PackedAddress
 from .._values.addresses import ReceivedAddress, ScopedReceivedAddress
 
-_interned: Final[dict[PackedAddress, ReceivedAddress]] = {}
-"""Addresses of senders, by what the kernel writes."""
-_MOST_INTERNED: Final = 4096
-_BATCHES_OF_STRANGERS: Final = 256
-"""How many batches after one of strangers nobody is looked up. A stranger who is costs twice as much, and each who is
-kept is one more object that soon has Python collect garbage among all tasks that wait."""
+_cached: Final[dict[PackedAddress, ReceivedAddress]] = {}
+"""Sources by the kernel's bytes."""
+_LARGEST_CACHE: Final = 4096
+_BATCHES_BYPASSED: Final = 256
+"""How many batches bypass the cache after a batch of mostly unknown sources. A miss costs twice an uncached address,
+and every entry adds to the work of the garbage collector."""
 
 
-class Senders:
-    """Those who send to one socket."""
+class SourceCache:
+    """The view that one socket has of the cache, which all sockets share."""
 
-    __slots__ = ("_family", "_strange")
+    __slots__ = ("_bypassed", "_family")
 
     def __init__(self, family: Family) -> None:
         self._family = family
-        self._strange = 0
+        self._bypassed = 0
 
-    def addresses(self, sources: bytes) -> list[ReceivedAddress | None]:
-        """Return the senders of a batch as values, ``None`` for those whom nobody can answer.
+    def addresses(self, packed: bytes) -> list[ReceivedAddress | None]:
+        """Return the sources of a batch as values, ``None`` for those that must not be answered.
 
         Args:
-          sources: what the kernel writes of them (struct sockaddr, one after the other).
+          packed: the sources as the kernel returns them (struct sockaddr, one after the other).
         """
-        if self._strange:
-            self._strange -= 1
-            return self._family.received(sources)
-        packed = self._family.split(sources)
-        addresses: list[ReceivedAddress | None] = list(map(_interned.get, packed))
+        if self._bypassed:
+            self._bypassed -= 1
+            return self._family.sources(packed)
+        keys = self._family.split(packed)
+        addresses: list[ReceivedAddress | None] = list(map(_cached.get, keys))
         if not all(addresses):
             if addresses.count(None) * 2 > len(addresses):
-                self._strange = _BATCHES_OF_STRANGERS
-            addresses = list(map(_intern, packed, self._family.received(sources)))
+                self._bypassed = _BATCHES_BYPASSED
+            addresses = list(map(_cache, keys, self._family.sources(packed)))
         return addresses
 
 
-def _intern(packed: PackedAddress, address: ReceivedAddress | None) -> ReceivedAddress | None:
-    # A zone has a name, and that can come to mean another interface.
+def _cache(packed: PackedAddress, address: ReceivedAddress | None) -> ReceivedAddress | None:
+    # The name of a zone can come to denote another interface.
     if address is None or type(address) is ScopedReceivedAddress:
         return address
-    # More than so many, if another thread was in between.
-    if len(_interned) >= _MOST_INTERNED and packed not in _interned:
-        _interned.clear()
-    return _interned.setdefault(packed, address)
+    if len(_cached) >= _LARGEST_CACHE and packed not in _cached:
+        _cached.clear()
+    return _cached.setdefault(packed, address)

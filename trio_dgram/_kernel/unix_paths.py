@@ -1,4 +1,4 @@
-"""The files that name ``"unix"`` sockets: made by binding, removed by whoever made them (unix(7))."""
+"""The files that name ``"unix"`` sockets: binding creates them, the process that bound removes them (unix(7))."""
 
 from __future__ import annotations
 
@@ -17,75 +17,80 @@ from .._codecs.ancillary import ControlMessage
 
 
 @attrs.frozen
-class MadePath:
-    """A file that binding a socket has made."""
+class BoundPath:
+    """A file that binding a socket created."""
 
     path: str
     device: int
     inode: int
+    process: int
 
     def remove(self) -> None:
-        """Remove the file, if it is still the one that was made."""
+        """Remove the file, if it is still the same one and this process created it, not a forked child of that."""
+        if os.getpid() != self.process:
+            return
         with suppress(OSError):
             found = Path(self.path).lstat()
             if (found.st_dev, found.st_ino) == (self.device, self.inode):
                 Path(self.path).unlink()
 
 
-def made_path(path: str) -> MadePath | None:
-    """Return the file that binding to ``path`` has just made, wherever the program goes from here.
+def bound_path(path: str) -> BoundPath | None:
+    """Return the file that binding to ``path`` has just created, absolute, so that a later chdir does not matter.
 
-    ``None`` where somebody was quick to remove it.
+    ``None`` if it has been removed since.
     """
     try:
         found = Path(path).lstat()
     except OSError:
         return None
-    return MadePath(str(Path(path).absolute()), found.st_dev, found.st_ino)
+    return BoundPath(str(Path(path).absolute()), found.st_dev, found.st_ino, os.getpid())
 
 
 def close_descriptors(ancillary: Iterable[ControlMessage]) -> None:
-    """Close the descriptors that came with a datagram: nobody asked for them, and they would add up."""
+    """Close the descriptors that came with a datagram: the API has no way to hand them out, so they would leak."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             for (descriptor,) in struct.iter_unpack("=i", data[: len(data) // 4 * 4]):
-                os.close(descriptor)
+                with suppress(OSError):
+                    os.close(descriptor)
 
 
 def why_not_bound(number: int | None, path: str) -> str | None:
-    """Return in words why a socket could not be bound to ``path``, where there is anything to add."""
+    """Return why a socket could not be bound to ``path``, ``None`` where the errno says it all."""
     if number == errno.EADDRINUSE:
-        return _what_is_there(path)
-    return "there is no such directory" if number == errno.ENOENT else None
+        return _what_exists(path)
+    return "the directory does not exist" if number == errno.ENOENT else None
 
 
 def why_not_reached(number: int | None, path: str) -> str | None:
-    """Return in words why nothing could be sent to ``path``, where there is anything to add."""
+    """Return why a datagram could not be sent to ``path``, ``None`` where the errno says it all."""
     if not path:
-        return "a socket without a name cannot be answered"
+        return "an unnamed socket cannot be answered"
     return _REASONS.get(number or 0)
 
 
 _REASONS = {
     errno.ENOENT: "no socket has that name",
     errno.ECONNREFUSED: "no process has that socket open any more",
-    errno.EPROTOTYPE: "that is not a datagram socket",
+    errno.EPROTOTYPE: "it is not a datagram socket",
     errno.EPERM: "that socket is connected to another one",
-    errno.ENOTCONN: "the peer has gone away: disconnect, and connect again",
+    errno.ENOTCONN: "the peer was closed: disconnect, and connect again",
 }
 
 
-def _what_is_there(path: str) -> str:
+def _what_exists(path: str) -> str:
+    in_use = "another socket has that name"
     if path.startswith("\0"):
-        return "another socket has that name"
+        return in_use
     with suppress(OSError):
         if not stat.S_ISSOCK(Path(path).lstat().st_mode):
-            return "a file that is not a socket is there"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            return "a file that is not a socket exists there"
+    # An explanation must not fail: there may be no descriptor left, or sockets may be forbidden.
+    with suppress(OSError, RuntimeError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        probe.settimeout(0)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            return "a socket that no process has open any more is there: remove it first"
-        except OSError:
-            pass
-    return "another socket has that name"
+            return "a socket that no process has open any more exists there: remove it first"
+    return in_use

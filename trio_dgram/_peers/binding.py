@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 import trio
@@ -34,6 +34,7 @@ Bind: TypeAlias = Callable[[str, str, int], Awaitable[BoundT]]
 """Binds a new socket of a type to a numeric address and a port; it leaves nothing open where it fails."""
 
 
+@trio.lowlevel.enable_ki_protection
 async def bind_each_family(port: int, host: str | None, bind: Bind[BoundT]) -> list[BoundT]:
     """Bind a socket for each address family, all to one port.
 
@@ -64,7 +65,7 @@ async def bind_each_family(port: int, host: str | None, bind: Bind[BoundT]) -> l
                 raise
 
 
-async def _bind_all(addresses: list[tuple[str, str]], port: int, bind: Bind[BoundT]) -> list[BoundT]:
+async def _bind_all(addresses: Sequence[tuple[str, str]], port: int, bind: Bind[BoundT]) -> list[BoundT]:
     bound: list[BoundT] = []
     missing: list[OSError] = []
     try:

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import attrs
 import trio
 
-from .._values.addresses import Address, ReceivedAddress, written
+from .._socket.interrupts import defer_interrupts
+from .._values.addresses import Address, ReceivedAddress, format_address
 from .._values.arguments import describe_value
 from .._values.errors import AmplificationLimitError
+from .._values.statistics import PeerStatistics
 from .table import Peer, PeerTable
 
 
-@attrs.frozen(kw_only=True)
-class PeerStatistics:
-    """The counts of one channel, as :meth:`DatagramChannel.statistics` returns them."""
-
-    received: int
-    """Datagrams handed out by ``receive``."""
-    queued: int
-    """Datagrams that wait to be received."""
-    queued_bytes: int
-    """Their bytes."""
-    dropped: int
-    """Datagrams of the peer that there was no room for."""
-    bytes_received: int
-    """Bytes that the peer has sent, whatever became of them."""
-    bytes_sent: int
-    """Bytes that were sent to the peer."""
-    validated: bool
-    """Whether ``mark_validated`` was called."""
-
-
+@defer_interrupts
 class DatagramChannel(Peer, trio.abc.Channel[bytes]):
     """The datagrams of one peer, and the way to answer it.
 
@@ -147,13 +129,13 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
             value = bytes(value)
         if self.ended:
             await trio.lowlevel.checkpoint()
-            raise trio.BrokenResourceError(f"the channel to {written(self.address)} has ended")
+            raise trio.BrokenResourceError(f"the channel to {format_address(self.address)} has ended")
         size = len(value)
         limit = self._table.limits.amplification_limit
         if limit is not None and not self.validated and self._bytes_sent + size > limit * self.bytes_received:
             self._table.amplification_refused += 1
             raise AmplificationLimitError(
-                f"{size} more bytes to {written(self.address)} would be over {limit} for each of the "
+                f"{size} more bytes to {format_address(self.address)} would be over {limit} for each of the "
                 f"{self.bytes_received} that came: mark_validated() once it has proved its address"
             )
         self._table.heard(self, trio.current_time())
@@ -182,4 +164,4 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "ended" if self.ended else "validated" if self.validated else "open"
-        return f"<trio_dgram.DatagramChannel to {written(self.address)}, {state}>"
+        return f"<trio_dgram.DatagramChannel to {format_address(self.address)}, {state}>"

@@ -16,6 +16,7 @@ Connect: TypeAlias = Callable[[str, str, int], Awaitable[T]]
 """Connects a new socket of a type to a numeric address and a port; it leaves nothing open where it fails."""
 
 
+@trio.lowlevel.enable_ki_protection
 async def connect_first(host: str, port: int, connect: Connect[T]) -> T:
     """Connect to the first address of ``host``, in either family, to which there is a way.
 

@@ -9,33 +9,41 @@ from typing import Any, TypedDict, cast
 
 import attrs
 
-from .._values.arguments import check_integer, check_number, describe_value
+from .._values.arguments import check_integer, check_names, check_number, describe_value
 from .._values.datagrams import Datagram
 
 _MOST = 2**62
 
 
 class ListenerOptions(TypedDict, total=False):
-    """The keyword options of a listener; what is left out keeps its default."""
+    """The keyword options of a listener. One that is left out has its default.
+
+    Attributes:
+      max_peers (int): the largest number of peers at a time, from 1. Default: 1024.
+      max_buffer_size (int): how many datagrams of one peer are queued, from 1. Default: 64.
+      max_buffer_bytes (int): how many bytes of one peer are queued, from 1. Default: 65536.
+      max_total_bytes (int): how many bytes of all peers are queued, from 1. Default: 67108864.
+      idle_timeout (float): after how many seconds without a datagram in either direction the channel of a peer ends.
+        Default: 60.0.
+      unvalidated_timeout (float | None): the same before ``mark_validated`` is called; None for ``idle_timeout``.
+        Default: None.
+      accept_filter (Callable[[Datagram], bool] | None): whether to admit a new peer, by its first datagram; None
+        admits all. Default: None.
+      max_peers_per_network (tuple[int, int] | None): the largest number of peers in one IPv4 /24 and in one IPv6 /56;
+        None for any number. Default: None.
+      amplification_limit (float | None): how many bytes may be sent for each one received before the peer is
+        validated, from 1 (RFC 9000, 8.1); None for any number. Default: None.
+    """
 
     max_peers: int
-    """How many peers there may be at once. Default: 1024."""
     max_buffer_size: int
-    """How many datagrams of one peer may wait. Default: 64."""
     max_buffer_bytes: int
-    """How many bytes of one peer may wait. Default: 64 KiB."""
     max_total_bytes: int
-    """How many bytes of all peers may wait. Default: 64 MiB."""
     idle_timeout: float
-    """After how many seconds without a datagram in either direction a peer's channel ends. Default: 60."""
     unvalidated_timeout: float | None
-    """The same until ``mark_validated`` is called. Default: as ``idle_timeout``."""
     accept_filter: Callable[[Datagram], bool] | None
-    """Whether the first datagram of a new peer lets it in. Default: any does."""
     max_peers_per_network: tuple[int, int] | None
-    """How many peers one network may have: an IPv4 /24, an IPv6 /56. Default: as many as there can be."""
     amplification_limit: float | None
-    """How many bytes may go out for each that came in, until the peer is validated (RFC 9000, 8.1). Default: any."""
 
 
 def _integer(lowest: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
@@ -90,12 +98,9 @@ UNLIMITED = PeerLimits(max_peers=1, idle_timeout=math.inf)
 
 
 def check_limits(options: ListenerOptions) -> PeerLimits:
-    """Return what the options say, or raise what is wrong with them."""
-    given = cast("dict[str, Any]", dict(options))
-    unknown = [name for name in given if name not in ListenerOptions.__annotations__]
-    if unknown:
-        raise TypeError(f"there is no listener option {', '.join(map(repr, unknown))}")
-    return PeerLimits(**given)
+    """Return the limits that the options set, or raise what is wrong with them."""
+    check_names("listener option", options, ListenerOptions.__annotations__)
+    return PeerLimits(**cast("dict[str, Any]", dict(options)))
 
 
 def network_of(host: str) -> tuple[str, int]:

@@ -8,16 +8,20 @@ from typing import Any, Unpack
 import trio
 
 from .._codecs.families import UDP6
-from .._socket.config import check_creation
+from .._socket.config import check_options
 from .._socket.datagram_socket import DatagramSocket
-from .._values.addresses import Address, written
+from .._socket.interrupts import defer_interrupts
+from .._values.addresses import Address, format_address
+from .._values.construction import create
+from .._values.statistics import ListenerStatistics
 from .binding import bind_each_family
 from .channel import DatagramChannel
 from .limits import ListenerOptions, PeerLimits, check_limits
-from .table import ListenerStatistics, PeerTable
+from .table import PeerTable
 
 
-class _Alone:
+@defer_interrupts
+class _NoNursery:
     """What a socket is told whose listener or channels close it, and no nursery."""
 
     def start_background(self, _async_fn: Callable[..., Awaitable[object]], /, *_args: Any) -> None:
@@ -28,12 +32,14 @@ class _Alone:
         """Nothing depends on it."""
 
 
+@trio.lowlevel.enable_ki_protection
 def make_socket(type_: str) -> DatagramSocket:
     """Make a socket that lives in no nursery, and leaves the other family to others."""
     options: Any = {"ipv6_only": True} if type_ == UDP6.type else {}
-    return DatagramSocket(check_creation(type_, options), _Alone())
+    return create(DatagramSocket, check_options(type_, options), _NoNursery())
 
 
+@defer_interrupts
 class DatagramListener(trio.abc.Listener[DatagramChannel]):
     """Hears datagrams, and makes a channel for each peer that they come from.
 
@@ -92,9 +98,10 @@ class DatagramListener(trio.abc.Listener[DatagramChannel]):
 
     def __repr__(self) -> str:
         state = "listening" if self._table.accepting else "closed"
-        return f"<trio_dgram.DatagramListener on {written(self._address)}, {state}>"
+        return f"<trio_dgram.DatagramListener on {format_address(self._address)}, {state}>"
 
 
+@trio.lowlevel.enable_ki_protection
 async def open_listeners(
     port: int, *, host: str | None = None, **options: Unpack[ListenerOptions]
 ) -> list[DatagramListener]:
@@ -114,6 +121,7 @@ async def open_listeners(
     return [DatagramListener(sock, limits) for sock in await bind_each_family(port, host, _bind)]
 
 
+@trio.lowlevel.enable_ki_protection
 async def _bind(type_: str, host: str, port: int) -> DatagramSocket:
     sock = make_socket(type_)
     try:

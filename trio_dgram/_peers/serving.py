@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
+from types import TracebackType
 from typing import NoReturn, Unpack
 
 import trio
 
 from .._socket.datagram_socket import DatagramSocket
+from .._socket.interrupts import defer_interrupts, interruptibly_awaited
 from .channel import DatagramChannel
 from .connecting import connect_first
 from .limits import UNLIMITED, ListenerOptions
@@ -20,6 +22,7 @@ from .table import PeerTable
 _log = logging.getLogger("trio_dgram")
 
 
+@trio.lowlevel.enable_ki_protection
 async def serve(
     handler: Callable[[DatagramChannel], Awaitable[object]],
     port: int,
@@ -60,9 +63,10 @@ async def serve(
     )
 
 
+@trio.lowlevel.enable_ki_protection
 async def _handle(handler: Callable[[DatagramChannel], Awaitable[object]], channel: DatagramChannel) -> None:
     try:
-        await handler(channel)
+        await interruptibly_awaited(handler, channel)
     except Exception as error:  # noqa: BLE001 -- whatever it is, it is logged
         if isinstance(error, trio.BrokenResourceError) and channel.ended:
             # It had something to say to a peer that has made room, as those with forged addresses do by the thousand.
@@ -70,33 +74,50 @@ async def _handle(handler: Callable[[DatagramChannel], Awaitable[object]], chann
         _log.exception("the handler of %s failed", channel.address)
 
 
-@asynccontextmanager
-async def open_connection(host: str, port: int) -> AsyncGenerator[DatagramChannel]:
-    """Open a channel to a peer, to be closed when the block ends.
+@defer_interrupts
+class _ConnectionManager(AbstractAsyncContextManager[DatagramChannel, None]):
+    """The block of :func:`open_connection`."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._channel: DatagramChannel | None = None
+
+    async def __aenter__(self) -> DatagramChannel:
+        sock = await connect_first(self._host, self._port, _connect)
+        table = PeerTable[DatagramChannel](sock, UNLIMITED, DatagramChannel)
+        self._channel = channel = DatagramChannel(table, sock.remote_address, trio.current_time())
+        table.add(channel)
+        table.accepting = False
+        return channel
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
+
+def open_connection(host: str, port: int) -> AbstractAsyncContextManager[DatagramChannel, None]:
+    """Open a channel to a peer that is closed when the block ends.
 
     Args:
-      host: its name or address. Of the addresses of a name the first is taken to which there is a way: that one is
-        silent, UDP cannot tell.
+      host: its name or address. The first reachable address of a name is used; UDP cannot detect whether anyone listens
+        there.
       port: its UDP port.
 
     Raises:
       TypeError, ValueError: if an argument is wrong.
       socket.gaierror: if the name does not resolve.
-      OSError: what the kernel says if there is a way to none of the addresses, such as ENETUNREACH.
+      OSError: the kernel's error for the first address, such as ENETUNREACH, if none is reachable.
 
-    Its ``receive`` raises what ICMP says about an earlier datagram, such as ECONNREFUSED, once; it may go on.
+    ``receive`` of the channel raises the ICMP error of an earlier datagram, such as ECONNREFUSED, once; receiving may
+    continue.
     """
-    sock = await connect_first(host, port, _connect)
-    table = PeerTable[DatagramChannel](sock, UNLIMITED, DatagramChannel)
-    channel = DatagramChannel(table, sock.remote_address, trio.current_time())
-    table.add(channel)
-    table.accepting = False
-    try:
-        yield channel
-    finally:
-        channel.close()
+    return _ConnectionManager(host, port)
 
 
+@trio.lowlevel.enable_ki_protection
 async def _connect(type_: str, address: str, port: int) -> DatagramSocket:
     sock = make_socket(type_)
     try:

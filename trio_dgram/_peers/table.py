@@ -14,13 +14,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-import attrs
 import trio
 
 from .._socket.budget import Budget, current_budget
 from .._socket.datagram_socket import DatagramSocket
+from .._socket.interrupts import defer_interrupts
 from .._values.addresses import Address
 from .._values.datagrams import Datagram
+from .._values.statistics import ListenerStatistics
 from .limits import PeerLimits, network_of
 
 _log = logging.getLogger("trio_dgram")
@@ -30,47 +31,7 @@ _BATCH: Final = 100
 flood leaves room for others' as soon as it can, and so few that most of the peers there may be outlive it."""
 
 
-@attrs.frozen(kw_only=True)
-class ListenerStatistics:
-    """The counts of one listener, as :meth:`DatagramListener.statistics` returns them."""
-
-    received: int
-    """Datagrams that came, whatever became of them: the sum of ``delivered``, ``queued``, ``discarded``, ``dropped``
-    and what was refused, in three ways."""
-    delivered: int
-    """Datagrams handed out by the channels' ``receive``."""
-    queued: int
-    """Datagrams that wait to be received now."""
-    discarded: int
-    """Datagrams that nobody had asked for when their channel was closed, or that came from a peer that had ended before
-    anybody accepted it."""
-    dropped_by_kernel: int | None
-    """Datagrams that the kernel dropped before they came, because nobody read them in time; ``None`` where the platform
-    cannot tell. Where there are some, the program has not kept up."""
-    peers: int
-    """Peers that there are now."""
-    accepted: int
-    """Peers that were let in since the listener was opened."""
-    waiting: int
-    """Peers that nobody has accepted yet."""
-    refused: int
-    """First datagrams of peers that were not let in: there was no room, or the listener was closed."""
-    refused_by_filter: int
-    """Those that ``accept_filter`` did not let in."""
-    refused_by_network: int
-    """Those whose network had as many peers as it may."""
-    evicted: int
-    """Peers that were not validated and made room for others."""
-    expired: int
-    """Peers that were given up because nothing came from or went to them."""
-    dropped: int
-    """Datagrams of peers that had no room for them."""
-    buffered_bytes: int
-    """Bytes that wait to be received now."""
-    amplification_refused: int
-    """Sends that were refused by ``amplification_limit``."""
-
-
+@defer_interrupts
 class Peer:
     """What the table knows of one peer; its channel adds what a program does with it."""
 
@@ -103,6 +64,7 @@ class Peer:
 PeerT = TypeVar("PeerT", bound=Peer)
 
 
+@defer_interrupts
 class PeerTable(Generic[PeerT]):
     """The peers of one socket."""
 

@@ -1,51 +1,145 @@
-"""The two ends of a socket: the local address that it has, the peer that it has, and getting either."""
+"""The association of a socket: its local address and its peer, and how it gets and loses either.
+
+The two ends have a state each:
+
+    local:  unbound -> binding -> bound             bind, or the first send, connect or add_membership
+    remote: unconnected -> connecting -> connected  connect
+            connected -> unconnected                disconnect
+
+Rule 1: a failed or cancelled ``bind`` or ``connect`` leaves the state as it was.
+Rule 2: a connected socket is bound.
+Rule 3: a closed socket stays closed, whatever was in progress.
+"""
 
 from __future__ import annotations
 
 import errno
-import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from typing import Any, Final
 
 import trio
 
 from .._codecs.families import Destination, SocketAddress
-from .._kernel.awaited import unsupported
-from .._kernel.descriptor import Kernel
-from .._values.addresses import Address, UnixAddress, written
+from .._kernel.capabilities import not_supported
+from .._values.addresses import Address, UnixAddress, format_address
 from .._values.datagrams import PacketInfo
-from .._values.errors import AlreadyBoundError, AlreadyConnectedError, NotBoundError, NotConnectedError, annotated
-from .config import Creation
+from .._values.errors import (
+    AlreadyBoundError,
+    AlreadyConnectedError,
+    NotBoundError,
+    NotConnectedError,
+    with_context,
+)
+from .config import SocketConfig
+from .interrupts import defer_interrupts
 from .lifetime import Lifetime
 from .resolution import look_up
+from .transport import Transport
+
+_MOST_ROUTES: Final = 256
+"""How many destinations are cached: the program may take them from the network."""
 
 
+def _do_nothing() -> None:
+    """Do nothing: a closed socket cannot become bound."""
+
+
+@defer_interrupts
 class Association:
-    """Whether a socket is bound and connected, or is being so, by rules that the kernel does not keep itself."""
+    """The local address and the peer of one socket, by rules that the kernel does not enforce itself.
 
-    __slots__ = ("_binding", "_connecting", "_creation", "_kernel", "_lifetime", "bound", "peer")
+    Args:
+      transport: what the socket runs on.
+      lifetime: its lifetime.
+      config: its options.
+      on_bound: called whenever the socket has become bound.
+    """
 
-    def __init__(self, kernel: Kernel, lifetime: Lifetime, creation: Creation) -> None:
+    __slots__ = (
+        "_binding",
+        "_config",
+        "_connecting",
+        "_descriptor",
+        "_lifetime",
+        "_on_bound",
+        "_own_port",
+        "_peer_route",
+        "_routes",
+        "_source_type",
+        "_transport",
+        "bound",
+        "peer",
+    )
+
+    def __init__(
+        self, transport: Transport, lifetime: Lifetime, config: SocketConfig, on_bound: Callable[[], None]
+    ) -> None:
         self.bound = False
         self.peer: Address | None = None
-        if creation.adopted is not None:
-            self.bound = kernel.is_bound
-            with suppress(OSError):
-                self.peer = kernel.remote_address()
-                # One of a socketpair(2) has no name, and receives all the same.
-                self.bound = self.bound or not self.peer.host
-        self._kernel = kernel
+        self._transport = transport
+        self._descriptor = transport.descriptor
         self._lifetime = lifetime
-        self._creation = creation
+        self._config = config
+        self._on_bound = on_bound
         self._binding: trio.Event | None = None
         self._connecting = False
+        # While the socket's own address is filtered as a source, its port: a send to that port may end the filter.
+        self._own_port = 0
+        # What route() may return, kept up to date by every change of state.
+        self._source_type: type[Address] | None = None
+        self._routes: dict[Any, Destination] = {}
+        self._peer_route: Destination | None = None
+        if config.adopted is not None:
+            self._recognize()
 
-    @contextmanager
-    def binding(self) -> Generator[None]:
-        """Be the one call that gives the socket its local address."""
-        self._lifetime.check()
+    def _recognize(self) -> None:
+        """Find out the state of an adopted socket."""
+        self.bound = self._descriptor.is_bound
+        with suppress(OSError):
+            self.peer = self._descriptor.remote_address()
+            # One end of a socketpair(2) has no name and receives all the same.
+            self.bound = self.bound or not self.peer.host
+        self._update_routes()
+
+    # Binding
+
+    async def bind(self, local: Address) -> None:
+        """Bind to ``local``, a name being resolved."""
+        self._lifetime.check("bind")
         if self.bound or self._binding is not None:
             raise AlreadyBoundError("bind: the socket is bound already, or is being bound")
+        with self._in_progress():
+            await trio.lowlevel.checkpoint()
+            address, sockaddr = (await self._numeric(local))[0]
+            self._lifetime.check("bind")
+            with self._becoming_bound(address):
+                await self._transport.bind(address, sockaddr)
+        self._on_bound()
+
+    def ensure_bound(self) -> None:
+        """Bind to an automatically chosen port on all interfaces, without waiting, unless the socket is bound."""
+        if not self.bound:
+            address, sockaddr = self._anywhere
+            with self._becoming_bound(address):
+                self._transport.bind_now(address, sockaddr)
+            self._on_bound()
+
+    async def _ensure_bound(self) -> None:
+        if not self.bound:
+            address, sockaddr = self._anywhere
+            with self._in_progress(), self._becoming_bound(address):
+                await self._transport.bind(address, sockaddr)
+            self._on_bound()
+
+    @property
+    def _anywhere(self) -> tuple[Address, SocketAddress]:
+        wildcard = self._descriptor.family.wildcard
+        return wildcard, b"" if isinstance(wildcard, UnixAddress) else wildcard
+
+    @contextmanager
+    def _in_progress(self) -> Generator[None]:
+        """Make other tasks that need a local address wait for the block."""
         self._binding = trio.Event()
         try:
             yield
@@ -53,149 +147,251 @@ class Association:
             self._binding.set()
             self._binding = None
 
+    @contextmanager
+    def _becoming_bound(self, address: Address) -> Generator[None]:
+        if self._config.reuse_port and not self._descriptor.shares_port:
+            refused = OSError(errno.ENOTSUP, "this system cannot share a port (SO_REUSEPORT)")
+            raise with_context(refused, "bind", address)
+        try:
+            yield
+        except OSError as error:
+            raise with_context(error, "bind", address) from None
+        self.bound = True
+        if self._config.has_port_alone and not self._descriptor.memberships.list():
+            self._own_port = self._descriptor.filter_own()
+        self._update_routes()
+
     @property
     def is_binding(self) -> bool:
-        """Whether a call is giving the socket its local address."""
+        """Whether a ``bind`` is in progress."""
         return self._binding is not None
 
-    async def end_of_binding(self) -> None:
-        """Wait until no call is giving the socket its local address."""
+    async def _end_of_binding(self) -> None:
         while self._binding is not None:
             with self._lifetime.waiting():
                 await self._binding.wait()
 
-    async def bind(self, address: Address, sockaddr: SocketAddress) -> None:
-        """Have the kernel bind to ``address``, within :meth:`binding`."""
-        if self._kernel.awaited is None:
-            self._bind(address, sockaddr)
-            return
-        with self._becoming_bound(address), self._lifetime.waiting(), self._kernel.taking_path(address):
-            if not sockaddr:
-                # Trio passes on nothing that asks Linux for an abstract name.
-                raise unsupported("need a name to be bound to")
-            await self._kernel.awaited.bind(sockaddr)
-
-    def bind_anywhere(self) -> None:
-        """Have the kernel bind to an ephemeral port on all interfaces."""
-        if self._kernel.awaited is not None:
-            raise unsupported("must be bound first")
-        self._bind(*self.anywhere)
-
-    @property
-    def anywhere(self) -> tuple[Address, SocketAddress]:
-        """Where a socket is bound that nobody has bound."""
-        wildcard = self._kernel.family.wildcard
-        return wildcard, b"" if isinstance(wildcard, UnixAddress) else wildcard
-
-    def _bind(self, address: Address, sockaddr: SocketAddress) -> None:
-        with self._becoming_bound(address):
-            self._kernel.bind(address, sockaddr)
-
-    @contextmanager
-    def _becoming_bound(self, address: Address) -> Generator[None]:
-        if self._creation.reuse_port and not hasattr(socket, "SO_REUSEPORT"):
-            raise annotated(OSError(errno.ENOTSUP, "this platform has no SO_REUSEPORT"), "bind", address)
-        try:
-            yield
-        except OSError as error:
-            raise annotated(error, "bind", address) from None
-        self.bound = True
-
-    def check_bound(self) -> None:
-        """Raise :class:`NotBoundError` if there is no local address."""
-        self._lifetime.check()
+    def check_bound(self, operation: str) -> None:
+        """Raise :class:`NotBoundError` without a local address."""
+        self._lifetime.check(operation)
         if not self.bound:
-            raise NotBoundError("the socket has no local address yet: bind it, or send first")
+            raise NotBoundError(f"{operation}: the socket has no local address yet: bind it, or send first")
 
-    @contextmanager
-    def connecting(self) -> Generator[None]:
-        """Be the one call that gives the socket its peer."""
-        self._lifetime.check()
+    def accept_own(self) -> None:
+        """Hand out datagrams whose source is the socket itself from now on."""
+        if self._own_port:
+            self._own_port = 0
+            self._descriptor.accept_own()
+
+    # Connecting
+
+    async def connect(self, to: Address, check_allowed: Callable[[Address], None]) -> None:
+        """Fix the peer: the first address of ``to`` that can be connected."""
+        self._lifetime.check("connect")
         if self.peer is not None or self._connecting:
             raise AlreadyConnectedError("connect: the socket is connected already, or is being connected")
         self._connecting = True
         try:
-            yield
+            await trio.lowlevel.checkpoint()
+            candidates = await self._numeric(to)
+            await self._end_of_binding()
+            first: OSError | None = None
+            for address, sockaddr in candidates:
+                self._lifetime.check("connect")
+                try:
+                    check_allowed(address)
+                    await self._connect(address, sockaddr)
+                except OSError as error:
+                    with_context(error, "connect", address)
+                    first = first or error
+                else:
+                    return
+            raise first or OSError(errno.EADDRNOTAVAIL, "the name has no address")
         finally:
             self._connecting = False
 
-    def probe(self, sockaddr: SocketAddress) -> None:
-        """Raise what connecting the unbound socket to ``sockaddr`` would, leaving it unbound."""
-        self._kernel.probe(sockaddr)
-
-    async def connect(self, sockaddr: SocketAddress) -> Address:
-        """Have the kernel fix the peer and return its address as the kernel writes it."""
-        if self._kernel.awaited is None:
-            self._kernel.connect(sockaddr)
-        else:
-            # A Trio socket closes itself when its ``connect`` is cancelled. There is nothing to wait for here.
-            with self._lifetime.waiting(shield=True):
-                await self._kernel.awaited.connect(sockaddr)
-        self.peer = self._kernel.remote_address()
-        return self.peer
+    async def _connect(self, address: Address, sockaddr: SocketAddress) -> None:
+        if not self.bound:
+            # connect() would bind it implicitly, and the port would be lost when it is disconnected.
+            self._transport.probe(sockaddr)
+            await self._ensure_bound()
+        await self._transport.connect(sockaddr)
+        self.peer = self._descriptor.remote_address()
+        self._note_own(address)
+        self._update_routes()
 
     def disconnect(self) -> None:
-        """Have the kernel let the peer go, where there is one."""
-        before = self._kernel.local_address()
-        self._kernel.disconnect()
-        self._kernel.rebind(before)
+        """Dissolve the association with the peer and keep the port."""
+        before = self._descriptor.local_address()
+        try:
+            self._transport.disconnect(before)
+        except OSError as error:
+            raise with_context(not_supported(error), "disconnect", self.peer) from None
         self.peer = None
+        self._update_routes()
 
     def remote(self, operation: str) -> Address:
-        """Return the peer's address; :class:`NotConnectedError` without one."""
-        self._lifetime.check()
+        """Return the address of the peer; :class:`NotConnectedError` without one."""
+        self._lifetime.check(operation)
         if self.peer is None:
             raise NotConnectedError(f"{operation}: the socket is not connected")
         return self.peer
 
-    def check_destination(self, wanted: Address | None, *, brought: bool) -> Address:
-        """Return where a datagram for ``wanted`` goes, or raise what forbids to send it now.
+    def check_peer(self, peer: Address) -> None:
+        """Raise :class:`NotConnectedError` unless ``peer`` is still the peer."""
+        if self.peer != peer:
+            raise NotConnectedError(f"send: the socket was disconnected from {format_address(peer)} meanwhile")
 
-        ``brought`` says that ``wanted`` came with the datagram: it may well be the peer's address then.
+    # Routing: where a datagram goes
+
+    def route(self, to: Any) -> Destination | None:
+        """Return the destination for ``to`` if it can be sent to at once, as the socket is; ``None`` for the peer.
+
+        The result is ``None`` where :meth:`resolve` has to check, resolve or bind first. It is valid until another
+        task runs.
         """
-        self._lifetime.check()
+        kind = type(to)
+        if kind is self._source_type and to[1] != self._own_port:
+            return (to, to, None)  # type: ignore[return-value] # pyright: ignore[reportReturnType] -- the hot path
+        if to is None:
+            return self._peer_route
+        if (kind is tuple or kind is Address) and len(to) == 2 and type(to[1]) is int and type(to[0]) is str:
+            return self._routes.get(to)
+        return None
+
+    def check_destination(self, to: Address | None, *, from_datagram: bool) -> Address:
+        """Return the address that a datagram for ``to`` goes to; raise if the state of the socket forbids it.
+
+        Args:
+          to: the destination, ``None`` for the peer.
+          from_datagram: whether ``to`` is the address of a Datagram, which may be the peer's.
+        """
+        self._lifetime.check("send")
         if self.peer is None:
-            if wanted is None:
-                raise NotConnectedError("send: the socket is not connected, so it needs to know where to send")
-            return wanted
-        if wanted is not None and not (brought and self._is_peer(wanted)):
+            if to is None:
+                raise NotConnectedError(
+                    "send: the socket is not connected, so it needs a destination: pass (host, port)"
+                )
+            return to
+        if to is not None and not (from_datagram and self._is_peer(to)):
             raise AlreadyConnectedError(
-                f"send: the socket is connected to {written(self.peer)}, so it cannot send to {written(wanted)}"
+                f"send: the socket is connected to {format_address(self.peer)} and cannot send to {format_address(to)}"
             )
         return self.peer
 
-    def check_peer(self, wanted: Address) -> None:
-        """Raise :class:`NotConnectedError` if the peer is not ``wanted`` any more."""
-        if self.peer != wanted:
-            raise NotConnectedError(f"send: the socket was disconnected from {written(wanted)} meanwhile")
+    def _is_peer(self, to: Address) -> bool:
+        # The IPv4 peer of an IPv6 socket has a mapped address.
+        return self.peer in (to, (f"::ffff:{to.host}", to.port))
 
-    def _is_peer(self, wanted: Address) -> bool:
-        # To an IPv6 socket an IPv4 peer is one with a mapped address, whichever way it is written.
-        return self.peer in (wanted, (f"::ffff:{wanted.host}", wanted.port))
+    async def resolve(self, to: Address | None, info: PacketInfo | None, *, from_datagram: bool) -> list[Destination]:
+        """Return the destinations for ``to``, to be tried in order: resolve a name and bind the socket as necessary."""
+        candidates: list[tuple[Address, SocketAddress]] = [] if to is None else await self._numeric(to)
+        await self._end_of_binding()
+        destinations = [
+            self.destination(self.check_destination(address, from_datagram=from_datagram), sockaddr, info)
+            for address, sockaddr in candidates
+        ] or [self.destination(self.check_destination(None, from_datagram=from_datagram), None, info)]
+        await self._ensure_bound()
+        self.remember(to, destinations[0])
+        return destinations
 
-    def check_synchronous(self) -> None:
-        """Raise ENOTSUP if the socket is of a kind that has to be awaited."""
-        if self._kernel.awaited is not None:
-            raise unsupported("can only be awaited")
+    def resolve_bound(self, to: Address | None, info: PacketInfo | None, *, from_datagram: bool) -> Destination | None:
+        """Do as :meth:`resolve` does, without waiting; ``None`` where that has to wait."""
+        if not self.bound:
+            return None
+        sockaddr = None
+        address = to
+        if to is not None:
+            address, sockaddr = self.locate(to)
+            if sockaddr is None:
+                return None
+        destination = self.destination(self.check_destination(address, from_datagram=from_datagram), sockaddr, info)
+        self.remember(to, destination)
+        return destination
+
+    def resolve_now(self, to: Address | None, info: PacketInfo | None, *, from_datagram: bool) -> Destination:
+        """Do as :meth:`resolve` does, for a numeric address and without waiting.
+
+        Raises:
+          ValueError: if the host is a name.
+          trio.WouldBlock: if a ``bind`` is in progress.
+        """
+        self._transport.check_synchronous()
+        sockaddr = None
+        numeric = to
+        if to is not None:
+            numeric, sockaddr = self.locate(to)
+            if sockaddr is None:
+                raise ValueError(f"send_nowait needs a numeric host, not {numeric.host!r}: resolve it first")
+        address = self.check_destination(numeric, from_datagram=from_datagram)
+        if self.is_binding:
+            raise trio.WouldBlock
+        destination = self.destination(address, sockaddr, info)
+        self.ensure_bound()
+        self.remember(to, destination)
+        return destination
 
     def destination(self, address: Address, sockaddr: SocketAddress | None, info: PacketInfo | None) -> Destination:
-        """Return where a datagram for ``address`` goes, and as ``info`` says; to the peer if there is one."""
+        """Return the destination of a datagram to ``address`` with ``info``; the peer of a connected socket."""
         ancillary = None
         if info is not None:
-            ancillary = self._kernel.packet_info(info, address.host if sockaddr is None else sockaddr[0])
-        return address, sockaddr if self.peer is None else None, ancillary
+            try:
+                ancillary = self._descriptor.packet_info(info, address.host if sockaddr is None else sockaddr[0])
+            except OSError as error:
+                raise with_context(error, "send", address) from None
+        return Destination(address, sockaddr if self.peer is None else None, ancillary)
 
-    def locate(self, wanted: Address) -> tuple[Address, SocketAddress | None]:
-        """Return ``wanted``, an empty host as loopback, and the same as the kernel takes it: ``None`` for a name."""
-        return self._kernel.family.locate(wanted, dual_stack=self._kernel.dual_stack)
+    def remember(self, to: Address | None, destination: Destination) -> None:
+        """Cache the route to ``to``, a numeric address that the program chose, and note if it is the socket's own."""
+        address, sockaddr, ancillary = destination
+        if sockaddr is None or to is None or not self._descriptor.family.is_internet:
+            return
+        self._note_own(address)
+        if type(to) is not Address:
+            return
+        # A name can resolve differently next time, and so can the index of a zone.
+        if ancillary is None and len(sockaddr) == 2 and to.host == address.host and self.peer is None:
+            if len(self._routes) >= _MOST_ROUTES:
+                self._routes.clear()
+            self._routes[to] = destination
 
-    async def numeric(self, wanted: Address) -> tuple[Address, SocketAddress]:
-        """Do as :meth:`locate`, resolving a name."""
-        address, sockaddr = self.locate(wanted)
-        if sockaddr is None:
-            with self._lifetime.waiting():
-                found = await look_up(address, self._kernel.family, self._creation.lookup)
-            address, sockaddr = self.locate(found)
+    def _note_own(self, address: Address) -> None:
+        if self._own_port and address.port == self._own_port and self._descriptor.reaches_itself(address):
+            self.accept_own()
+
+    def _update_routes(self) -> None:
+        self._routes.clear()
+        self._source_type = None
+        self._peer_route = None
+        if not self.bound or self._lifetime.closed:
+            return
+        if self.peer is None:
+            self._source_type = self._descriptor.family.source_type
+        else:
+            self._peer_route = Destination(self.peer, None, None)
+
+    def close(self) -> None:
+        """Return no route any more."""
+        # A reference to the socket would leave a closed one to the garbage collector.
+        self._on_bound = _do_nothing
+        self._routes.clear()
+        self._source_type = self._peer_route = None
+
+    def locate(self, to: Address) -> tuple[Address, SocketAddress | None]:
+        """Return ``to``, an empty host replaced by loopback, and its form for the kernel: ``None`` for a name."""
+        return self._descriptor.family.locate(to, dual_stack=self._descriptor.dual_stack)
+
+    async def _numeric(self, to: Address) -> list[tuple[Address, SocketAddress]]:
+        """Do as :meth:`locate` does, for each address of a name."""
+        address, sockaddr = self.locate(to)
+        if sockaddr is not None:
+            return [(address, sockaddr)]
+        with self._lifetime.waiting():
+            found = await look_up(address, self._descriptor.family, self._config.lookup)
+        located = []
+        for each in found:
+            address, sockaddr = self.locate(each)
             if sockaddr is None:
-                raise ValueError(f"lookup must return a numeric address, not {found.host!r}")
-        return address, sockaddr
+                raise ValueError(f"lookup must return a numeric address, not {each.host!r}")
+            located.append((address, sockaddr))
+        return located

@@ -1,7 +1,7 @@
-"""How long a task may go on before it lets the others run.
+"""How long a task may go on before other tasks run.
 
-A checkpoint of Trio's does two things: it looks for cancellation and it yields to the scheduler. The second
-costs sixteen times the first, so it is done once per budget of operations and of time, and not per datagram.
+A checkpoint of Trio looks for cancellation and yields to the scheduler. The second costs sixteen times the first, so
+it is done once per budget of operations and time, not once per datagram.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ _SECONDS: Final = 0.0005
 class Budget:
     """What is left, in operations and in seconds, until the next yield to the scheduler.
 
-    One serves all sockets of a Trio run, since it is about the run's other tasks.
+    All sockets of a Trio run share one, since it protects the run's other tasks.
+
+    Args:
+      operations: the operations between two yields.
+      seconds: the time between two yields.
     """
 
     __slots__ = ("deadline", "left", "operations", "seconds")
@@ -30,10 +34,10 @@ class Budget:
         self.deadline: float = 0.0
 
     def spend(self) -> bool:
-        """Take one operation off the budget; return whether it had one.
+        """Take one operation off the budget; return whether it had one left.
 
-        If so, looking for cancellation is all the checkpoint that is due, else :meth:`renew` is. Where a datagram
-        passes, this is written out.
+        If so, the operation needs no more than a look for cancellation, otherwise :meth:`renew`. The hot paths inline
+        this.
         """
         self.left = left = self.left - 1
         return left > 0 and perf_counter() < self.deadline
@@ -44,12 +48,12 @@ class Budget:
         self.restart()
 
     def restart(self) -> None:
-        """Start a new budget, the task having just waited."""
+        """Start a new budget, after the task has waited."""
         self.left = self.operations
         self.deadline = perf_counter() + self.seconds
 
     async def checkpoint(self) -> None:
-        """Execute the checkpoint that is due: a full one, or the look for cancellation alone."""
+        """Execute the checkpoint that is due: a full one, or a look for cancellation."""
         if self.spend():
             await trio.lowlevel.checkpoint_if_cancelled()
         else:

@@ -1,177 +1,166 @@
-"""What a socket is made with: its keyword options, checked before any descriptor exists."""
+"""The configuration of a socket: its keyword options, checked before any descriptor exists.
+
+Each option is declared once: those that the kernel keeps in ``_kernel/options.py``, all others in
+:class:`SocketConfig`. The documentation of :class:`SocketOptions` is composed of both.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from typing import Any, Final, TypedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypedDict, cast
 
 import attrs
-import trio
 
 from .._codecs.families import FAMILIES, UDP6, Family, check_type
-from .._kernel.awaited import AwaitedSocket, KernelSocket
-from .._kernel.descriptor import Kernel
-from .._kernel.options import OPTIONS, MTUDiscovery, check_option, write_option
-from .._kernel.system_socket import SharedSocket, SystemSocket, share
-from .._values.arguments import check_bool, describe_value
+from .._kernel.options import OPTIONS, MTUDiscovery, check_option
+from .._kernel.system_socket import SharedSocket, share
+from .._values.arguments import check_bool, check_names, describe_value
 from .._values.block_lists import BlockListEntry, IPNetwork, check_block_list
-from .._values.errors import annotated
+from .._values.errors import with_context
 from .resolution import Lookup
 
 
-class SocketOptions(TypedDict, total=False):
-    """The keyword options of a socket; what is left out keeps its default, or the system's."""
+def _check_lookup(name: str, value: Any) -> Lookup | None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be an async function, not {describe_value(value)}")
+    return cast("Lookup | None", value)
 
-    reuse_address: bool
-    """SO_REUSEADDR: bind even if another socket holds the address. Default: False."""
-    reuse_port: bool
-    """SO_REUSEPORT: share the port with others that ask for it, the kernel balancing the load by address.
-    Default: False. ``bind`` raises ENOTSUP where the system has none."""
-    ipv6_only: bool
-    """IPV6_V6ONLY: leave IPv4 to other sockets. Default: False. Only for ``"udp6"``."""
-    broadcast: bool
-    """SO_BROADCAST: allow sending to broadcast addresses."""
-    receive_buffer_size: int
-    """SO_RCVBUF, in bytes; Linux doubles it and has bounds."""
-    send_buffer_size: int
-    """SO_SNDBUF, in bytes; Linux doubles it and has bounds."""
-    ttl: int
-    """The hop limit of unicast datagrams: 1 to 255 hops."""
-    dscp: int
-    """The Differentiated Services code point of what is sent: 0 to 63."""
-    ecn: int
-    """The ECN bits of what is sent: 0 to 2."""
-    multicast_ttl: int
-    """The hop limit of multicast datagrams: 0 to 255 hops."""
-    multicast_loopback: bool
-    """Whether this machine's members get the multicast datagrams that it sends."""
-    multicast_interface: str | int | None
-    """Where multicast datagrams leave: a local address, an interface's name or index."""
-    device: str | None
-    """SO_BINDTODEVICE: the one interface that datagrams come in and go out by."""
-    mtu_discovery: MTUDiscovery
-    """IP_MTU_DISCOVER: ``"dont"``, ``"want"``, ``"do"`` or ``"probe"``."""
-    lookup: Lookup | None
-    """Resolves names instead of Trio's resolver: ``async (host, port, family) -> Address``."""
-    receive_block_list: Iterable[BlockListEntry]
-    """Addresses and networks whose datagrams are not received, but counted as filtered."""
-    send_block_list: Iterable[BlockListEntry]
-    """Addresses and networks that nothing is sent to."""
-    packet_info: bool
-    """Whether received datagrams bring their :class:`PacketInfo`. Default: False."""
-    icmp_errors: bool
-    """IP_RECVERR: whether what ICMP says about earlier datagrams is reported as ``Failure(PeerUnreachable)``.
-    Default: False. Linux only: OSError(ENOTSUP) elsewhere."""
-    offload: bool
-    """Whether to use receive and send offload where the system has it. Default: True. ``False`` makes
-    ``dropped_by_kernel`` exact."""
+
+def _option(
+    doc: str, check: Callable[[str, object], Any], *, default: Any, type_: str = "bool", internet_only: bool = True
+) -> Any:
+    metadata = {"type": type_, "doc": doc, "check": check, "internet_only": internet_only}
+    return attrs.field(default=default, metadata=metadata)
 
 
 @attrs.frozen(kw_only=True)
-class Creation:
-    """The checked form of :class:`SocketOptions`."""
+class SocketConfig:
+    """The checked options of one socket."""
 
     family: Family
-    adopted: SharedSocket | None
-    """The descriptor to run on, where there is one already."""
+    adopted: SharedSocket | None = None
+    """The descriptor to run on, if it exists already."""
+    kernel_options: Mapping[str, Any] = attrs.field(factory=dict)
+    """The options that the kernel keeps and that the program named, in the order in which to write them."""
+
+    reuse_address: bool = _option(
+        "SO_REUSEADDR: bind even if another socket is bound to the address.", check_bool, default=False
+    )
+    reuse_port: bool = _option(
+        "SO_REUSEPORT: share the port with other sockets that have this option; the kernel distributes datagrams by "
+        "address. ``bind`` raises OSError(ENOTSUP) where the system has no such option.",
+        check_bool,
+        default=False,
+    )
+    ipv6_only: bool = _option(
+        "IPV6_V6ONLY: do not receive from IPv4, which leaves the port free there. Only for udp6.",
+        check_bool,
+        default=False,
+    )
+    lookup: Lookup | None = _option(  # noqa: RUF009 -- an attrs field
+        "Resolves names instead of Trio's resolver.",
+        _check_lookup,
+        default=None,
+        type_="async (host: str, port: int, family: socket.AddressFamily) -> Address",
+    )
+    receive_block_list: tuple[IPNetwork, ...] = _option(
+        "Drop datagrams from these addresses and networks (text or ipaddress objects; IPv4-mapped addresses match as "
+        "IPv4) and count them as filtered.",
+        check_block_list,
+        default=(),
+        type_="iterable of addresses and networks",
+    )
+    send_block_list: tuple[IPNetwork, ...] = _option(
+        "Refuse to send or connect to these addresses and networks with AddressBlockedError.",
+        check_block_list,
+        default=(),
+        type_="iterable of addresses and networks",
+    )
+    packet_info: bool = _option(
+        "Attach a PacketInfo to each received datagram.", check_bool, default=False, internet_only=False
+    )
+    icmp_errors: bool = _option(
+        "IP_RECVERR: report ICMP errors about earlier datagrams as Failure(PeerUnreachable). OSError(ENOTSUP) where "
+        "the system has no such option.",
+        check_bool,
+        default=False,
+    )
+    offload: bool = _option(
+        "Use receive and send offload (UDP_GRO, UDP_SEGMENT) where the system has them. False makes "
+        "``dropped_by_kernel`` exact.",
+        check_bool,
+        default=True,
+        internet_only=False,
+    )
+
+    @property
+    def has_port_alone(self) -> bool:
+        """Whether no other socket can be bound to the same address and port."""
+        return not (self.reuse_address or self.reuse_port or self.adopted is not None)
+
+
+_OWN: Final = {field.name: field.metadata for field in attrs.fields(SocketConfig) if "check" in field.metadata}
+
+
+class SocketOptions(TypedDict, total=False):
+    """The keyword options of a socket. One that is left out has its default."""
+
     reuse_address: bool
     reuse_port: bool
     ipv6_only: bool
+    broadcast: bool
+    receive_buffer_size: int
+    send_buffer_size: int
+    ttl: int
+    dscp: int
+    ecn: int
+    multicast_ttl: int
+    multicast_loopback: bool
+    multicast_interface: str | int | None
+    device: str | None
+    mtu_discovery: MTUDiscovery
+    lookup: Lookup | None
+    receive_block_list: Iterable[BlockListEntry]
+    send_block_list: Iterable[BlockListEntry]
     packet_info: bool
     icmp_errors: bool
     offload: bool
-    lookup: Lookup | None
-    receive_block_list: tuple[IPNetwork, ...]
-    send_block_list: tuple[IPNetwork, ...]
-    written: dict[str, Any]
-    """The options that are to be written to the kernel."""
-
-    def make(self) -> Kernel:
-        """Return the descriptor, with every option set; nothing is left of one that was made if one is refused."""
-        if self.adopted is not None:
-            return self._set_up(self.adopted)
-        sock = _make_socket(self.family)
-        try:
-            return self._set_up(sock)
-        except BaseException:
-            sock.close()
-            raise
-
-    def _set_up(self, sock: KernelSocket) -> Kernel:
-        dual_stack = self.family is UDP6 and not self.ipv6_only
-        kernel = Kernel(sock, self.family, dual_stack=dual_stack)
-        if self.offload:
-            kernel.offload()
-        if self.adopted is None:
-            kernel.make_own(ipv6_only=self.ipv6_only)
-        else:
-            kernel.adopt()
-        if self.packet_info:
-            kernel.inform()
-        if self.icmp_errors:
-            kernel.tell_errors()
-        if self.reuse_address:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if self.reuse_port and hasattr(socket, "SO_REUSEPORT"):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        for name, value in self.written.items():
-            write_option(kernel.options, name, value)
-        return kernel
 
 
-def check_creation(type_: object, options: SocketOptions, adopted: SharedSocket | None = None) -> Creation:
-    """Return what ``create_socket(type, **options)`` asks for, or raise what is wrong with it."""
+def _document() -> str:
+    own = [
+        f"  {name} ({option['type']}): {option['doc']} Default: {attrs.fields_dict(SocketConfig)[name].default!r}."
+        for name, option in _OWN.items()
+    ]
+    kernel = [f"  {name} ({option.type}): {option.doc} Default: the system's." for name, option in OPTIONS.items()]
+    return "\n".join([str(SocketOptions.__doc__), "", "Attributes:", *own, *kernel])
+
+
+SocketOptions.__doc__ = _document()
+
+
+def check_options(type_: object, options: SocketOptions, adopted: SharedSocket | None = None) -> SocketConfig:
+    """Return the configuration for ``create_socket(type, **options)``, or raise what is wrong with it."""
     family = check_type(type_)
-    rest: dict[str, Any] = dict(options)
-    reuse_address = check_bool("reuse_address", rest.pop("reuse_address", False))
-    reuse_port = check_bool("reuse_port", rest.pop("reuse_port", False))
-    ipv6_only = check_bool("ipv6_only", rest.pop("ipv6_only", False))
-    packet_info = check_bool("packet_info", rest.pop("packet_info", False))
-    icmp_errors = check_bool("icmp_errors", rest.pop("icmp_errors", False))
-    offload = check_bool("offload", rest.pop("offload", True))
-    lookup: Any = rest.pop("lookup", None)
-    _check_lookup(lookup)
-    receive_block_list = check_block_list("receive_block_list", rest.pop("receive_block_list", ()))
-    send_block_list = check_block_list("send_block_list", rest.pop("send_block_list", ()))
-    written = {name: check_option(name, rest.pop(name)) for name in OPTIONS if name in rest}
-    if rest:
-        raise TypeError(f"there is no socket option {', '.join(map(repr, rest))}")
-    if ipv6_only and family is not UDP6:
-        raise ValueError(f"ipv6_only is for udp6 sockets, not for {family.type}")
+    check_names("socket option", options, SocketOptions.__annotations__)
+    given: dict[str, Any] = dict(options)
+    own = {name: _OWN[name]["check"](name, given[name]) for name in _OWN if name in given}
+    kernel_options = {name: check_option(name, given[name]) for name in OPTIONS if name in given}
+    if own.get("ipv6_only") and family is not UDP6:
+        raise ValueError(f"ipv6_only is for udp6 sockets, not for {family.type} sockets")
     if not family.is_internet:
-        for name, value in options.items():
-            if OPTIONS[name].is_internets if name in OPTIONS else value and name not in _EVERY_SOCKETS:
-                raise ValueError(f"{name} is for udp4 and udp6 sockets, not for {family.type}")
+        for name, value in given.items():
+            internet_only = OPTIONS[name].internet_only if name in OPTIONS else value and _OWN[name]["internet_only"]
+            if internet_only:
+                raise ValueError(f"{name} is for udp4 and udp6 sockets, not for {family.type} sockets")
     if adopted is not None and family is UDP6:
-        ipv6_only = bool(adopted.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
-    return Creation(
-        family=family,
-        adopted=adopted,
-        reuse_address=reuse_address,
-        reuse_port=reuse_port,
-        ipv6_only=ipv6_only,
-        packet_info=packet_info,
-        icmp_errors=icmp_errors,
-        offload=offload,
-        lookup=lookup,
-        receive_block_list=receive_block_list,
-        send_block_list=send_block_list,
-        written=written,
-    )
+        own["ipv6_only"] = bool(adopted.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    return SocketConfig(family=family, adopted=adopted, kernel_options=kernel_options, **own)
 
 
-_EVERY_SOCKETS: Final = frozenset({"packet_info", "offload"})
-"""Keywords besides those in ``OPTIONS`` that are not for the internet's sockets alone."""
-
-
-@contextmanager
-def adopting(value: object, options: SocketOptions) -> Generator[Creation]:
-    """Check that ``value`` is a datagram socket that can be adopted; it is once the block has made a socket of it.
-
-    What raises in the block leaves ``value`` as it was, and its owner's.
-    """
+def check_adoptable(value: object, options: SocketOptions) -> SocketConfig:
+    """Return the configuration of the socket that ``adopt_socket(value, **options)`` makes, or raise what is wrong."""
     if isinstance(value, socket.socket):
         descriptor = value.fileno()
     elif isinstance(value, int) and not isinstance(value, bool):
@@ -179,45 +168,23 @@ def adopting(value: object, options: SocketOptions) -> Generator[Creation]:
     else:
         raise TypeError(f"sock_or_fd must be a socket.socket or a descriptor, not {describe_value(value)}")
     if "ipv6_only" in options:
-        raise ValueError("ipv6_only is decided when a socket is made, and an adopted one has been")
+        raise ValueError("ipv6_only cannot be set on an adopted socket")
     try:
         shared = share(descriptor)
     except OSError as error:
-        raise annotated(error, "adopt_socket", descriptor) from None
+        raise with_context(error, "adopt_socket", descriptor) from None
     try:
-        yield check_creation(_type_of(shared), options, shared)
+        return check_options(_type_of(shared), options, shared)
     except BaseException:
         shared.detach()
         raise
-    if isinstance(value, socket.socket):
-        value.detach()
 
 
-def _type_of(sock: socket.socket) -> str:
+def _type_of(sock: SharedSocket) -> str:
     if sock.type != socket.SOCK_DGRAM:
         raise ValueError(f"sock_or_fd must be a datagram socket, not one of type {sock.type!r}")
     for family in FAMILIES.values():
-        # Sockets for ICMP are datagram sockets, too.
+        # ICMP sockets are datagram sockets as well.
         if sock.family == family.family and (not family.is_internet or sock.proto in (0, socket.IPPROTO_UDP)):
             return family.type
     raise ValueError(f"sock_or_fd must be a UDP or AF_UNIX socket, not one of {sock.family!r}, protocol {sock.proto}")
-
-
-def _check_lookup(value: object) -> None:
-    if value is not None and not callable(value):
-        raise TypeError(f"lookup must be an async function, not {describe_value(value)}")
-
-
-def _make_socket(family: Family) -> KernelSocket:
-    # Trio has no other public way to ask for the factory that a program or a test has installed.
-    factory = trio.socket.set_custom_socket_factory(None)
-    trio.socket.set_custom_socket_factory(factory)
-    if factory is None:
-        sock = SystemSocket(family.family, socket.SOCK_DGRAM)
-        sock.settimeout(0)
-        return sock
-    made: Any = factory.socket(family.family, socket.SOCK_DGRAM, 0)
-    if not hasattr(made, "kernel_socket"):
-        return AwaitedSocket(made)
-    kernel_socket: SystemSocket = made.kernel_socket()
-    return kernel_socket

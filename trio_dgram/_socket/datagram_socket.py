@@ -1,178 +1,181 @@
-"""The datagram socket: its name and peer, sending and receiving, and what happens to it."""
+"""The datagram socket: what the program calls, composed of the modules beside this one.
+
+A received datagram comes up from ``inbox``, which reads ahead through the transport's hot calls. A sent one goes down
+by way of ``association``, which selects its destination, and ``outbox``, which hands it to the transport.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, Self
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
-from .._codecs.families import AnyAddress, Destination
-from .._codecs.payloads import Payload, check_datagrams, check_outgoing
-from .._values.addresses import Address, UnixPath, written
+from .._codecs.families import AnyAddress, Destination, SocketType
+from .._codecs.payloads import Payload, Run, check_datagrams, check_outgoing
+from .._values.addresses import Address, UnixPath, format_address
 from .._values.arguments import check_bool, check_integer
 from .._values.block_lists import blocker
+from .._values.construction import NoPublicConstructor
 from .._values.datagrams import Datagram, PacketInfo
-from .._values.errors import annotated
+from .._values.errors import with_context
 from .._values.events import Connected, Listening
 from .association import Association
+from .background_reader import BackgroundReader, SocketOwner
 from .budget import current_budget
-from .config import Creation
+from .config import SocketConfig
+from .creation import create_transport
+from .event_hub import EventHub
 from .inbox import Inbox
+from .interrupts import defer_interrupts
+from .iteration import parts_of
 from .lifetime import Lifetime
-from .outbox import Outbox, explained
+from .outbox import NO_ROUTE, Outbox
+from .pending_errors import PendingErrors
 from .socket_events import SocketWithEvents
-from .subscriptions import SocketOwner, Subscriptions
-from .waiting import notify_closing
 
-_START = 0  # the default offset, known again by its identity
-_PEER = object()  # the destination where none is given
-_NOBODY = object()  # a destination that none is
-_PLAIN = frozenset({tuple, Address})  # the kinds of addresses that programs make
+_START = 0  # the default offset, recognised by its identity
 
 
-class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
+@defer_interrupts
+class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoPublicConstructor):
     """A datagram socket that lives in a nursery.
 
-    Made by :meth:`DatagramNursery.create_socket` or :func:`open_socket`. It is a channel of datagrams: what is
-    sent to it is received by ``receive`` or an ``async for``, what is given to ``send`` goes out.
+    :meth:`DatagramNursery.create_socket` and :func:`open_socket` create it. It is a channel of datagrams: ``receive``
+    and ``async for`` return what arrives, ``send`` sends.
 
-    Every async method is a cancellation point, every time; it also yields to the scheduler unless fewer than 64
-    such calls and less than 0.5 ms have passed in this Trio run since one last did. Any operation on a closed
-    socket, and any that waits when it is closed, raises ``trio.ClosedResourceError``.
+    Every async method is a cancellation point, every time. It also yields to the scheduler, unless fewer than 64 such
+    operations and less than 0.5 ms have passed in this Trio run since the last yield. A closed socket raises
+    ``trio.ClosedResourceError`` from every operation, also from those that wait when it is closed. A call in another
+    thread than the Trio run's raises ``RuntimeError``.
     """
 
-    __slots__ = ("__weakref__", "_answered", "_creation", "_direct", "_keeps_open", "_known", "_owner")
+    __slots__ = ("__weakref__", "_config", "_keeps_open", "_owner", "_transport")
 
-    def __init__(self, creation: Creation, owner: SocketOwner) -> None:
-        self._creation = creation
+    _created_by = "open_socket() or DatagramNursery.create_socket()"
+
+    def __init__(self, config: SocketConfig, owner: SocketOwner) -> None:
+        self._config = config
         self._owner = owner
         self._keeps_open = True
-        self._budget = current_budget()
-        self._lifetime = Lifetime()
-        self._kernel = creation.make()
-        self._association = Association(self._kernel, self._lifetime, creation)
-        self._subscriptions = Subscriptions(owner)
-        report = self._subscriptions.report
-        received_blocked = blocker(creation.receive_block_list)
-        self._inbox = Inbox(self._kernel, self._lifetime, self._budget, received_blocked, report)
-        sent_blocked = blocker(creation.send_block_list)
-        self._outbox = Outbox(
-            self._kernel, self._lifetime, self._budget, self._association, sent_blocked, self._inbox, report
-        )
-        # How a datagram can be handed over straight away, where nothing else is to be looked at; and to whom: a kind of
-        # addresses, and one destination that is known again by its identity. See send.
-        self._direct: Callable[[bytes, Any], object] | None = None
-        self._answered: type[Address] | None = None
-        self._known: object = _NOBODY
+        self._budget = budget = current_budget()
+        self._lifetime = lifetime = Lifetime()
+        self._transport = transport = create_transport(config, lifetime)
+        self._descriptor = transport.descriptor
+        self._hub = EventHub()
+        self._pending = pending = PendingErrors(transport.descriptor, self._hub.report)
+        self._association = Association(transport, lifetime, config, self._on_bound)
+        self._inbox = Inbox(transport, lifetime, budget, blocker(config.receive_block_list), pending)
+        sent_blocked = blocker(config.send_block_list)
+        self._outbox = Outbox(transport, lifetime, budget, self._association, sent_blocked, pending)
+        self._reader = BackgroundReader(self._hub, self._inbox, pending, owner)
         if self._association.peer is not None:
-            self._inbox.connected(self._association.peer)
+            self._on_connected(self._association.peer)
         if self._association.bound:
-            self._now_bound()
+            self._on_bound()
 
-    # Its name
+    # Its addresses
 
-    async def bind(self, port: int | UnixPath = 0, host: str | None = None, *, exclusive: bool = False) -> Address:
-        """Give the socket its local address; from now on it receives.
+    async def bind(
+        self,
+        port: int | UnixPath | tuple[str | None, int] = 0,
+        host: str | None = None,
+        *,
+        exclusive: bool = False,
+    ) -> Address:
+        """Bind the socket to a local address; from then on it receives.
 
         Args:
-          port: the UDP port, 0 for one of the kernel's choice. For a ``"unix"`` socket its path or, with a null
-            character first, its abstract name; without one, Linux finds an abstract name.
-          host: a local address, or a name that resolves to one; none or ``""`` for all interfaces.
-          exclusive: never share the port, neither by a reuse option nor between worker processes.
+          port: the UDP port, 0 for an automatically chosen one; or a ``(host, port)`` tuple. For a ``"unix"`` socket
+            its path or, with a leading null character, its abstract name; without one, Linux chooses an abstract name.
+          host: a local address, or a name that resolves to one; None or ``""`` for all interfaces.
+          exclusive: whether the port must not be shared, neither by a reuse option nor between worker processes.
+            Default: False.
 
         Returns:
-          The address that it is bound to.
+          The address that the socket is bound to.
 
         Raises:
-          TypeError, ValueError: if an argument is wrong, or ``exclusive`` goes with a reuse option.
+          TypeError, ValueError: if an argument is wrong, or ``exclusive`` is combined with a reuse option.
           AlreadyBoundError: if the socket is bound or being bound.
           socket.gaierror: if the name does not resolve.
-          OSError: what the kernel says, such as EADDRINUSE or EADDRNOTAVAIL (bind(2), ip(7)); it names the
-            operation and the address. The socket is unbound then and ``bind`` may be tried again.
+          OSError: the kernel's error, such as EADDRINUSE or EADDRNOTAVAIL (bind(2), ip(7)), with operation and address
+            in its text. The socket is unbound then and ``bind`` may be called again.
 
-        A cancelled call has bound nothing; one that took effect returns. The file that binding to a path makes is
-        removed when the socket is closed.
+        A checkpoint. A cancelled call has bound nothing; one that took effect returns. Closing the socket removes the
+        file that binding to a path creates.
         """
-        wanted = self._kernel.family.check_local(port, host)
-        if check_bool("exclusive", exclusive) and (self._creation.reuse_address or self._creation.reuse_port):
+        local = self._descriptor.family.check_local(port, host)
+        if check_bool("exclusive", exclusive) and (self._config.reuse_address or self._config.reuse_port):
             raise ValueError("exclusive must not be combined with reuse_address or reuse_port")
-        with self._association.binding():
-            await trio.lowlevel.checkpoint()
-            address, sockaddr = await self._association.numeric(wanted)
-            self._lifetime.check()
-            await self._association.bind(address, sockaddr)
-        self._now_bound()
+        await self._association.bind(local)
         return self.address
 
     async def connect(self, to: AnyAddress) -> None:
         """Fix the peer: only its datagrams are received, and ``send`` needs no destination.
 
         Args:
-          to: the peer's ``(host, port)``; a name is resolved, an empty host is loopback. The path of the peer's
-            socket for a ``"unix"`` one.
+          to: the ``(host, port)`` of the peer; the addresses of a name are tried in order, an empty host is loopback.
+            For a ``"unix"`` socket the path of the peer's socket.
 
         Raises:
-          TypeError, ValueError: if ``to`` is no such thing.
+          TypeError, ValueError: if ``to`` is not such an address.
           AlreadyConnectedError: if the socket is connected or being connected.
           AddressBlockedError: if the peer is on the send block list.
           socket.gaierror: if the name does not resolve.
-          OSError: what the kernel says, such as ENETUNREACH (connect(2)); the socket stays as it was.
+          OSError: the kernel's error, such as ENETUNREACH (connect(2)); for a name that of its first address. The
+            socket stays as it was.
 
-        An unbound socket is bound to an ephemeral port first; one of a custom socket factory whose calls can only be
-        awaited stays so when it cannot be connected. What others had sent before is filtered, and
-        counted. A cancelled call has changed nothing; one that took effect returns.
+        An unbound socket is bound to an automatically chosen port first; on a custom socket factory with awaited calls
+        it stays bound if it cannot be connected. Datagrams that others had sent before are filtered and counted. A
+        checkpoint. A cancelled call has changed nothing; one that took effect returns.
         """
-        wanted = self._kernel.family.check_address("to", to)
-        with self._association.connecting():
-            await trio.lowlevel.checkpoint()
-            address, sockaddr = await self._association.numeric(wanted)
-            await self._association.end_of_binding()
-            self._lifetime.check()
-            try:
-                self._outbox.check_allowed(address)
-                if not self._association.bound:
-                    # Bound by the kernel on the way, it would lose its port when it is disconnected.
-                    self._association.probe(sockaddr)
-                    await self._bind_implicitly()
-                peer = await self._association.connect(sockaddr)
-            except OSError as error:
-                raise annotated(explained(error, address), "connect", address) from None
-        self._choose_way()
-        self._inbox.connected(peer)
-        self._subscriptions.announce(Connected(peer))
+        peer = self._descriptor.family.check_address("to", to)
+        try:
+            await self._association.connect(peer, self._outbox.check_allowed)
+        except OSError as error:
+            self._outbox.explain_refusal(error, peer)
+            raise
+        self._on_connected(self._association.remote("connect"))
 
     def disconnect(self) -> None:
-        """Let the peer go, keeping the local port: anybody's datagrams are received again.
+        """Dissolve the association with the peer and keep the local port: any source is received from again.
 
         Raises:
-          NotConnectedError: if there is no peer.
-          OSError: ENOTSUP where the platform cannot.
+          NotConnectedError: if the socket is not connected.
+          OSError: ENOTSUP where the system cannot disconnect.
+
+        On a ``"unix"`` socket the kernel discards what is queued, so it is read ahead first, for at most about a
+        millisecond: if the peer keeps sending, what is left in its send buffer is lost uncounted. An interface that
+        ``device`` named and that has been removed is not set again.
         """
         self._association.remote("disconnect")
-        if not self._kernel.family.is_internet:
-            # What is still queued then, Linux throws away.
-            self._inbox.read_everything()
+        if not self._descriptor.family.is_internet:
+            self._inbox.empty_kernel()
+        # The kernel would keep a pending error of the peer and raise it for the next one, or lose it with a socket that
+        # it has to exchange.
+        self._pending.drain_all()
         self._association.disconnect()
-        # The kernel would keep what ICMP said about the peer, and say it of the next one.
-        self._inbox.take_errors()
+        self._pending.drain_all()
+        self._pending.forget()
         self._inbox.disconnected()
-        self._choose_way()
 
     @property
     def address(self) -> Address:
         """The local address; :class:`NotBoundError` before ``bind``.
 
-        On a connected socket the kernel names the one address that it uses towards the peer.
+        On a connected socket it is the one address that the kernel uses towards the peer.
         """
-        self._association.check_bound()
-        return self._kernel.local_address()
+        self._association.check_bound("address")
+        return self._descriptor.local_address()
 
     @property
     def remote_address(self) -> Address:
-        """The peer's address; :class:`NotConnectedError` without one."""
+        """The address of the peer; :class:`NotConnectedError` without one."""
         return self._association.remote("remote_address")
 
     # Sending
@@ -188,128 +191,162 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         """Send one datagram; when this returns, the kernel has it.
 
         Args:
-          value: the payload: bytes-like, text (sent as UTF-8), or a list or tuple of those, which are joined to
-            one datagram; or a :class:`Datagram`, which brings its own address, and the :class:`PacketInfo` to
-            send it with if it has one: what a received one tells of its way here is not sent back.
-          to: the destination ``(host, port)``; a name is resolved, an empty host is loopback. A path for a
-            ``"unix"`` socket. None on a connected socket and with a :class:`Datagram`.
-          offset: where in the payload to begin, in bytes.
-          length: how much of it to send, in bytes; all the rest where it is None.
+          value: the payload: bytes-like, text (sent as UTF-8), or a list or tuple of those, which are joined; or a
+            :class:`Datagram`, which brings its own address and, if it has one, the :class:`PacketInfo` to send it
+            with. Of a received PacketInfo only what a reply needs is sent.
+          to: the destination ``(host, port)``; a name is resolved, an empty host is loopback. A path for a ``"unix"``
+            socket. None on a connected socket and with a :class:`Datagram`.
+          offset: where in the payload to begin, in bytes. Default: 0.
+          length: how much of it to send, in bytes. Default: the rest.
 
         Raises:
-          TypeError, ValueError: if an argument is wrong; nothing happened then.
-          NotConnectedError: without a destination on an unconnected socket, or on one that is disconnected while
-            this waits for room.
-          AlreadyConnectedError: with one, other than the peer's own, on a connected socket.
+          TypeError, ValueError: if an argument is wrong; nothing was done.
+          NotConnectedError: without a destination on an unconnected socket, or on one that is disconnected while this
+            waits.
+          AlreadyConnectedError: with a destination other than the peer on a connected socket.
           AddressBlockedError: if the destination is on the send block list.
-          socket.gaierror: if the name does not resolve, or no address of the socket's family is meant.
-          OSError: what the kernel says against this datagram, such as EMSGSIZE (udp(7)), with the destination
-            in its text. If the network chose the destination - it is the address of a received datagram - an
-            error that it causes is not raised: it is counted and reported as a :class:`Failure`.
+          socket.gaierror: if the name does not resolve, or the address is not one of the socket's family.
+          OSError: the kernel's error for this datagram, such as EMSGSIZE (udp(7)), with the destination in its text. If
+            the network chose the destination (the address of a received datagram), an error that this address causes
+            is not raised: it is counted and reported as a :class:`Failure`.
 
-        An unbound socket is bound to an ephemeral port on all interfaces first. ENOBUFS is tried again for at
+        An unbound socket is bound to an automatically chosen port on all interfaces first. ENOBUFS is retried for at
         most 50 ms. A cancelled call has sent nothing.
         """
-        sendto = self._direct
-        if sendto and length is None and offset is _START:
-            data: object = value
-            address: object = to
-            info: PacketInfo | None = None
-            if to is None:
-                if type(value) is Datagram:
-                    data, address, info = value
+        destination: Destination | None = None
+        payload: Any = value
+        # The common case: bytes to a destination that route() knows, within the budget.
+        if length is None and offset is _START:
+            if type(value) is bytes:
+                destination = self._association.route(to)
+            elif type(value) is Datagram and to is None:
+                payload, address, info = value
+                if type(payload) is bytes and info is None and address is not None:
+                    destination = self._association.route(address)
+        if destination is not None:
+            budget = self._budget
+            budget.left = left = budget.left - 1
+            if left > 0 and perf_counter() < budget.deadline:
+                await checkpoint_if_cancelled()
+                error = self._outbox.try_send(payload, destination)
+                if error is None:
+                    self._outbox.sent += 1
                 else:
-                    address = _PEER
-            if type(data) is bytes and info is None and (type(address) is self._answered or address is self._known):
-                budget = self._budget
-                budget.left = left = budget.left - 1
-                if left > 0 and perf_counter() < budget.deadline:
-                    await checkpoint_if_cancelled()
-                    try:
-                        sendto(data, address)
-                    except OSError as error:
-                        await self._outbox.send(data, self._in_full(address), error)
-                    else:
-                        self._outbox.sent += 1
-                    return
-        payload, wanted, info, brought = check_outgoing(self._kernel.family, value, to, offset, length)
-        self._association.check_destination(wanted, brought=brought)
+                    await self._outbox.recover(error, payload, destination)
+                return
+        payload, wanted, info, from_datagram = check_outgoing(self._descriptor.family, value, to, offset, length)
+        self._association.check_destination(wanted, from_datagram=from_datagram)
         await self._budget.checkpoint()
-        destination = await self._destination(wanted, info, brought=brought)
-        # What the kernel takes as it is need not be looked at once more when it comes again. Noted at once, while the
-        # socket is what it was when that was found.
-        given = value.address if isinstance(value, Datagram) else to
-        if type(given) in _PLAIN and given == destination[1]:
-            self._known = given
-        await self._outbox.send(payload, destination)
+        destination = self._association.resolve_bound(wanted, info, from_datagram=from_datagram)
+        if destination is not None:
+            error = self._outbox.try_send(payload, destination)
+            if error is None:
+                self._outbox.sent += 1
+            else:
+                await self._outbox.recover(error, payload, destination)
+            return
+        destinations = await self._association.resolve(wanted, info, from_datagram=from_datagram)
+        await self._send_to_first(payload, destinations)
+
+    async def _send_to_first(self, payload: bytes, destinations: list[Destination]) -> None:
+        """Send to the first of the addresses of a name that has a route."""
+        for destination in destinations[:-1]:
+            error = self._outbox.try_send(payload, destination)
+            if error is None:
+                self._outbox.sent += 1
+                return
+            if error.errno not in NO_ROUTE:
+                await self._outbox.recover(error, payload, destination)
+                return
+        # The first address stands for the name in the error.
+        last = destinations[-1]
+        error = self._outbox.try_send(payload, last)
+        if error is None:
+            self._outbox.sent += 1
+        else:
+            failed = destinations[0] if error.errno in NO_ROUTE else last
+            await self._outbox.recover(error, payload, failed)
 
     def send_nowait(self, value: Payload | Datagram, /, to: AnyAddress | None = None) -> None:
-        """Send one datagram as :meth:`send` does, to a numeric destination and at once, or not at all.
+        """Send one datagram as :meth:`send` does, to a numeric destination and without waiting.
+
+        Args:
+          value: as for :meth:`send`.
+          to: as for :meth:`send`, with a numeric host.
 
         Raises:
-          trio.WouldBlock: if the kernel has no room now, or a ``bind`` of this socket is under way.
+          trio.WouldBlock: if the kernel's buffer is full, or a ``bind`` of this socket is in progress.
           ValueError: if the destination is a name.
-          OSError: ENOTSUP on the sockets of a custom socket factory whose calls can only be awaited.
+          OSError: also ENOTSUP on a custom socket factory with awaited calls.
+
+        The other errors are those of :meth:`send`.
         """
-        payload, wanted, info, brought = check_outgoing(self._kernel.family, value, to)
-        self._association.check_synchronous()
-        sockaddr = None
-        if wanted is not None:
-            wanted, sockaddr = self._association.locate(wanted)
-            if sockaddr is None:
-                raise ValueError(f"send_nowait takes numeric hosts, and {wanted.host!r} is a name: resolve it first")
-        address = self._association.check_destination(wanted, brought=brought)
-        if self._association.is_binding:
-            raise trio.WouldBlock
-        destination = self._association.destination(address, sockaddr, info)
-        self._ensure_bound()
-        self._outbox.send_nowait(payload, destination)
+        payload, wanted, info, from_datagram = check_outgoing(self._descriptor.family, value, to)
+        self._lifetime.check_thread("send_nowait")
+        destination = self._association.resolve_now(wanted, info, from_datagram=from_datagram)
+        error = self._outbox.try_send(payload, destination)
+        if error is None:
+            self._outbox.sent += 1
+        else:
+            self._outbox.recover_now(error, payload, destination)
 
     async def send_many(self, datagrams: Iterable[Datagram]) -> None:
         """Send each of ``datagrams``, in order, to its own address.
 
         Args:
-          datagrams: what to send; all of it is looked at before anything is sent.
+          datagrams: the datagrams, all of which are checked before any is sent.
 
         Raises:
-          TypeError, ValueError: if an item is no datagram that can be sent; nothing was sent then.
-          SendManyError: if one fails as :meth:`send` would: its ``index`` says which, its ``sent`` how many
-            went before it. Those after it were not sent.
-          NotConnectedError: if the socket is disconnected while this waits for room or lets other tasks run.
+          TypeError, ValueError: if an item is not a datagram that can be sent; nothing was sent.
+          SendManyError: if one fails as :meth:`send` would: its ``index`` is the position of that one, its ``sent`` the
+            number of those sent before it. Those after it were not sent.
+          NotConnectedError: if the socket is disconnected while this waits or yields.
 
-        It looks for cancellation before the first datagram and while it waits. A cancelled call has sent a
-        prefix, counted in ``statistics().sent``.
+        It looks for cancellation before the first datagram, and while it waits. A cancelled call has sent a prefix,
+        counted in ``statistics().sent``.
         """
-        payloads, runs = check_datagrams(self._kernel.family, datagrams)
-        self._lifetime.check()
+        # Each part is freed once it is sent, not all of them in the end.
+        parts: deque[tuple[list[bytes], list[Run]]] = deque()
+        done = 0
+        for part in parts_of(datagrams, self._budget.seconds):
+            parts.append(check_datagrams(self._descriptor.family, part, done))
+            done += len(part)
+            if not self._budget.spend():
+                await self._budget.renew()
+        self._lifetime.check("send_many")
         await self._budget.checkpoint()
-        destinations: list[tuple[int, Destination]] = []
-        known: dict[Address, Destination] = {}
-        for start, wanted, info in runs:
-            destination = self._answers_go(wanted) or known.get(wanted)
-            if destination is None or type(destination[0]) is not type(wanted):
-                destination = known[wanted] = await self._destination(wanted, None, brought=True)
-            if info is not None:
-                destination = self._association.destination(destination[0], destination[1], info)
-            destinations.append((start, destination))
-        await self._outbox.send_many(payloads, destinations)
+        route, first, sent = self._association.route, 0, 0
+        while parts:
+            payloads, runs = parts.popleft()
+            destinations: list[tuple[int, Destination]] = []
+            for start, wanted, info in runs:
+                destination = route(wanted) if info is None else None
+                # Equal addresses differ if the program chose one and the network the other.
+                if destination is None or type(destination[0]) is not type(wanted):
+                    destination = await self._destination(wanted, info)
+                destinations.append((start, destination))
+            sent = await self._outbox.send_many(payloads, destinations, first, sent)
+            first += len(payloads)
+
+    async def _destination(self, wanted: Address, info: PacketInfo | None) -> Destination:
+        destination = self._association.resolve_bound(wanted, info, from_datagram=True)
+        return destination or (await self._association.resolve(wanted, info, from_datagram=True))[0]
 
     # Receiving
 
     async def receive(self) -> Datagram:
-        """Wait for the next datagram and return it. An empty one is data, not an end.
+        """Wait for the next datagram and return it. An empty datagram is data, not an end.
 
         Raises:
           NotBoundError: if the socket is not bound.
           trio.BusyResourceError: if another task is receiving, or an event channel takes its datagrams.
-          OSError: on a connected socket what ICMP said about an earlier datagram, such as ECONNREFUSED, once,
-            unless an event channel takes :class:`Failure`; receiving may go on. Nothing of the kind on an
-            unconnected one.
+          OSError: on a connected socket the ICMP error of an earlier datagram, such as ECONNREFUSED, once, unless an
+            event channel takes :class:`Failure`; receiving may continue. Never on an unconnected socket.
 
         A cancelled call has consumed nothing.
         """
         inbox = self._inbox
-        if inbox.ready and inbox.reader is None and inbox.error is None:
+        if inbox.ready and inbox.reader is None and self._pending.due is None:
             budget = self._budget
             budget.left = left = budget.left - 1
             if left > 0 and perf_counter() < budget.deadline:
@@ -318,70 +355,102 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         await self._wait_for_datagrams()
         return inbox.ready.popleft()
 
-    # Not by way of the base class's: one coroutine less per datagram. A socket never ends by itself, so there is
-    # no EndOfChannel to be translated.
+    # Not the base class's, which awaits receive(): that would be a coroutine more per datagram. A socket never raises
+    # EndOfChannel, which the base class translates.
     __anext__ = receive
 
     def receive_nowait(self) -> Datagram:
-        """Return the next datagram if there is one, else raise ``trio.WouldBlock``; otherwise like :meth:`receive`."""
+        """Return the next datagram without waiting.
+
+        Raises:
+          trio.WouldBlock: if none is queued.
+          OSError: also ENOTSUP on a custom socket factory with awaited calls.
+
+        The other errors are those of :meth:`receive`.
+        """
         inbox = self._inbox
-        self._association.check_synchronous()
-        self._association.check_bound()
+        self._transport.check_synchronous()
+        self._association.check_bound("receive_nowait")
         inbox.claim("receive")
         inbox.release()
-        inbox.raise_error()
+        inbox.raise_due()
         if not inbox.ready:
             inbox.pull()
-            inbox.raise_error()
+            inbox.raise_due()
         if not inbox.ready:
             raise trio.WouldBlock
         return inbox.ready.popleft()
 
     async def receive_many(self, max_count: int = 1024) -> list[Datagram]:
-        """Wait for a datagram and return it with what else is there, at most ``max_count`` in all.
+        """Wait for a datagram and return it with what else is queued, at most ``max_count``.
 
         Args:
-          max_count: how many datagrams at most, from 1; what is beyond stays for the next call. On the sockets of a
-            custom socket factory whose calls can only be awaited it is one at a time.
+          max_count: the largest number of datagrams, from 1. The rest stays for the next call. Default: 1024.
+
+        Returns:
+          At least one datagram. It may be fewer than are queued: reading ends after about 1 ms of CPU time, and with
+          the awaited sockets of a custom factory after one.
 
         Raises as :meth:`receive` does. A cancelled call has consumed nothing.
         """
-        check_integer("max_count", max_count, 1, 2**31 - 1)
-        await self._wait_for_datagrams(max_count)
+        wanted = check_integer("max_count", max_count, 1, 2**31 - 1)
+        await self._wait_for_datagrams(wanted)
         ready = self._inbox.ready
-        if len(ready) <= max_count:
+        if len(ready) <= wanted:
             taken = list(ready)
             ready.clear()
             return taken
-        return [ready.popleft() for _ in range(max_count)]
+        return [ready.popleft() for _ in range(wanted)]
 
-    # Its life
+    async def _wait_for_datagrams(self, wanted: int | None = None) -> None:
+        self._association.check_bound("receive")
+        self._inbox.claim("receive")
+        try:
+            await self._inbox.wait(wanted)
+        finally:
+            self._inbox.release()
+
+    # Its lifetime
 
     def ref(self) -> Self:
-        """Let the socket, while it is bound, keep its nursery open; it does unless :meth:`unref` was called."""
+        """Let the socket, while it is bound, keep its nursery open: the default. Return the socket."""
         return self._set_keeps_open(keeps_open=True)
 
     def unref(self) -> Self:
-        """Let the nursery end without regard to this socket, and close it then."""
+        """Let the nursery end, and close the socket, while this socket is bound. Return the socket."""
         return self._set_keeps_open(keeps_open=False)
 
     def close(self) -> None:
         """Close the socket at once. Its port is free, and every task that waits for it gets
-        ``trio.ClosedResourceError``. Closing twice does nothing."""
+        ``trio.ClosedResourceError``. Closing again does nothing.
+
+        Raises:
+          OSError: the kernel's error, such as EBADF if the descriptor was closed elsewhere. The socket is closed all
+            the same.
+
+        In a forked child of the process that created it, it closes the child's copy of the descriptor only.
+        """
+        self._lifetime.check_thread("close")
         if self._lifetime.closed:
             return
         self._lifetime.end()
-        self._direct = self._answered = None
-        self._subscriptions.end()
+        self._association.close()
+        self._reader.stop()
+        self._hub.end()
         self._inbox.discard()
-        notify_closing(self._kernel)
-        self._kernel.close()
-        self._owner.state_changed(self)
+        try:
+            self._transport.close(notify=not self._lifetime.inherited)
+        except OSError as error:
+            raise with_context(error, "close", None) from None
+        finally:
+            self._owner.state_changed(self)
 
     async def aclose(self) -> None:
-        """Close the socket as :meth:`close` does, then execute a checkpoint: closed also when cancelled."""
-        self.close()
-        await trio.lowlevel.checkpoint()
+        """Close the socket as :meth:`close` does, then execute a checkpoint; a cancelled call has closed it."""
+        try:
+            self.close()
+        finally:
+            await trio.lowlevel.checkpoint()
 
     @property
     def closed(self) -> bool:
@@ -389,14 +458,9 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         return self._lifetime.closed
 
     @property
-    def keeps_nursery_open(self) -> bool:
-        """Whether the nursery waits for this socket: it is bound, not closed, and not unref'd."""
-        return self._keeps_open and self._association.bound and not self._lifetime.closed
-
-    @property
-    def type(self) -> str:
-        """The type it was made with: ``"udp4"``, ``"udp6"`` or ``"unix"``."""
-        return self._kernel.family.type
+    def type(self) -> SocketType:
+        """The type that it was created with: ``"udp4"``, ``"udp6"`` or ``"unix"``."""
+        return self._descriptor.family.type
 
     def __repr__(self) -> str:
         parts = [f"trio_dgram.DatagramSocket {self.type}"]
@@ -405,79 +469,30 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram]):
         elif not self._association.bound:
             parts.append("unbound")
         else:
-            parts.append(f"bound to {written(self._kernel.local_address())}")
+            with suppress(OSError):
+                parts.append(f"bound to {format_address(self._descriptor.local_address())}")
             if self._association.peer is not None:
-                parts.append(f"connected to {written(self._association.peer)}")
+                parts.append(f"connected to {format_address(self._association.peer)}")
         return f"<{', '.join(parts)}>"
 
-    # What the above share
+    @property
+    def _keeps_nursery_open(self) -> bool:
+        """Whether the nursery waits for this socket: it is bound, not closed, and not unref'd."""
+        return self._keeps_open and self._association.bound and not self._lifetime.closed
 
     def _set_keeps_open(self, *, keeps_open: bool) -> Self:
+        self._lifetime.check_thread("ref" if keeps_open else "unref")
         if not self._lifetime.closed:
             self._keeps_open = keeps_open
             self._owner.state_changed(self)
         return self
 
-    def _ensure_bound(self) -> None:
-        if not self._association.bound:
-            self._association.bind_anywhere()
-            self._now_bound()
-
-    def _now_bound(self) -> None:
-        self._choose_way()
-        self._subscriptions.announce(Listening(self.address))
-        self._subscriptions.read(self._inbox)
+    def _on_bound(self) -> None:
+        self._hub.announce(Listening(self._descriptor.local_address()))
+        self._reader.start()
         self._owner.state_changed(self)
 
-    def _choose_way(self) -> None:
-        if not self._outbox.goes_straight:
-            return
-        if self._association.peer is None:
-            self._direct, self._answered, self._known = self._kernel.sendto, self._kernel.family.sender, _NOBODY
-        else:
-            send = self._kernel.send
-            self._direct, self._answered, self._known = (lambda data, _: send(data)), None, _PEER
-
-    def _in_full(self, address: Any) -> Destination:
-        """Return the destination in the form of the long way that went the short way as ``address``."""
-        if address is _PEER:
-            return self.remote_address, None, None
-        return self._kernel.family.check_address("to", address), address, None
-
-    async def _bind_implicitly(self) -> None:
-        if self._association.bound:
-            return
-        if self._kernel.awaited is None:
-            self._ensure_bound()
-            return
-        with self._association.binding():
-            await self._association.bind(*self._association.anywhere)
-        self._now_bound()
-
-    def _answers_go(self, wanted: Address | None) -> Destination | None:
-        """Return where what is for ``wanted`` goes if it is a sender that can be answered straight away."""
-        if wanted is not None and type(wanted) is self._answered:
-            return wanted, wanted, None
-        return None
-
-    async def _destination(self, wanted: Address | None, info: PacketInfo | None, *, brought: bool) -> Destination:
-        """Resolve ``wanted`` and bind the socket, where that is to be done; return where to send."""
-        straight = None if info is not None else self._answers_go(wanted)
-        if straight is not None:
-            return straight
-        sockaddr = None
-        if wanted is not None:
-            wanted, sockaddr = await self._association.numeric(wanted)
-        await self._association.end_of_binding()
-        address = self._association.check_destination(wanted, brought=brought)
-        destination = self._association.destination(address, sockaddr, info)
-        await self._bind_implicitly()
-        return destination
-
-    async def _wait_for_datagrams(self, wanted: int | None = None) -> None:
-        self._association.check_bound()
-        self._inbox.claim("receive")
-        try:
-            await self._inbox.wait(wanted)
-        finally:
-            self._inbox.release()
+    def _on_connected(self, peer: Address) -> None:
+        self._pending.peer = peer
+        self._inbox.connected(peer)
+        self._hub.announce(Connected(peer))

@@ -1,4 +1,7 @@
-"""Event channels: what happens to a socket, for any number of tasks to receive."""
+"""Event channels: the events of a socket, for any number of tasks to receive.
+
+:class:`EventChannel` is what the program has; :class:`Subscription` is what the socket fills.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,31 @@ import attrs
 import trio
 
 from .._values.arguments import check_choice, describe_value
+from .._values.construction import NoPublicConstructor, create
 from .._values.datagrams import Datagram
 from .._values.events import Closed, Connected, Event, Failure, Listening
 from .._values.statistics import ChannelStatistics
 from .budget import Budget
+from .disposal import dispose
+from .interrupts import defer_interrupts
+from .lifetime import Lifetime
 
 Overflow: TypeAlias = Literal["block", "drop-newest", "drop-oldest"]
-"""What becomes of a datagram that a channel has no room for."""
+"""What happens to a datagram when the buffer of a channel is full."""
 
 
 class ChannelOptions(TypedDict, total=False):
-    """The keyword options of an event channel."""
+    """The keyword options of an event channel.
+
+    Attributes:
+      max_buffer_size (int | math.inf): how many datagrams, and how many failures, the channel queues, from 1.
+        Default: 1024.
+      overflow ('block' | 'drop-newest' | 'drop-oldest'): what happens to a datagram when the queue is full.
+        Default: 'block'.
+    """
 
     max_buffer_size: float
-    """How many datagrams, and failures, may wait in it: an integer from 1, or ``math.inf``. Default: 1024."""
     overflow: Overflow
-    """What becomes of a datagram that there is no room for. Default: ``"block"``."""
 
 
 EVENT_TYPES: Final[tuple[type, ...]] = (Listening, Connected, Datagram, Failure, Closed)
@@ -36,9 +48,9 @@ EventT_co = TypeVar("EventT_co", bound=Event, covariant=True)
 
 
 def check_event_types(types: Iterable[object]) -> frozenset[type]:
-    """Return the set of event types asked for, all of them where none was named."""
+    """Return the event types as a set, all of them if none is named."""
     for type_ in types:
-        if type_ not in EVENT_TYPES:
+        if not any(type_ is known for known in EVENT_TYPES):
             names = ", ".join(each.__name__ for each in EVENT_TYPES)
             raise TypeError(f"events takes event types ({names}), not {describe_value(type_)}")
     return cast("frozenset[type]", frozenset(types)) or frozenset(EVENT_TYPES)
@@ -46,7 +58,7 @@ def check_event_types(types: Iterable[object]) -> frozenset[type]:
 
 def check_buffer_size(value: object) -> float:
     """Return ``value`` if it can be the size of a channel's buffer."""
-    if value == math.inf:
+    if isinstance(value, float) and value == math.inf:
         return math.inf
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"max_buffer_size must be an integer or math.inf, not {describe_value(value)}")
@@ -62,10 +74,10 @@ def check_overflow(value: object) -> Overflow:
 
 @attrs.define(eq=False, slots=True)
 class _Queue:
-    """The events that wait in a channel, in order.
+    """Queued events, in order.
 
-    Datagrams have a queue of their own, so that the oldest can be dropped without a search. Each of the others
-    is kept with the number of datagrams that go before it.
+    Datagrams have a deque of their own, so that the oldest can be dropped without a search. Each other event is stored
+    with the number of datagrams that precede it.
     """
 
     datagrams: deque[Datagram] = attrs.field(factory=deque)
@@ -100,146 +112,195 @@ class _Queue:
         del self.others[position]
         self.failures -= 1
 
+    def remove_datagrams(self) -> deque[Datagram]:
+        removed, self.datagrams = self.datagrams, deque()
+        self.taken += len(removed)
+        return removed
 
-class EventChannel(trio.abc.ReceiveChannel[EventT_co], Generic[EventT_co]):
-    """The events of a socket, as :meth:`DatagramSocket.events` returns them.
 
-    It ends after :class:`Closed`, as a Trio channel does: ``receive`` raises ``trio.EndOfChannel`` and an
-    ``async for`` is over. Closing the channel stops the subscription.
+@defer_interrupts
+class Subscription:
+    """The queue of one event channel, as its socket sees it.
+
+    Args:
+      types: the events to queue.
+      max_buffer_size: how many datagrams, and failures, to queue.
+      overflow: what happens to a datagram when the queue is full.
+      changed: called after a datagram was taken, and when the channel is closed.
     """
+
+    __slots__ = (
+        "_max_buffer_size",
+        "_overflow",
+        "changed",
+        "closed",
+        "delivered",
+        "dropped",
+        "ended",
+        "failures_dropped",
+        "queue",
+        "types",
+        "waiting",
+    )
 
     def __init__(
         self,
         types: frozenset[type],
         max_buffer_size: float,
         overflow: Overflow,
-        budget: Budget,
-        changed: Callable[[EventChannel[Any]], None],
+        changed: Callable[[Subscription], None],
     ) -> None:
         self.types = types
+        self.changed = changed
+        self.queue = _Queue()
+        self.waiting = trio.lowlevel.ParkingLot()
+        self.delivered = 0
+        self.dropped = 0
+        self.failures_dropped = 0
+        self.ended = False
+        self.closed = False
         self._max_buffer_size = max_buffer_size
         self._overflow = overflow
-        self._budget = budget
-        self._changed = changed
-        self._queue = _Queue()
-        self._waiting = trio.lowlevel.ParkingLot()
-        self._delivered = 0
-        self._dropped = 0
-        self._failures_dropped = 0
-        self._ended = False
-        self._closed = False
 
     @property
-    def room(self) -> float:
-        """How many datagrams may be offered before its socket should stop reading."""
+    def space(self) -> float:
+        """How many datagrams can be offered before the socket must stop reading."""
         if self._overflow != "block":
             return math.inf
-        return self._max_buffer_size - len(self._queue.datagrams)
+        return self._max_buffer_size - len(self.queue.datagrams)
 
     def offer(self, event: Event) -> None:
-        """Queue ``event`` if the channel takes its type and, for what can be dropped, by its policy."""
+        """Queue ``event`` if the channel subscribes to its type; the policies decide what is dropped."""
         if type(event) not in self.types:
             return
-        queue = self._queue
+        queue = self.queue
         if isinstance(event, Datagram):
             if len(queue.datagrams) >= self._max_buffer_size:
-                self._dropped += 1
+                self.dropped += 1
                 if self._overflow == "drop-newest":
                     return
                 queue.get_datagram()
         elif isinstance(event, Failure) and queue.failures >= self._max_buffer_size:
             queue.drop_oldest_failure()
-            self._failures_dropped += 1
+            self.failures_dropped += 1
         queue.put(event)
-        self._waiting.unpark()
+        self.waiting.unpark()
 
     def end(self) -> None:
-        """Let the channel end after what is queued, the datagrams in it discarded: the socket was closed."""
-        self._dropped += len(self._queue.datagrams)
-        self._queue.datagrams.clear()
+        """End the channel after the queued events, because the socket was closed; discard the datagrams."""
+        self.discard()
         self.offer(Closed())
-        self._ended = True
-        self._waiting.unpark_all()
+        self.ended = True
+        self.waiting.unpark_all()
 
-    def take_back(self) -> list[Datagram]:
-        """Return the datagrams that were queued and not handed out, as if they had never been offered."""
-        datagrams = list(self._queue.datagrams)
-        self._queue.datagrams.clear()
-        return datagrams
+    def discard(self) -> None:
+        """Discard, and count, the queued datagrams."""
+        datagrams = self.queue.remove_datagrams()
+        self.dropped += len(datagrams)
+        dispose(datagrams)
+
+    def close(self) -> None:
+        """End the subscription, because the program closed the channel."""
+        self.closed = True
+        self.changed(self)
+        self.discard()
+        self.queue = _Queue()
+        self.waiting.unpark_all()
+
+
+@defer_interrupts
+class EventChannel(trio.abc.ReceiveChannel[EventT_co], Generic[EventT_co], metaclass=NoPublicConstructor):
+    """The events of a socket, as :meth:`DatagramSocket.events` returns them.
+
+    It ends after :class:`Closed`, as a Trio channel does: ``receive`` raises ``trio.EndOfChannel`` and an ``async for``
+    ends. Closing the channel ends the subscription.
+    """
+
+    _created_by = "DatagramSocket.events()"
+
+    def __init__(self, subscription: Subscription, budget: Budget, lifetime: Lifetime) -> None:
+        self._subscription = subscription
+        self._budget = budget
+        self._lifetime = lifetime
 
     async def receive(self) -> EventT_co:
         """Wait for the next event and return it.
 
         Raises:
-          trio.EndOfChannel: after the last event of a socket that was closed.
-          trio.ClosedResourceError: if the channel was closed, also while waiting.
+          trio.EndOfChannel: after the last event of a closed socket.
+          trio.ClosedResourceError: if the channel is closed, also while this waits.
 
-        A cancelled call has consumed nothing. A cancellation point always, a yield to the scheduler once a
-        budget of operations is spent.
+        A cancelled call has consumed nothing. It is a cancellation point always, and yields to the scheduler unless
+        fewer than 64 operations and less than 0.5 ms have passed since the last yield.
         """
         await self._budget.checkpoint()
         while True:
             try:
                 return self.receive_nowait()
             except trio.WouldBlock:
-                await self._waiting.park()
+                await self._subscription.waiting.park()
                 self._budget.restart()
 
     def receive_nowait(self) -> EventT_co:
-        """Return the next event if there is one.
+        """Return the next event without waiting.
 
         Raises:
-          trio.WouldBlock: if there is none yet.
-          trio.EndOfChannel: after the last event of a socket that was closed.
-          trio.ClosedResourceError: if the channel was closed.
+          trio.WouldBlock: if none is queued.
+          trio.EndOfChannel: after the last event of a closed socket.
+          trio.ClosedResourceError: if the channel is closed.
         """
-        if self._closed:
+        self._lifetime.check_thread("EventChannel.receive_nowait")
+        subscription = self._subscription
+        if subscription.closed:
             raise trio.ClosedResourceError("this event channel was closed")
-        if not self._queue:
-            if self._ended:
+        if not subscription.queue:
+            if subscription.ended:
                 raise trio.EndOfChannel("the socket was closed")
             raise trio.WouldBlock
-        event = self._queue.get()
+        event = subscription.queue.get()
         if isinstance(event, Datagram):
-            self._delivered += 1
-            self._changed(self)
+            subscription.delivered += 1
+            subscription.changed(subscription)
         return cast("EventT_co", event)
 
     def statistics(self) -> ChannelStatistics:
-        """Return the channel's counts until now; also after it was closed."""
+        """Return the counts of the channel, also after it was closed."""
+        subscription = self._subscription
         return ChannelStatistics(
-            delivered=self._delivered,
-            dropped=self._dropped,
-            queued=len(self._queue.datagrams),
-            failures_dropped=self._failures_dropped,
+            delivered=subscription.delivered,
+            dropped=subscription.dropped,
+            queued=len(subscription.queue.datagrams),
+            failures_dropped=subscription.failures_dropped,
         )
 
     def close(self) -> None:
-        """Stop the subscription.
+        """End the subscription.
 
-        Datagrams that still wait are there for the socket's ``receive`` if no other channel takes them, else
-        they are discarded and counted. A task that waits in ``receive`` gets ``trio.ClosedResourceError``.
-        Closing twice does nothing.
+        If no other channel takes datagrams, those still queued go back to the socket's ``receive``; otherwise they are
+        discarded and counted. A task that waits in ``receive`` gets ``trio.ClosedResourceError``. Closing again does
+        nothing.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._changed(self)
-        self._dropped += len(self._queue.datagrams)
-        self._queue = _Queue()
-        self._waiting.unpark_all()
+        self._lifetime.check_thread("EventChannel.close")
+        if not self._subscription.closed:
+            self._subscription.close()
 
     async def aclose(self) -> None:
-        """Like :meth:`close`, then execute a checkpoint."""
+        """Close the channel as :meth:`close` does, then execute a checkpoint."""
         self.close()
         await trio.lowlevel.checkpoint()
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
-        return self._closed
+        """Whether the channel is closed."""
+        return self._subscription.closed
 
     def __repr__(self) -> str:
-        names = ", ".join(each.__name__ for each in EVENT_TYPES if each in self.types)
-        state = "closed" if self._closed else f"{len(self._queue)} waiting"
+        subscription = self._subscription
+        names = ", ".join(each.__name__ for each in EVENT_TYPES if each in subscription.types)
+        state = "closed" if subscription.closed else f"{len(subscription.queue)} queued"
         return f"<trio_dgram.EventChannel of {names}, {state}>"
+
+
+def create_channel(subscription: Subscription, budget: Budget, lifetime: Lifetime) -> EventChannel[Any]:
+    """Return the channel of ``subscription``."""
+    return create(EventChannel, subscription, budget, lifetime)

@@ -1,35 +1,55 @@
-"""The end of a socket: what it means for the tasks that wait for something of it."""
+"""The lifetime of a socket: the thread that it belongs to, whether it is closed, and the waits that closing ends."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from threading import get_ident
 
 import trio
 
 
 class Lifetime:
-    """Whether a socket is closed, and the waits that its closing ends.
+    """Whether a socket is closed, and the waits that closing it ends.
 
-    Waits for the descriptor itself are ended by ``trio.lowlevel.notify_closing``; this is for all others.
+    ``trio.lowlevel.notify_closing`` ends the waits for the descriptor; this class ends all others.
     """
 
-    __slots__ = ("_scopes", "closed")
+    __slots__ = ("_process", "_scopes", "_thread", "closed")
 
     def __init__(self) -> None:
         self.closed = False
         self._scopes: set[trio.CancelScope] = set()
+        self._thread = get_ident()
+        self._process = os.getpid()
 
-    def check(self) -> None:
-        """Raise ``trio.ClosedResourceError`` if the socket is closed."""
+    def check(self, operation: str = "this call") -> None:
+        """Raise ``trio.ClosedResourceError`` if the socket is closed, ``RuntimeError`` in another thread."""
+        if get_ident() != self._thread:
+            self.check_thread(operation)
         if self.closed:
             raise trio.ClosedResourceError("this datagram socket was closed")
 
+    def check_thread(self, operation: str) -> None:
+        """Raise ``RuntimeError`` in a thread other than the one of the socket's Trio run."""
+        # A forked child has one thread, the copy of the one that forked.
+        if get_ident() != self._thread and not self.inherited:
+            raise RuntimeError(
+                f"{operation} must run in the thread of the socket's Trio run, because nothing in a socket is locked: "
+                "use trio.from_thread.run_sync"
+            )
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this process is a forked child of the one that created the socket."""
+        return os.getpid() != self._process
+
     @contextmanager
     def waiting(self, *, shield: bool = False) -> Generator[None]:
-        """End the wait in the ``with`` block by ``trio.ClosedResourceError`` when the socket is closed.
+        """End the wait in the ``with`` block with ``trio.ClosedResourceError`` when the socket is closed.
 
-        With ``shield`` nothing else ends it.
+        With ``shield``, cancellation does not end it.
         """
         self.check()
         with trio.CancelScope(shield=shield) as scope:
@@ -37,7 +57,7 @@ class Lifetime:
             try:
                 yield
             except OSError:
-                # It may be about the descriptor, which is gone.
+                # It may concern the descriptor, which is closed.
                 self.check()
                 raise
             finally:

@@ -1,6 +1,7 @@
-"""The sending side of a socket: handing datagrams to the kernel, and waiting where it has no room.
+"""The sending side of a socket: handing datagrams to the kernel, and waiting while its buffer is full.
 
-There is no queue of datagrams here. What the kernel cannot take yet stays with the task that sends it.
+There is no queue of datagrams here: what the kernel cannot accept yet stays with the task that sends it. Every send
+tries first without waiting (:meth:`Outbox.try_send`) and waits only if it must (:meth:`Outbox.recover`).
 """
 
 from __future__ import annotations
@@ -8,29 +9,30 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from typing import Final
 
 import trio
 
 from .._codecs.families import Destination
-from .._kernel.descriptor import Kernel
-from .._kernel.segmentation import LARGEST_PAYLOAD, Segmentation
+from .._kernel.segmentation import LARGEST_UDP_PAYLOAD, Segmentation
 from .._kernel.unix_paths import why_not_reached
 from .._values.addresses import Address, ReceivedAddress, UnixAddress
-from .._values.errors import AddressBlockedError, SendManyError, annotated, with_reason
+from .._values.errors import AddressBlockedError, SendManyError, with_context, with_reason
 from .association import Association
 from .budget import Budget
-from .inbox import NEWS_OF_EARLIER, Inbox
+from .interrupts import defer_interrupts
 from .lifetime import Lifetime
-from .waiting import wait_writable
+from .pending_errors import PendingErrors
+from .transport import Transport
 
-_PATIENCE: Final = 0.050
-"""How long a send is tried again while the kernel says ENOBUFS, in seconds."""
+_ENOBUFS_LIMIT: Final = 0.050
+"""How long a send is retried while the kernel reports ENOBUFS, in seconds."""
 _FIRST_DELAY: Final = 0.001
 _LONGEST_DELAY: Final = 0.050
 
-_NO_ROOM: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
+_FULL: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
 _CAUSED_BY_DESTINATION: Final = frozenset(
     {
@@ -53,22 +55,28 @@ _CAUSED_BY_DESTINATION: Final = frozenset(
         errno.EPROTOTYPE,
     }
 )
-"""Errors that a destination can cause by being what it is: not the program's doing where the network chose it."""
+"""The errnos that an address can cause: they are not the program's mistake if the network chose it."""
+
+NO_ROUTE: Final = frozenset(
+    {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.EAFNOSUPPORT}
+)
+"""The errnos after which another address of the same name may be reachable."""
 
 
+@defer_interrupts
 class Outbox:
-    """The way of a datagram into the kernel."""
+    """The sending side of one socket."""
 
     __slots__ = (
         "_association",
         "_blocked",
         "_budget",
-        "_inbox",
-        "_kernel",
+        "_calls",
         "_lifetime",
-        "_news",
-        "_report",
+        "_pending",
         "_segmentation",
+        "_sendto",
+        "_transport",
         "_turn",
         "errors",
         "segmented_datagrams",
@@ -78,277 +86,310 @@ class Outbox:
 
     def __init__(
         self,
-        kernel: Kernel,
+        transport: Transport,
         lifetime: Lifetime,
         budget: Budget,
         association: Association,
         blocked: Callable[[str], bool] | None,
-        inbox: Inbox,
-        report: Callable[[OSError, str, Address | None], bool],
+        pending: PendingErrors,
     ) -> None:
         self.sent = 0
         self.errors = 0
         self.segmented_sends = 0
         self.segmented_datagrams = 0
-        self._kernel = kernel
+        self._transport = transport
+        self._calls = transport.calls
+        self._sendto = transport.calls.sendto
         self._lifetime = lifetime
         self._budget = budget
         self._association = association
         self._blocked = blocked
-        self._inbox = inbox
-        self._report = report
+        self._pending = pending
         self._turn: trio.Lock | None = None
-        # Nothing is between "unix" sockets, so what speaks against a datagram is said at once. But a peer that lets go
-        # of this socket while something is queued for it leaves an error (unix(7)).
-        self._news = NEWS_OF_EARLIER if kernel.family.is_internet else frozenset({errno.ECONNRESET})
-        self._segmentation = Segmentation(off=not kernel.can_segment)
-
-    @property
-    def goes_straight(self) -> bool:
-        """Whether a datagram may be handed to the kernel without a look at anything else."""
-        return self._blocked is None and not self._kernel.tells_errors and self._kernel.awaited is None
+        self._segmentation = Segmentation(enabled=transport.descriptor.can_segment)
 
     def check_allowed(self, address: Address) -> None:
-        """Raise :class:`AddressBlockedError` if nothing is to be sent to ``address``."""
+        """Raise :class:`AddressBlockedError` if ``address`` is on the send block list."""
         if self._blocked is not None and self._blocked(address.host):
             raise AddressBlockedError(errno.EPERM, "the address is on the send block list")
 
-    async def send(self, payload: bytes, destination: Destination, refusal: OSError | None = None) -> None:
-        """Send one datagram, waiting until the kernel has room. A cancelled call has sent nothing.
+    def try_send(self, payload: bytes, destination: Destination) -> OSError | None:
+        """Send one datagram without waiting; return the error if it is refused. The caller counts it."""
+        address, sockaddr, ancillary = destination
+        try:
+            if self._blocked is not None:
+                self.check_allowed(address)
+            if ancillary is None and sockaddr is not None:
+                self._sendto(payload, sockaddr)
+            elif ancillary:
+                self._transport.descriptor.send_message(payload, ancillary, sockaddr)
+            elif sockaddr is None:
+                self._calls.send(payload)
+            else:
+                self._sendto(payload, sockaddr)
+        except OSError as error:
+            return error
+        return None
 
-        ``refusal`` is what the kernel has answered already, if it was asked straight away.
+    async def recover(self, error: OSError, payload: bytes, destination: Destination) -> bool:
+        """Continue a send that was refused with ``error``: retry it, wait, or raise or report the final error.
+
+        Returns:
+          Whether it was sent. A cancelled call has sent nothing.
         """
-        try:
-            self.check_allowed(destination[0])
-            await self._hand_over_when_possible(payload, destination, refusal=refusal)
-        except OSError as error:
-            self._refused(error, payload, destination)
+        attempt = partial(self.try_send, payload, destination)
+        final = await self._retry(error, attempt, payload, destination)
+        if final is None:
+            self.sent += 1
+            return True
+        self._fail(final, payload, destination)
+        return False
 
-    def send_nowait(self, payload: bytes, destination: Destination) -> None:
-        """Send one datagram as :meth:`send` does, or raise ``trio.WouldBlock``."""
-        try:
-            self.check_allowed(destination[0])
-            self._hand_over(payload, destination)
-        except BlockingIOError:
+    def recover_now(self, error: OSError, payload: bytes, destination: Destination) -> None:
+        """Do as :meth:`recover` does, but raise ``trio.WouldBlock`` instead of waiting."""
+        final = self._retry_pending(error, partial(self.try_send, payload, destination))
+        if isinstance(final, BlockingIOError):
             raise trio.WouldBlock from None
-        except OSError as error:
-            self._refused(error, payload, destination)
+        if final is None:
+            self.sent += 1
+        else:
+            self._fail(final, payload, destination)
 
-    async def send_many(self, payloads: list[bytes], runs: list[tuple[int, Destination]]) -> None:
-        """Send ``payloads`` in order, each of ``runs`` saying from which of them on they go to its destination.
+    async def send_many(self, payloads: list[bytes], runs: list[tuple[int, Destination]], first: int, sent: int) -> int:
+        """Send ``payloads`` in order; each of ``runs`` is a destination and the position from which on it is used.
+
+        Args:
+          payloads: a part of the datagrams of one call.
+          runs: the destinations.
+          first: the position of the part in the call.
+          sent: how many datagrams the call has sent before.
+
+        Returns:
+          How many datagrams the call has sent with these.
 
         Raises:
-          SendManyError: when one is refused; those before it were sent.
+          SendManyError: if one is refused; those before it were sent.
 
         A cancelled call has sent a prefix.
         """
-        sent_before = self.sent
-        budget, sendto, send_segments = self._budget, self._kernel.sendto, self._kernel.send_segments
+        budget, segmentation, try_send = self._budget, self._segmentation, self.try_send
+        may_batch = not segmentation.enabled and self._blocked is None
         total, sizes = len(payloads), list(map(len, payloads))
         ends = [start for start, _ in runs[1:]]
         ends.append(total)
-        goes_straight = self.goes_straight
         for (start, destination), end in zip(runs, ends, strict=True):
-            address, sockaddr, ancillary = destination
-            straight = goes_straight and not ancillary
             position = start
             while position < end:
-                count = self._segmentation.count(sizes, position, end, address[0]) if position + 1 < end else 1
                 try:
-                    if straight and sockaddr is not None:
-                        # As it is done in the end otherwise, without the way there.
-                        try:
-                            if count == 1:
-                                sendto(payloads[position], sockaddr)
-                                self.sent += 1
-                            else:
-                                segments = b"".join(payloads[position : position + count])
-                                send_segments(segments, sizes[position], (), sockaddr)
-                                self._took(count)
-                        except OSError as error:
-                            refusal: OSError | None = error
-                            if count > 1 and self._segmentation.refused(address[0], sizes[position], error):
-                                count, refusal = 1, None
-                            count = await self._send_run(payloads[position : position + count], destination, refusal)
+                    if may_batch and destination[2] is None:
+                        limit = min(end, position + max(1, budget.left))
+                        batch, refusal = self._calls.send_batch(payloads[position:limit], destination[1])
+                        self.sent += batch
+                        position, sent, budget.left = position + batch, sent + batch, budget.left - batch
+                        done = accepted = 0
+                        if refusal is not None:
+                            done, accepted = 1, await self.recover(refusal, payloads[position], destination)
+                    elif (
+                        position + 1 < end
+                        and (count := segmentation.count(sizes, position, end, destination[0][0])) > 1
+                    ):
+                        done, accepted = await self._send_segments(payloads[position : position + count], destination)
+                    elif (error := try_send(payloads[position], destination)) is None:
+                        self.sent += 1
+                        done = accepted = 1
                     else:
-                        count = await self._send_run(payloads[position : position + count], destination)
+                        done, accepted = 1, await self.recover(error, payloads[position], destination)
                 except OSError as error:
-                    raise SendManyError(error, position, self.sent - sent_before) from error
-                position += count
+                    raise SendManyError(error, first + position, sent) from error
+                position += done
+                sent += accepted
                 budget.left = left = budget.left - 1
-                # After the last one there is nothing to be cancelled.
+                # After the last datagram a cancellation would have nothing to end.
                 if (left <= 0 or perf_counter() >= budget.deadline) and position < total:
                     await budget.renew()
-                    self._check_still(destination)
+                    self._check_unchanged(destination)
+        return sent
 
-    async def _send_run(self, payloads: list[bytes], destination: Destination, refusal: OSError | None = None) -> int:
-        """Send these in one system call or, if that is refused, the first alone; return how many were sent."""
-        if len(payloads) > 1:
-            try:
-                self.check_allowed(destination[0])
-                segments, size = b"".join(payloads), len(payloads[0])
-                await self._hand_over_when_possible(segments, destination, size, refusal=refusal)
-            except OSError as error:
-                # Who is to blame is found out by sending them one by one.
-                self._segmentation.refused(destination[0].host, len(payloads[0]), error)
-                refusal = None
-            else:
-                return len(payloads)
-        await self.send(payloads[0], destination, refusal)
-        return 1
-
-    def _hand_over(
-        self, payload: bytes, destination: Destination, segment: int = 0, refusal: OSError | None = None
-    ) -> None:
-        """Hand one datagram to the kernel, or one of every ``segment`` bytes of ``payload``.
-
-        Raises:
-          BlockingIOError: if the kernel has no room now.
-          OSError: what the kernel says against it.
-        """
-        _, sockaddr, ancillary = destination
-        earlier = None if refusal is None else self._told_of_earlier(refusal, None)
-        while True:
-            try:
-                if segment:
-                    self._kernel.send_segments(payload, segment, ancillary or (), sockaddr)
-                elif ancillary:
-                    self._kernel.send_message(payload, ancillary, sockaddr)
-                elif sockaddr is None:
-                    self._kernel.send(payload)
-                else:
-                    self._kernel.sendto(payload, sockaddr)
-            except OSError as error:
-                earlier = self._told_of_earlier(error, earlier)
-            else:
-                break
-        self._took(-(-len(payload) // segment) if segment else 1)
-        if earlier is not None:
-            self._inbox.failed(earlier)
-
-    async def _hand_over_awaited(self, payload: bytes, destination: Destination) -> None:
-        """Do as :meth:`_hand_over` does, with a socket that waits itself until there is room."""
-        awaited, sockaddr = self._kernel.awaited, destination[1]
-        earlier: OSError | None = None
-        while True:
-            try:
-                await (awaited.send(payload) if sockaddr is None else awaited.sendto(payload, sockaddr))
-            except OSError as error:
-                earlier = self._told_of_earlier(error, earlier)
-            except trio.Cancelled:
-                if earlier is not None:
-                    self._inbox.failed(earlier)
-                raise
-            else:
-                break
+    async def _send_one(self, payload: bytes, destination: Destination) -> bool:
+        """Send one datagram; return whether it was sent, or else its error was reported."""
+        error = self.try_send(payload, destination)
+        if error is not None:
+            return await self.recover(error, payload, destination)
         self.sent += 1
-        if earlier is not None:
-            self._inbox.failed(earlier)
+        return True
 
-    def _told_of_earlier(self, error: OSError, earlier: OSError | None) -> OSError | None:
-        """Return what may be about an earlier datagram, if anything is, and raise what is about this one."""
-        if isinstance(error, InterruptedError):
-            return earlier
-        # The kernel may answer with what ICMP said about an earlier datagram, and has not sent this one then. It says
-        # so only once, so what it says the second time is about this one.
-        if earlier is None and error.errno in self._news:
-            return error
-        if earlier is not None and earlier.errno != error.errno:
-            self._inbox.failed(earlier)
-        raise error
-
-    def _took(self, count: int) -> None:
+    async def _send_segments(self, payloads: list[bytes], destination: Destination) -> tuple[int, int]:
+        """Send ``payloads`` as segments or, if they are refused, the first alone; return how many are done with and
+        how many were sent."""
+        joined, size = b"".join(payloads), len(payloads[0])
+        error = self._try_segments(joined, size, destination)
+        if error is not None:
+            attempt = partial(self._try_segments, joined, size, destination)
+            error = await self._retry(error, attempt, joined, destination)
+        if error is not None:
+            # Sent one by one, each datagram gets its own error.
+            self._segmentation.learn(destination[0][0], size, error)
+            return 1, await self._send_one(payloads[0], destination)
+        count = len(payloads)
         self.sent += count
-        if count > 1:
-            self.segmented_sends += 1
-            self.segmented_datagrams += count
+        self.segmented_sends += 1
+        self.segmented_datagrams += count
+        return count, count
 
-    async def _hand_over_when_possible(
-        self, payload: bytes, destination: Destination, segment: int = 0, *, refusal: OSError | None = None
-    ) -> None:
-        """Hand it over as :meth:`_hand_over` does, waiting until the kernel has room.
-
-        Tasks that wait do so in turn, since Trio lets only one of them wait for the descriptor.
-        """
+    def _try_segments(self, joined: bytes, size: int, destination: Destination) -> OSError | None:
+        address, sockaddr, ancillary = destination
         try:
-            self._hand_over(payload, destination, segment, refusal)
+            if self._blocked is not None:
+                self.check_allowed(address)
+            self._calls.send_segments(joined, size, ancillary or (), sockaddr)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-        else:
-            return
+            return error
+        return None
+
+    def _retry_pending(self, error: OSError, attempt: Callable[[], OSError | None]) -> OSError | None:
+        """Retry a send whose ``error`` may concern an earlier datagram; return the error of this one.
+
+        sendto() may report the pending ICMP error of an earlier datagram instead of sending this one. Reading clears
+        it, so a second error belongs to this datagram.
+        """
+        if isinstance(error, InterruptedError):
+            retried = _uninterrupted(attempt)
+            if retried is None:
+                return None
+            error = retried
+        if not self._pending.may_hold(error):
+            return error
+        second = _uninterrupted(attempt)
+        if second is None or second.errno != error.errno:
+            self._pending.take(error)
+        return second
+
+    async def _retry(
+        self, error: OSError, attempt: Callable[[], OSError | None], payload: bytes, destination: Destination
+    ) -> OSError | None:
+        """Retry a send until the kernel accepts it or refuses it for good; return the final error.
+
+        Tasks wait in turn, since Trio lets only one of them wait for a descriptor.
+        """
+        final = self._retry_pending(error, attempt)
+        if final is None or final.errno not in _FULL:
+            return final
         with self._lifetime.waiting():
-            if self._is_for_the_receiver(destination):
-                # Others have room while this one has none.
-                await self._persist(payload, destination, segment)
-                return
+            if self._is_receiver_full(destination):
+                # One receiver's full buffer must not delay datagrams to others.
+                return await self._send_waiting(final, attempt, payload, destination)
             if self._turn is None:
                 self._turn = trio.Lock()
             async with self._turn:
-                await self._persist(payload, destination, segment)
+                return await self._send_waiting(final, attempt, payload, destination)
 
-    def _is_for_the_receiver(self, destination: Destination) -> bool:
-        """Whether it is the receiver that has no room for what is to go to ``destination``, not this socket."""
-        return not self._kernel.family.is_internet and destination[1] is not None
+    def _is_receiver_full(self, destination: Destination) -> bool:
+        """Whether EAGAIN means a full buffer of the receiver, as on an unconnected ``"unix"`` socket."""
+        return not self._transport.descriptor.family.is_internet and destination[1] is not None
 
-    async def _persist(self, payload: bytes, destination: Destination, segment: int) -> None:
-        give_up: float | None = None
-        delay = _FIRST_DELAY
-        while True:
-            self._check_still(destination)
-            try:
-                if self._kernel.awaited is None:
-                    self._hand_over(payload, destination, segment)
-                else:
-                    await self._hand_over_awaited(payload, destination)
-            except BlockingIOError:
-                if self._is_for_the_receiver(destination):
-                    # No descriptor of ours tells when it has room again.
-                    await trio.sleep(delay)
-                    delay = min(delay * 2, _LONGEST_DELAY)
-                else:
-                    # Where nobody receives, what is in the error queue would wake it up again and again.
-                    self._inbox.read_errors()
-                    await wait_writable(self._kernel)
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                # A full queue of a device is no state of the descriptor: waiting until it is writable would spin.
-                now = trio.current_time()
-                give_up = now + _PATIENCE if give_up is None else give_up
-                if now >= give_up:
-                    raise
-                await trio.sleep(min(delay, give_up - now))
-                delay *= 2
-            else:
-                return
+    async def _send_waiting(
+        self, error: OSError, attempt: Callable[[], OSError | None], payload: bytes, destination: Destination
+    ) -> OSError | None:
+        def attempt_unchanged() -> OSError | None:
+            self._check_unchanged(destination)
+            return attempt()
 
-    def _check_still(self, destination: Destination) -> None:
-        """Raise what has happened while others ran: the socket was closed, or let go the peer that this is for."""
-        self._lifetime.check()
+        backoff = _Backoff(receiver_full=self._is_receiver_full(destination))
+        pending: OSError | None = None
+        final: OSError | None = None
+        try:
+            while True:
+                # An undrained error would end the wait for writability again and again.
+                self._pending.drain()
+                if not await backoff.wait(error):
+                    final = error
+                    return final
+                self._check_unchanged(destination)
+                result = await self._transport.wait_and_send(attempt_unchanged, payload, destination[1])
+                if result is None:
+                    return None
+                if pending is None and self._pending.may_hold(result):
+                    pending = result
+                elif result.errno in _FULL:
+                    # It was not about this datagram, and the next error may be pending again.
+                    if pending is not None:
+                        self._pending.take(pending)
+                        pending = None
+                elif not isinstance(result, InterruptedError):
+                    final = result
+                    return final
+                error = result
+        finally:
+            if pending is not None and (final is None or final.errno != pending.errno):
+                self._pending.take(pending)
+
+    def _check_unchanged(self, destination: Destination) -> None:
+        """Raise if the socket was closed, or disconnected from the destination, while other tasks ran."""
+        self._lifetime.check("send")
         if destination[1] is None:
             self._association.check_peer(destination[0])
 
-    def _refused(self, error: OSError, payload: bytes, destination: Destination) -> None:
-        """Count what speaks against one datagram and raise it, or report it where the network chose its address."""
+    def _fail(self, error: OSError, payload: bytes, destination: Destination) -> None:
+        """Count the error of one datagram and raise it, or report it if the network chose the address."""
         self.errors += 1
         address = destination[0]
-        if error.errno == errno.EMSGSIZE:
-            self._explain_size(error, len(payload), destination)
-        annotated(explained(error, address), "send", address)
+        self._explain(error, payload, destination)
+        with_context(error, "send", address)
         if not (isinstance(address, ReceivedAddress) and error.errno in _CAUSED_BY_DESTINATION):
             raise error
-        self._report(error, "send", address)
+        self._pending.report(error, "send", address)
 
-    def _explain_size(self, error: OSError, size: int, destination: Destination) -> None:
-        mtu = None
-        with suppress(OSError):
-            mtu = self._kernel.path_mtu(destination[1])
-        vars(error).update(path_mtu=mtu)
-        if mtu is not None and size <= LARGEST_PAYLOAD:
-            with_reason(error, f"the path takes packets of {mtu} bytes")
+    def _explain(self, error: OSError, payload: bytes, destination: Destination) -> None:
+        address = destination[0]
+        descriptor = self._transport.descriptor
+        if error.errno == errno.EMSGSIZE:
+            mtu = None
+            with suppress(OSError):
+                mtu = descriptor.path_mtu(destination[1])
+            vars(error).update(path_mtu=mtu)
+            if mtu is not None and len(payload) <= LARGEST_UDP_PAYLOAD:
+                with_reason(error, f"the path accepts packets of {mtu} bytes")
+        self.explain_refusal(error, address)
+
+    def explain_refusal(self, error: OSError, address: Address) -> None:
+        """Add to ``error`` why the kernel refuses ``address``, and what to do about it."""
+        if isinstance(address, UnixAddress):
+            with_reason(error, why_not_reached(error.errno, address.host))
+        elif error.errno == errno.EACCES and self._transport.descriptor.lacks_broadcast:
+            with_reason(error, "set broadcast=True to send to a broadcast address")
 
 
-def explained(error: OSError, address: Address) -> OSError:
-    """Make ``error`` say in words what the kernel has against sending to ``address``."""
-    return with_reason(error, why_not_reached(error.errno, address.host) if isinstance(address, UnixAddress) else None)
+class _Backoff:
+    """The delays of one send for which a full buffer does not make the descriptor unwritable.
+
+    Args:
+      receiver_full: whether EAGAIN means a full buffer of the receiver: no descriptor of this process becomes writable
+        when that has space again.
+    """
+
+    def __init__(self, *, receiver_full: bool) -> None:
+        self._receiver_full = receiver_full
+        self._delay = _FIRST_DELAY
+        self._give_up_at: float | None = None
+
+    async def wait(self, error: OSError) -> bool:
+        """Sleep if ``error`` requires it; return False if the send must not be retried any more."""
+        if error.errno == errno.ENOBUFS:
+            # ENOBUFS (a full qdisc) leaves the descriptor writable: waiting for that would busy-loop.
+            now = trio.current_time()
+            self._give_up_at = now + _ENOBUFS_LIMIT if self._give_up_at is None else self._give_up_at
+            if now >= self._give_up_at:
+                return False
+            await trio.sleep(min(self._delay, self._give_up_at - now))
+            self._delay *= 2
+        elif self._receiver_full and error.errno in _FULL:
+            await trio.sleep(self._delay)
+            self._delay = min(self._delay * 2, _LONGEST_DELAY)
+        return True
+
+
+def _uninterrupted(attempt: Callable[[], OSError | None]) -> OSError | None:
+    # Python itself retries a call after EINTR; a custom socket factory need not.
+    while isinstance(error := attempt(), InterruptedError):
+        pass
+    return error

@@ -1,4 +1,4 @@
-"""Names: from what the program says to a numeric address."""
+"""Name resolution: from a host and a port to numeric addresses."""
 
 from __future__ import annotations
 
@@ -8,64 +8,75 @@ from typing import Any, TypeAlias
 
 import trio
 
-from .._codecs.families import UDP4, UDP6, Family, check_type, is_literal
+from .._codecs.families import UDP4, UDP6, Family, SocketType, check_type, is_literal
 from .._values.addresses import Address, check_host, check_port
 from .._values.arguments import describe_value
+from .event_loop import require_trio
+from .interrupts import interruptibly_awaited
 
 Lookup: TypeAlias = Callable[[str, int, socket.AddressFamily], Awaitable[Address | tuple[str, int]]]
-"""Turns a name and a port into an address of the family; what it raises goes to whoever asked."""
+"""Resolves a name and a port to an address of the family; its exceptions propagate to the caller."""
 
 
-async def resolve(host: str | None, port: int, type: str) -> Address:
-    """Resolve a name once, for an address to send to many times.
+async def resolve(host: str | None, port: int, type: SocketType) -> Address:
+    """Resolve a name once, for an address to send to many times::
+
+        server = await trio_dgram.resolve("localhost", 41234, "udp4")
 
     Args:
       host: a name or a numeric address; ``""`` or ``None`` is loopback.
       port: a UDP port, 1 to 65535.
-      type: the type of the sockets that will use it, ``"udp4"`` or ``"udp6"``, which says the family.
+      type: the type of the sockets that will use the address, ``"udp4"`` or ``"udp6"``: it selects the family.
+
+    Returns:
+      The first address of the name.
 
     Raises:
-      TypeError, ValueError: if an argument is not of that form; nothing was asked then.
+      TypeError, ValueError: if an argument is wrong.
       socket.gaierror: if the name does not resolve in that family (getaddrinfo(3)).
 
-    A cancellation point always; names are asked of Trio's resolver, and so of a custom one where a program or
-    test has installed it.
+    A checkpoint always. Names go to Trio's resolver, or to the custom one that a program or test has installed.
     """
     family = check_type(type)
     if not family.is_internet:
         raise ValueError(f"type must be 'udp4' or 'udp6' to resolve a name, not {type!r}")
     name = check_host("host", host)
     check_port("port", port, lowest=1)
+    require_trio()
     await trio.lowlevel.checkpoint()
     address, sockaddr = family.locate(Address(name, port), dual_stack=False)
-    return await look_up(address, family, None) if sockaddr is None else address
+    if sockaddr is None:
+        return (await look_up(address, family, None))[0]
+    unmapped_host = str(sockaddr[0]) if sockaddr else address.host
+    return address if len(sockaddr) > 2 else Address(unmapped_host, port)
 
 
-async def numeric_addresses(host: str | None, port: int) -> list[tuple[str, str]]:
-    """Return the addresses of a name in both families, in the order in which they are to be tried, each with the type
-    of the sockets that reach it."""
+async def numeric_addresses(host: str | None, port: int) -> list[tuple[SocketType, str]]:
+    """Return the addresses of a name in both families, in the order to try them, each with its type of sockets."""
     for family in (UDP4, UDP6):
         if host and is_literal(host.partition("%")[0], family.family):
             return [(family.type, host)]
-    found = await _ask(host, port)
-    types = {int(family.family): family.type for family in (UDP4, UDP6)}
-    return list(dict.fromkeys((types[int(entry[0])], str(entry[4][0])) for entry in found))
+    found = await _get_addresses(host, port)
+    families = {int(family.family): family for family in (UDP4, UDP6)}
+    return list(
+        dict.fromkeys((families[int(entry[0])].type, families[int(entry[0])].address(entry[4]).host) for entry in found)
+    )
 
 
-async def _ask(host: str | None, port: int, family: int = 0) -> list[Any]:
+async def _get_addresses(host: str | None, port: int, family: int = 0) -> list[Any]:
     try:
         return list(await trio.socket.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM))
     except UnicodeError as error:
-        # A label that is empty or too long, or has characters that no name has.
-        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} cannot be a name: {error}") from None
+        # A label that is empty, too long, or has characters that no name has.
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a valid name: {error}") from None
 
 
-async def look_up(address: Address, family: Family, lookup: Lookup | None) -> Address:
-    """Resolve the name in ``address`` with ``lookup``, or Trio's resolver where there is none."""
+async def look_up(address: Address, family: Family, lookup: Lookup | None) -> list[Address]:
+    """Resolve the name in ``address`` with ``lookup``, or with Trio's resolver; return its addresses in order."""
     if lookup is None:
-        found = await _ask(address.host, address.port, family.family)
-        return family.address(found[0][4])
-    answer = await lookup(address.host, address.port, family.family)
+        found = await _get_addresses(address.host, address.port, family.family)
+        return list(dict.fromkeys(family.address(entry[4]) for entry in found))
+    answer = await interruptibly_awaited(lookup, address.host, address.port, family.family)
     if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], str):
         raise TypeError(f"lookup must return an Address, not {describe_value(answer)}")
-    return Address(answer[0], check_port("the port of what lookup returned", answer[1]))
+    return [Address(answer[0], check_port("the port of what lookup returned", answer[1]))]

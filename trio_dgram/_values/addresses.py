@@ -1,4 +1,4 @@
-"""Addresses: who sent a datagram, and whom one is for."""
+"""Addresses: the source of a received datagram and the destination of one to send."""
 
 from __future__ import annotations
 
@@ -9,115 +9,161 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Self, TypeAlias, cast
 
-from .arguments import check_integer, describe_value
+from .arguments import check_integer, describe_value, plain_string
 
 new_tuple: Callable[..., Any] = tuple.__new__
-"""Makes a named tuple without going through its constructor, which is written in Python: one is made per datagram."""
+"""Creates a named tuple without its constructor, which is Python code: a call per datagram would cost 0.3 us."""
 
 
 class Address(NamedTuple):
     """An IP address and a UDP port, of either family.
 
-    A named tuple, equal to and hashed like the plain ``(host, port)``, so that one will do wherever an
-    address is taken. A scoped IPv6 address carries its zone in the host (RFC 4007, 11), and sending to it
-    works as it is::
+    A named tuple, equal to the plain ``(host, port)`` and with the same hash, so either may be passed wherever an
+    address is taken. A scoped IPv6 address has its zone in the host (RFC 4007, 11) and can be sent to as it is. ``str``
+    formats it, :meth:`parse` reads that back::
 
         >>> from trio_dgram import Address
-        >>> Address("fe80::1%eth0", 5353).family
-        <AddressFamily.AF_INET6: 10>
+        >>> print(Address("fe80::1%eth0", 5353))
+        [fe80::1%eth0]:5353
+        >>> Address.parse("127.0.0.1:53")
+        Address(host='127.0.0.1', port=53)
+
+    Attributes:
+      host (str): a numeric IPv4 or IPv6 address, the latter with its ``%zone`` if it has one; or a name to resolve.
+      port (int): the UDP port, 0 to 65535.
     """
 
     host: str
-    """A numeric IPv4 or IPv6 address, the latter with its ``%zone`` where it has one; or a name yet to be
-    resolved."""
-
     port: int
-    """The UDP port, 0 to 65535."""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Return the address that ``text`` names: the inverse of ``str``.
+
+        Args:
+          text: ``host:port`` or ``[host]:port``; an IPv6 address needs the brackets. The host may be a name.
+
+        Raises:
+          TypeError: if ``text`` is not a string.
+          ValueError: if it is not of that form, or the port is not from 0 to 65535.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a string, not {describe_value(text)}")
+        host, colon, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        if bracketed:
+            host = host[1:-1]
+        if not colon or not port.isascii() or not port.isdigit() or "[" in host or "]" in host:
+            raise ValueError(f"text must be 'host:port' or '[host]:port', not {text!r}")
+        if ":" in host and not bracketed:
+            raise ValueError(f"text must have an IPv6 address in brackets, '[{host}]:{port}', not {text!r}")
+        return Address(check_host("the host of text", host), check_port("the port of text", int(port[:6])))
 
     @property
     def family(self) -> socket.AddressFamily:
-        """The address family that the host belongs to.
+        """The address family of the host.
 
         Raises:
-          ValueError: if the host is a name, which belongs to no family until it is resolved.
+          ValueError: if the host is a name, which has no family before it is resolved.
         """
         host = self.host.partition("%")[0]
         try:
             version = ipaddress.ip_address(host).version
         except ValueError:
-            raise ValueError(f"{self.host!r} is no numeric address: resolve it to learn its family") from None
+            raise ValueError(f"{self.host!r} is not a numeric address: resolve it first") from None
         return socket.AF_INET if version == 4 else socket.AF_INET6
 
     def __repr__(self) -> str:
         return f"Address(host={self.host!r}, port={self.port!r})"
 
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 class ReceivedAddress(Address):
-    """An address that the network chose: where a received datagram says that it came from.
+    """An address that the network chose: the source of a received datagram.
 
-    The kind is what lets ``send`` tell it from an address that the program chose, whose errors it raises.
-    Everywhere else it is an :class:`Address` like any other.
+    Its class is how ``send`` distinguishes it from an address that the program chose, whose errors it raises. In
+    every other respect it is an :class:`Address`.
     """
 
     __slots__ = ()
 
     def _replace(self, **changes: Any) -> Address:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
-        # What the program has changed, it has chosen.
+        # The program chose the changed address.
         chosen: Address = new_tuple(UnixAddress if isinstance(self, UnixAddress) else Address, self)
         return chosen._replace(**changes)
 
 
 class ReceivedIPv4Address(ReceivedAddress):
-    """One that the kernel has written, and that sockets of its family take as it is."""
+    """A source that an IPv4 socket can pass back to the kernel unchanged."""
 
     __slots__ = ()
 
 
 class ReceivedIPv6Address(ReceivedAddress):
-    """One that the kernel has written, and that sockets of its family take as it is: without a zone."""
+    """A source without a zone that an IPv6 socket can pass back to the kernel unchanged."""
 
     __slots__ = ()
 
 
 class ScopedReceivedAddress(ReceivedAddress):
-    """One that the kernel has written, with a zone: it takes it in another form than it is written here."""
+    """A source with a zone: the kernel takes the zone as an index, apart from the host."""
 
     __slots__ = ()
 
 
-_WRITTEN_BY_THE_KERNEL: Final = frozenset({ReceivedIPv4Address, ReceivedIPv6Address, ScopedReceivedAddress})
+_KERNEL_SUPPLIED: Final = frozenset({ReceivedIPv4Address, ReceivedIPv6Address, ScopedReceivedAddress})
 
 
 _LONGEST_PATH: Final = 107 if sys.platform == "linux" else 103
-"""In bytes, without the null character that ends it (unix(7))."""
+"""In bytes, without the terminating null character (unix(7))."""
 
 UnixPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
-"""The name of a ``"unix"`` socket: a path or, with a null character first, an abstract name (unix(7))."""
+"""The name of a ``"unix"`` socket: a path or, with a leading null character, an abstract name (unix(7))."""
 
 
 class UnixAddress(Address):
-    """The address of a ``"unix"`` socket: the path of a file, or an abstract name, which begins with a null
-    character (unix(7)). An empty one is that of a socket without a name.
+    """The address of a ``"unix"`` socket: the path of a file, or an abstract name, which begins with a null character
+    (unix(7)). An empty path is the address of an unnamed socket.
 
-    It is an :class:`Address` whose host is the path and whose port is 0, so that it goes wherever one goes::
+    It is an :class:`Address` whose host is the path and whose port is 0, so that it fits wherever an address is taken::
 
         >>> from trio_dgram import UnixAddress
         >>> UnixAddress(b"/run/log").path
         '/run/log'
+
+    Args:
+      path: a path or abstract name; bytes are decoded by ``os.fsdecode``.
     """
 
     __slots__ = ()
 
     def __new__(cls, path: UnixPath) -> Self:
-        """Make the address of ``path``; bytes are decoded as ``os.fsdecode`` does it."""
+        """Create the address of ``path``; bytes are decoded by ``os.fsdecode``."""
         return tuple.__new__(cls, (_check_path("path", path), 0))
 
     def __getnewargs__(self) -> tuple[str]:
         return (self.host,)
 
+    @classmethod
+    def parse(cls, text: str) -> UnixAddress:
+        """Return the address that ``text`` names: the inverse of ``str``.
+
+        Args:
+          text: a path or, with a leading ``@``, an abstract name.
+
+        Raises:
+          TypeError: if ``text`` is not a string.
+          ValueError: if it is not a path.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a string, not {describe_value(text)}")
+        return check_unix_path("text", f"\0{text[1:]}" if text.startswith("@") else text)
+
     @property
     def path(self) -> str:
-        """The path or abstract name, as ``os.fsdecode`` writes it."""
+        """The path or abstract name, as ``os.fsdecode`` returns it."""
         return self.host
 
     @property
@@ -128,9 +174,12 @@ class UnixAddress(Address):
     def __repr__(self) -> str:
         return f"UnixAddress({self.host!r})"
 
+    def __str__(self) -> str:
+        return format_address(self)
+
 
 class ReceivedUnixAddress(UnixAddress, ReceivedAddress):  # type: ignore[misc]
-    """The address of a ``"unix"`` socket that a datagram came from."""
+    """The address of the ``"unix"`` socket that sent a datagram."""
 
     __slots__ = ()
 
@@ -143,13 +192,30 @@ def as_received(address: Address) -> ReceivedAddress:
 
 
 def is_link_local(host: str) -> bool:
-    """Whether a numeric address means something on its link only (RFC 3927, RFC 4291)."""
+    """Whether a numeric address is valid on its link only (RFC 3927, RFC 4291)."""
     return host.startswith(("fe80:", "169.254."))
+
+
+def is_ipv4_group(host: str) -> bool:
+    """Whether ``host`` is an IPv4 multicast address, perhaps IPv4-mapped (RFC 5771)."""
+    first, dot, _ = unmapped(host).partition(".")
+    return bool(dot) and first.isdigit() and 224 <= int(first) <= 239
+
+
+def unmapped(host: str) -> str:
+    """Return the IPv4 address that the IPv4-mapped ``host`` holds, any other host unchanged (RFC 4291, 2.5.5.2)."""
+    if ":" not in host:
+        return host
+    try:
+        mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    except ValueError:
+        return host
+    return host if mapped is None else str(mapped)
 
 
 def check_unix_address(name: str, value: object) -> UnixAddress:
     """Return ``value`` as the address of a ``"unix"`` socket that can be sent to."""
-    # What came from a socket without a name has an empty one: that it cannot be answered is not the program's mistake.
+    # An unnamed sender has an empty path; that it cannot be answered is not an argument error of the program.
     return value if isinstance(value, ReceivedUnixAddress) else check_unix_path(name, value)
 
 
@@ -166,12 +232,12 @@ def check_unix_path(name: str, value: object) -> UnixAddress:
 def _check_path(name: str, value: object) -> str:
     if not isinstance(value, str | bytes | os.PathLike):
         raise TypeError(f"{name} must be a path (str, bytes or os.PathLike), not {describe_value(value)}")
-    path = os.fsdecode(value)
+    path = plain_string(os.fsdecode(value))
     if "\0" in path[1:] and not path.startswith("\0"):
-        raise ValueError(f"{name} must not contain a null character but as the first one: {path!r}")
+        raise ValueError(f"{name} must not contain a null character except as its first one, not {path!r}")
     longest = _LONGEST_PATH + path.startswith("\0")
     if len(os.fsencode(path)) > longest:
-        raise ValueError(f"{name} must be at most {longest} bytes long: {path!r}")
+        raise ValueError(f"{name} must be at most {longest} bytes long, not {path!r}")
     return path
 
 
@@ -186,27 +252,32 @@ def check_host(name: str, value: object) -> str:
         return ""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string or None, not {describe_value(value)}")
-    if "\0" in value:
-        raise ValueError(f"{name} must not contain a null character: {value!r}")
-    return value
+    host = plain_string(value)
+    if "\0" in host:
+        raise ValueError(f"{name} must not contain a null character, not {host!r}")
+    return host
+
+
+def check_pair(name: str, value: object, *, lowest_port: int = 1) -> Address:
+    """Return ``value`` as an :class:`Address` if it is a ``(host, port)`` tuple."""
+    # A subclass may override __len__ and __iter__.
+    items = tuple.__getitem__(value, slice(None)) if isinstance(value, tuple) else ()
+    if tuple.__len__(items) != 2:
+        raise TypeError(f"{name} must be a (host, port) tuple, not {describe_value(value)}")
+    host, port = tuple.__iter__(items)
+    # Datagram.reply marks the address of a datagram that the program made.
+    kind = ReceivedAddress if isinstance(value, ReceivedAddress) else Address
+    checked = check_host(f"the host of {name}", host), check_port(f"the port of {name}", port, lowest=lowest_port)
+    return cast("Address", new_tuple(kind, checked))
 
 
 def check_address(name: str, value: object) -> Address:
-    """Return ``value`` as an :class:`Address` if it is a pair of a host and a port that can be sent to."""
-    if type(value) in _WRITTEN_BY_THE_KERNEL:
-        return cast("Address", value)
-    if not isinstance(value, tuple) or len(value) != 2:
-        raise TypeError(f"{name} must be a (host, port) tuple, not {describe_value(value)}")
-    host, port = value
-    # The answer to a datagram that the program has made.
-    kind = ReceivedAddress if isinstance(value, ReceivedAddress) else Address
-    return kind(check_host(f"the host of {name}", host), check_port(f"the port of {name}", port, lowest=1))
+    """Return ``value`` as an :class:`Address` if it is a ``(host, port)`` tuple that can be sent to."""
+    return cast("Address", value) if type(value) in _KERNEL_SUPPLIED else check_pair(name, value)
 
 
-def written(address: Address) -> str:
-    """Return ``address`` as texts show it: ``host:port``, ``[host]:port``, without a port that is 0."""
+def format_address(address: Address) -> str:
+    """Return ``address`` for a message: ``host:port``, ``[host]:port``, without a port of 0."""
     if isinstance(address, UnixAddress):
-        return address.host.replace("\0", "@") or "a socket without a name"
-    if not address.port:
-        return address.host
-    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+        return address.host.replace("\0", "@") or "an unnamed socket"
+    return str(address) if address.port else address.host

@@ -1,4 +1,4 @@
-"""Arguments: what every check of one says when it is wrong."""
+"""Argument checks: each returns the value or raises an error that names the argument, the domain and the value."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ def check_bool(name: str, value: object) -> bool:
 
 
 def check_integer(name: str, value: object, lowest: int, highest: int) -> int:
-    """Return ``value`` if it is an integer within the bounds, both included."""
+    """Return ``value`` as a plain int if it is an integer within the inclusive bounds."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, not {describe_value(value)}")
-    if not lowest <= value <= highest:
-        raise ValueError(f"{name} must be from {lowest} to {highest}, not {value}")
-    return value
+    # A subclass may override every operator, so the comparison needs the plain int.
+    number = value if type(value) is int else int.__index__(value)
+    if not lowest <= number <= highest:
+        raise ValueError(f"{name} must be from {lowest} to {highest}, not {reprlib.repr(number)}")
+    return number
 
 
 def check_number(name: str, value: object, lowest: float, *, infinite: bool = False) -> float:
-    """Return ``value`` if it is a number from ``lowest`` on, and finite unless it may be ``infinite``."""
+    """Return ``value`` if it is a number of at least ``lowest``, and finite unless ``infinite`` allows infinity."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, not {describe_value(value)}")
-    # Not a number is not within any bounds.
+    # NaN compares false with every bound.
     if not value >= lowest or (math.isinf(value) and not infinite):
         raise ValueError(f"{name} must be at least {lowest}{'' if infinite else ' and finite'}, not {value}")
     return value
@@ -52,6 +54,23 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     return value
 
 
+def check_names(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ``TypeError`` if ``given`` has a name that ``known`` lacks; the message lists the known names."""
+    known = sorted(known)
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise TypeError(f"unknown {kind} {', '.join(map(repr, unknown))}; the {kind}s are {', '.join(known)}")
+
+
+def plain_string(value: str) -> str:
+    """Return ``value`` as an exact ``str``: a subclass may override what its methods return."""
+    return value if type(value) is str else str.__str__(value)
+
+
 def describe_value(value: object) -> str:
-    """Return how an error shows the value that was wrong: short, whatever was passed."""
-    return f"{reprlib.repr(value)} ({type(value).__name__})"
+    """Return a short description of a wrong value for an error message, whatever its ``repr`` does."""
+    try:
+        text = reprlib.repr(value)
+    except Exception:  # noqa: BLE001 -- the error about the argument matters, not the one of its repr
+        text = "a value"
+    return f"{text} ({type(value).__name__})"

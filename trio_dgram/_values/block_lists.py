@@ -1,4 +1,4 @@
-"""Block lists: which hosts a socket does not talk to."""
+"""Block lists: hosts whose datagrams a socket drops, or that it does not send to."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final, TypeAlias
 
+from .addresses import unmapped
 from .arguments import describe_value
 
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 BlockListEntry: TypeAlias = str | ipaddress.IPv4Address | ipaddress.IPv6Address | IPNetwork
 """An address or a network, as text or as an :mod:`ipaddress` object."""
 
-_REMEMBERED_HOSTS: Final = 4096
-"""How many verdicts are kept: forged sources must not grow them."""
+_MOST_CACHED_HOSTS: Final = 4096
+"""How many verdicts are cached: forged sources must not grow the cache without a bound."""
+
+_LOOPBACK_OF_UNSPECIFIED: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""The address that the kernel sends to instead of the unspecified one."""
 
 
 def check_block_list(name: str, value: object) -> tuple[IPNetwork, ...]:
@@ -25,16 +29,19 @@ def check_block_list(name: str, value: object) -> tuple[IPNetwork, ...]:
 
 
 def blocker(networks: tuple[IPNetwork, ...]) -> Callable[[str], bool] | None:
-    """Return a function that tells whether a numeric host is in ``networks``; ``None`` if there are none."""
+    """Return a predicate: whether a numeric host is in ``networks``, however it is spelled. ``None`` without any."""
     if not networks:
         return None
 
-    @lru_cache(_REMEMBERED_HOSTS)
-    def is_blocked(host: str) -> bool:
-        address = ipaddress.ip_address(host.partition("%")[0])
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
+    def contains(host: str) -> bool:
+        address = ipaddress.ip_address(host)
         return any(address in network for network in networks)
+
+    @lru_cache(_MOST_CACHED_HOSTS)
+    def is_blocked(host: str) -> bool:
+        plain = unmapped(host.partition("%")[0])
+        loopback = _LOOPBACK_OF_UNSPECIFIED.get(plain)
+        return contains(plain) or (loopback is not None and contains(loopback))
 
     return is_blocked
 

@@ -1,4 +1,4 @@
-"""The events of a socket's life, made for ``match``."""
+"""The events of a socket, designed for ``match``."""
 
 from __future__ import annotations
 
@@ -12,36 +12,44 @@ from .datagrams import Datagram
 
 @attrs.frozen
 class Listening:
-    """The socket was bound and receives from now on."""
+    """The socket was bound; from now on it receives.
+
+    Attributes:
+      address (Address): the local address.
+    """
 
     address: Address
-    """The local address."""
 
 
 @attrs.frozen
 class Connected:
-    """The socket was connected to a peer."""
+    """The socket was connected.
+
+    Attributes:
+      address (Address): the address of the peer.
+    """
 
     address: Address
-    """The peer's address."""
 
 
 @attrs.frozen(eq=False)
 class Failure:
-    """An error that no task is there to be told: an ICMP error, a failed reply, a receive error in the
-    background."""
+    """An error that no call raised: an ICMP error, a failed reply, a receive error in the background.
+
+    Attributes:
+      error (OSError): the error.
+      operation (str): the operation that failed: ``"send"`` or ``"receive"``.
+      address (Address | None): the peer that it concerns, if known.
+    """
 
     error: OSError
-    """What went wrong."""
     operation: str
-    """What failed: ``"send"`` or ``"receive"``."""
     address: Address | None
-    """The peer that it is about, where that is known."""
 
 
 @attrs.frozen
 class Closed:
-    """The socket was closed; the last event of every channel that takes it."""
+    """The socket was closed: the last event of every channel that subscribes to it."""
 
 
 Event: TypeAlias = Listening | Connected | Datagram | Failure | Closed

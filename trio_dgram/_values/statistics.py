@@ -1,4 +1,4 @@
-"""What became of every datagram, in numbers."""
+"""Statistics: the counts of sockets, event channels, listeners and channels to peers."""
 
 from __future__ import annotations
 
@@ -7,56 +7,137 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class SocketStatistics:
-    """The counts of one socket since it was made, as :meth:`DatagramSocket.statistics` returns them."""
+    """The counts of one socket since it was created, as :meth:`DatagramSocket.statistics` returns them.
+
+    Once the kernel's queue is empty, the number of datagrams sent by the peers equals ``received`` plus
+    ``dropped_by_kernel``, exactly if ``kernel_drops_exact``.
+
+    Attributes:
+      sent (int): datagrams that the kernel accepted.
+      received (int): datagrams taken from the kernel, whether or not they were handed out.
+      dropped_by_kernel (int | None): datagrams that the kernel dropped because the receive buffer was full or, if
+        longer than about 68 bytes, because their checksum was wrong (shorter ones it drops before it looks up the
+        socket). None where the platform does not report it.
+      kernel_drops_exact (bool): whether ``dropped_by_kernel`` counts datagrams. With receive offload one drop is a
+        whole batch, so the figure is a lower bound then.
+      filtered (int): datagrams of ``received`` that were not handed out because of their source: a blocked address,
+        port 0, an unspecified address, the socket's own address and port or, on a connected socket, another address
+        than the peer's.
+      truncated (int): datagrams of ``received`` whose payload was longer than what was read.
+      unsplit_batches (int): batches of receive offload whose segment size was lost, so that they were discarded. Each
+        counts as one in ``received``, the number of its datagrams is unknown.
+      discarded_at_close (int): datagrams of ``received`` that were read ahead and not handed out when the socket was
+        closed.
+      receive_errors (int): errors while receiving: on a connected socket those that ICMP reported about earlier
+        datagrams, with ``icmp_errors`` on any socket.
+      send_errors (int): datagrams that the kernel refused, whether the error was raised or reported as a
+        :class:`Failure`.
+      coalesced_receives (int): system calls that returned several datagrams at once (UDP_GRO).
+      coalesced_datagrams (int): datagrams of ``received`` that those calls returned.
+      segmented_sends (int): system calls that sent several datagrams at once (UDP_SEGMENT).
+      segmented_datagrams (int): datagrams of ``sent`` that those calls sent.
+    """
 
     sent: int
-    """Datagrams that the kernel took."""
     received: int
-    """Datagrams taken from the kernel, whatever became of them afterwards."""
     dropped_by_kernel: int | None
-    """Datagrams that the kernel dropped because the receive buffer was full, or, if longer than about 68 bytes,
-    because their checksum was wrong (shorter ones it throws away before it looks for a socket); ``None`` where the
-    platform cannot tell."""
     kernel_drops_exact: bool
-    """Whether ``dropped_by_kernel`` counts datagrams. It is a lower bound where receive offload is on, since
-    one drop is a whole batch then."""
     filtered: int
-    """Datagrams of ``received`` that were not handed out: from a blocked address, from a source that
-    nobody can answer (port 0, or ``::``), or, on a connected socket, from someone else than the peer."""
     truncated: int
-    """Messages of ``received`` that could not be read whole: datagrams that came shortened, and batches whose
-    datagrams could not be told apart any more and were discarded."""
+    unsplit_batches: int
     discarded_at_close: int
-    """Datagrams of ``received`` that nobody had asked for when the socket was closed."""
     receive_errors: int
-    """Errors that receiving met: on a connected socket those of earlier datagrams that ICMP reported, with
-    ``icmp_errors`` on any."""
     send_errors: int
-    """Datagrams that the kernel refused, whether that was raised or reported as a :class:`Failure`."""
     coalesced_receives: int
-    """System calls that brought more than one datagram at once (UDP_GRO)."""
     coalesced_datagrams: int
-    """Datagrams of ``received`` that came by those."""
     segmented_sends: int
-    """System calls that sent more than one datagram at once (UDP_SEGMENT)."""
     segmented_datagrams: int
-    """Datagrams of ``sent`` that went by those."""
 
 
 @attrs.frozen(kw_only=True)
 class ChannelStatistics:
     """The counts of one event channel, as :meth:`EventChannel.statistics` returns them.
 
-    They count datagrams: the sum of ``delivered``, ``dropped`` and ``queued`` is what was offered to the
-    channel. Only ``failures_dropped`` counts something else.
+    They count datagrams, except ``failures_dropped``. The sum of ``delivered``, ``dropped`` and ``queued`` is the
+    number of datagrams offered to the channel.
+
+    Attributes:
+      delivered (int): datagrams that ``receive`` returned.
+      dropped (int): datagrams that the overflow policy dropped, or that were queued when the channel or its socket was
+        closed.
+      queued (int): datagrams that can be received now.
+      failures_dropped (int): :class:`Failure` events dropped because ``max_buffer_size`` of them were queued.
     """
 
     delivered: int
-    """Datagrams handed out by ``receive``."""
     dropped: int
-    """Datagrams that the overflow policy dropped, or that were still queued when the channel or its socket
-    was closed."""
     queued: int
-    """Datagrams waiting to be received now."""
     failures_dropped: int
-    """:class:`Failure` events dropped because more than ``max_buffer_size`` were waiting."""
+
+
+@attrs.frozen(kw_only=True)
+class ListenerStatistics:
+    """The counts of one listener, as :meth:`DatagramListener.statistics` returns them.
+
+    ``received`` is the sum of ``delivered``, ``queued``, ``discarded``, ``dropped`` and the three refusals.
+
+    Attributes:
+      received (int): datagrams that the listener read.
+      delivered (int): datagrams that the ``receive`` of a channel returned.
+      queued (int): datagrams that can be received now.
+      discarded (int): datagrams queued in a channel when it was closed, or of a peer that ended before it was
+        accepted.
+      dropped_by_kernel (int | None): datagrams that the kernel dropped because the program did not read them in time.
+        None where the platform does not report it.
+      peers (int): current peers.
+      accepted (int): peers admitted since the listener was opened.
+      waiting (int): peers that wait for ``accept``.
+      refused (int): first datagrams of peers that were not admitted: the table was full, or the listener closed.
+      refused_by_filter (int): first datagrams that ``accept_filter`` refused.
+      refused_by_network (int): first datagrams refused because of ``max_peers_per_network``.
+      evicted (int): unvalidated peers that were removed in favour of new ones.
+      expired (int): peers removed after their idle timeout.
+      dropped (int): datagrams of peers whose queue was full.
+      buffered_bytes (int): bytes queued now.
+      amplification_refused (int): sends that ``amplification_limit`` refused.
+    """
+
+    received: int
+    delivered: int
+    queued: int
+    discarded: int
+    dropped_by_kernel: int | None
+    peers: int
+    accepted: int
+    waiting: int
+    refused: int
+    refused_by_filter: int
+    refused_by_network: int
+    evicted: int
+    expired: int
+    dropped: int
+    buffered_bytes: int
+    amplification_refused: int
+
+
+@attrs.frozen(kw_only=True)
+class PeerStatistics:
+    """The counts of one channel to a peer, as :meth:`DatagramChannel.statistics` returns them.
+
+    Attributes:
+      received (int): datagrams that ``receive`` returned.
+      queued (int): datagrams that can be received now.
+      queued_bytes (int): the bytes of those.
+      dropped (int): datagrams of the peer dropped because its queue was full.
+      bytes_received (int): bytes that the peer sent, dropped ones included.
+      bytes_sent (int): bytes sent to the peer.
+      validated (bool): whether ``mark_validated`` was called.
+    """
+
+    received: int
+    queued: int
+    queued_bytes: int
+    dropped: int
+    bytes_received: int
+    bytes_sent: int
+    validated: bool

@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from .._kernel.system_socket import MCAST_JOIN_SOURCE_GROUP, MCAST_LEAVE_SOURCE_GROUP
+from .._kernel.capabilities import MCAST_JOIN_SOURCE_GROUP, MCAST_LEAVE_SOURCE_GROUP
 from ._places import INTERFACES, kind_of, plain, refusal
 
 IP_ADD_SOURCE_MEMBERSHIP: Final = 39

@@ -10,7 +10,8 @@ from typing import Final, Self
 
 import trio
 
-from .._kernel.system_socket import linux
+from .._kernel.capabilities import COMPLETE
+from .._values.addresses import unmapped
 from ._endpoint import Endpoint, Machine
 
 
@@ -61,7 +62,7 @@ class Mirror:
 class KernelSocket(Endpoint):
     """A simulated socket that can be waited for."""
 
-    capabilities: Final = linux
+    capabilities: Final = COMPLETE
     """What it can do, whatever platform it is simulated on."""
 
     def __init__(self, machine: Machine, family: socket.AddressFamily) -> None:
@@ -86,6 +87,10 @@ class KernelSocket(Endpoint):
             await self._waiting.park()
         if self.closed:
             raise trio.ClosedResourceError("another task closed this socket")
+
+    def is_local(self, host: str) -> bool:
+        """Whether ``host`` is a numeric address of the host that the socket is on."""
+        return self.machine.owns(unmapped(host.partition("%")[0]))
 
     def fileno(self) -> int:
         """Return a descriptor that can be read whenever the socket can; -1 once it is closed."""

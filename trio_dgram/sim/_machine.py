@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Final, Protocol
 
-from .._values.addresses import Address, written
+from .._values.addresses import Address, format_address
 from ._conditions import Seed
 from ._endpoint import Endpoint
 from ._places import (
@@ -310,8 +310,8 @@ class Machine:
 
 def _row(endpoint: Endpoint, state: str) -> str:
     family = "udp4" if endpoint.family == socket.AF_INET else "udp6"
-    local = written(Address(*endpoint.getsockname()[:2])) if endpoint.port else "not bound"
-    peer = written(endpoint.peer) if endpoint.peer else "anybody"
+    local = format_address(Address(*endpoint.getsockname()[:2])) if endpoint.port else "not bound"
+    peer = format_address(endpoint.peer) if endpoint.peer else "anybody"
     drops = endpoint.settings.buffer.drops
     return f"{family:6}{local:30}{peer:30}{endpoint.queued:>8}{drops:>9}{state}"
 

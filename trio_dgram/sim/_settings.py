@@ -19,14 +19,9 @@ from .._codecs.ancillary import (
     SO_TIMESTAMPNS,
 )
 from .._codecs.error_queue import IP_RECVERR, IPV6_RECVERR
-from .._kernel.system_socket import (
-    IP_MTU_DISCOVER,
-    IP_MULTICAST_ALL,
-    IPV6_MTU_DISCOVER,
-    IPV6_MULTICAST_ALL,
-    SO_MEMINFO,
-    SO_MEMINFO_DROPS,
-)
+from .._kernel.capabilities import IP_MTU_DISCOVER, IP_MULTICAST_ALL, IPV6_MULTICAST_ALL, SO_MEMINFO
+from .._kernel.descriptor import SO_MEMINFO_DROPS
+from .._kernel.options import IPV6_MTU_DISCOVER
 from ._buffer import DEFAULT_SIZE, SMALLEST_SIZE, ReceiveBuffer
 from ._groups import GroupMemberships, decode_interface, decode_request
 from ._places import INTERFACE_INDEX, INTERFACES, refusal

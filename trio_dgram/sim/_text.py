@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 
 from .._codecs.error_queue import ICMP, ICMP6, ErrorRecord
-from .._values.addresses import Address, written
+from .._values.addresses import Address, format_address
 from .._values.arguments import check_integer
 from ._records import Packet, Record, Report
 
@@ -70,4 +70,4 @@ def shown(host: str) -> str:
 
 
 def _place(host: str, address: Address) -> str:
-    return f"{shown(host)} {written(address)}"
+    return f"{shown(host)} {format_address(address)}"
