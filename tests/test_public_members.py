@@ -1,0 +1,323 @@
+"""Every public member of every exported class is intended and documented."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pydoc
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, Final, get_type_hints
+
+import attrs
+import pytest
+
+import trio_dgram
+from trio_dgram import DatagramNursery, DatagramSocket, EventChannel, dtls, lowlevel
+from trio_dgram._kernel.options import OPTIONS
+from trio_dgram._peers.limits import PeerLimits
+from trio_dgram._socket.config import SocketConfig, check_options
+
+PACKAGES: Final = (trio_dgram, dtls, lowlevel)
+
+MEMBERS: Final = {
+    "trio_dgram.Address": "family host parse port",
+    "trio_dgram.AddressBlockedError": "",
+    "trio_dgram.AlreadyBoundError": "",
+    "trio_dgram.AlreadyConnectedError": "",
+    "trio_dgram.AmplificationLimitError": "",
+    "trio_dgram.Capabilities": """
+        batches bind_to_device disconnect drop_counter error_queue multicast_all packet_info path_mtu receive_offload
+        reuse_port send_offload source_membership
+    """,
+    "trio_dgram.ChannelOptions": "max_buffer_size overflow",
+    "trio_dgram.ChannelStatistics": "delivered dropped failures_dropped queued",
+    "trio_dgram.Closed": "",
+    "trio_dgram.Connected": "address",
+    "trio_dgram.Credentials": "gid pid uid",
+    "trio_dgram.Datagram": "address data info reply",
+    "trio_dgram.DatagramChannel": "aclose address close local_address mark_validated receive send statistics",
+    "trio_dgram.DatagramError": "",
+    "trio_dgram.DatagramListener": "accept aclose address close statistics",
+    "trio_dgram.DatagramNursery": """
+        adopt_socket cancel_scope child_tasks create_socket parent_task start start_soon trio_nursery
+    """,
+    "trio_dgram.DatagramSocket": """
+        aclose add_membership address bind broadcast close closed connect device disconnect drop_membership dscp ecn
+        events fileno getsockopt memberships mtu_discovery multicast_interface multicast_loopback multicast_ttl path_mtu
+        receive receive_buffer_size receive_many receive_nowait ref rejoin_memberships remote_address send
+        send_buffer_size send_many send_nowait setsockopt statistics ttl type unref
+    """,
+    "trio_dgram.EventChannel": "aclose close closed receive receive_nowait statistics",
+    "trio_dgram.Failure": "address error operation",
+    "trio_dgram.Interface": "addresses index loopback mtu multicast name up",
+    "trio_dgram.ListenerOptions": """
+        accept_filter amplification_limit idle_timeout max_buffer_bytes max_buffer_size max_peers max_peers_per_network
+        max_total_bytes unvalidated_timeout
+    """,
+    "trio_dgram.ListenerStatistics": """
+        accepted amplification_refused buffered_bytes delivered discarded dropped dropped_by_kernel evicted expired
+        peers queued received refused refused_by_filter refused_by_network waiting
+    """,
+    "trio_dgram.Listening": "address",
+    "trio_dgram.Membership": "group index interface source",
+    "trio_dgram.NotBoundError": "",
+    "trio_dgram.NotConnectedError": "",
+    "trio_dgram.PacketInfo": "credentials dscp ecn hop_limit interface local_address timestamp_ns truncated",
+    "trio_dgram.PeerStatistics": "bytes_received bytes_sent dropped queued queued_bytes received validated",
+    "trio_dgram.PeerUnreachable": "address icmp_code icmp_type offender operation path_mtu reason",
+    "trio_dgram.SendManyError": "index sent",
+    "trio_dgram.SocketOptions": """
+        broadcast device dscp ecn icmp_errors ipv6_only lookup mtu_discovery multicast_interface multicast_loopback
+        multicast_ttl offload packet_info receive_block_list receive_buffer_size reuse_address reuse_port
+        send_block_list send_buffer_size ttl
+    """,
+    "trio_dgram.SocketStateError": "",
+    "trio_dgram.SocketStatistics": """
+        coalesced_datagrams coalesced_receives discarded_at_close dropped_by_kernel filtered kernel_drops_exact
+        receive_errors received segmented_datagrams segmented_sends send_errors sent truncated unsplit_batches
+    """,
+    "trio_dgram.UnixAddress": "family host parse path port",
+    "trio_dgram.dtls.CertificateError": "",
+    "trio_dgram.dtls.DTLSChannel": "aclose address local_address receive send",
+    "trio_dgram.lowlevel.ErrorRecord": "errno icmp_code icmp_type offender origin path_mtu reason",
+}
+"""The members that the specification of the public API names."""
+
+# A handler of a peer can set these and so break its listener: the table of peers and its channels must keep them in
+# private attributes. The test fails until a member that has become private is removed from here.
+KNOWN_LEAKS: Final = {
+    "trio_dgram.DatagramChannel": "bytes_received dropped ended last_heard network queue queued_bytes validated",
+}
+
+EXPORTED: Final = {
+    f"{package.__name__}.{name}": getattr(package, name) for package in PACKAGES for name in package.__all__
+}
+CLASSES: Final = {name: value for name, value in EXPORTED.items() if inspect.isclass(value)}
+NO_CONSTRUCTOR: Final = {
+    DatagramSocket: "open_socket() or DatagramNursery.create_socket()",
+    DatagramNursery: "open_nursery()",
+    EventChannel: "DatagramSocket.events()",
+}
+
+
+PACKAGE: Final = Path(trio_dgram.__file__).parent
+DEFINITIONS: Final = {
+    node.name: node
+    for path in PACKAGE.rglob("*.py")
+    if path.parent.name != "sim"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.ClassDef)
+}
+"""The classes of the package by name; a class shows its public module, so inspect cannot find its source."""
+
+
+def own_classes(class_: type) -> list[type]:
+    return [each for each in class_.__mro__ if each.__module__.partition(".")[0] == "trio_dgram"]
+
+
+def attributes_set_by(class_: type) -> Iterator[str]:
+    """Yield the names of the attributes that the methods of a class set on ``self``."""
+    for node in ast.walk(DEFINITIONS[class_.__name__]):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "self"
+        ):
+            yield node.attr
+
+
+def public_members(class_: type) -> set[str]:
+    names = {name for each in own_classes(class_) for name in (*vars(each), *each.__annotations__)}
+    names.update(name for each in own_classes(class_) for name in attributes_set_by(each))
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_every_exported_class_is_in_the_table() -> None:
+    assert sorted(MEMBERS) == sorted(CLASSES)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_class_has_the_public_members_of_its_specification(name: str) -> None:
+    leaks = public_members(CLASSES[name]) - set(MEMBERS[name].split())
+    assert leaks == set(KNOWN_LEAKS.get(name, "").split())
+    assert set(MEMBERS[name].split()) <= public_members(CLASSES[name])
+
+
+@pytest.mark.parametrize(("class_", "use"), NO_CONSTRUCTOR.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_a_class_without_a_public_constructor_names_what_to_call(class_: Any, use: str) -> None:
+    message = f"{class_.__name__} has no public constructor: use {use}"
+    for args in [(), (1, 2)]:
+        with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+            class_(*args)
+
+
+# Fields and options
+
+ENTRY: Final = re.compile(r"  (?P<name>\w+) \((?P<type>.+?)\): (?P<text>.*)")
+DEFAULT: Final = re.compile(r"(?P<meaning>.*?) Default: (?P<default>[^ ].*)\.")
+WITH_FIELDS: Final = {
+    name: class_
+    for name, class_ in CLASSES.items()
+    if attrs.has(class_) or hasattr(class_, "_fields") or hasattr(class_, "__total__")
+}
+OPTIONS_OF: Final = [trio_dgram.SocketOptions, trio_dgram.ChannelOptions, trio_dgram.ListenerOptions]
+ERRORS_WITH_FIELDS: Final = ["trio_dgram.PeerUnreachable", "trio_dgram.SendManyError"]
+
+
+def documented_fields(class_: type) -> list[tuple[str, str, str]]:
+    """Return name, type and text of each field in the section "Attributes:" of a docstring."""
+    lines = inspect.cleandoc(class_.__doc__ or "").splitlines()
+    entries: list[list[str]] = []
+    if "Attributes:" not in lines:
+        return []
+    for line in lines[lines.index("Attributes:") + 1 :]:
+        if not line.startswith("  "):
+            break
+        if line.startswith("    "):
+            entries[-1][2] += " " + line.strip()
+        else:
+            entry = ENTRY.fullmatch(line)
+            assert entry is not None, line
+            entries.append([entry["name"], entry["type"], entry["text"]])
+    return [(name, type_, text) for name, type_, text in entries]
+
+
+def documented_defaults(class_: type) -> dict[str, str]:
+    defaults = {}
+    for name, _, text in documented_fields(class_):
+        found = DEFAULT.fullmatch(text)
+        assert found is not None, f"{name}: {text}"
+        defaults[name] = found["default"]
+    return defaults
+
+
+def field_names(class_: type) -> list[str]:
+    """Return the names of the fields of a class, in order, without those of a base class that documents them."""
+    if hasattr(class_, "_fields"):
+        return list(class_._fields) if "_fields" in vars(class_) else []
+    if attrs.has(class_):
+        return [field.name for field in attrs.fields(class_)]
+    return list(class_.__annotations__)
+
+
+@pytest.mark.parametrize("name", WITH_FIELDS)
+def test_every_field_is_documented_once(name: str) -> None:
+    class_ = WITH_FIELDS[name]
+    documented = Counter(field for field, _, _ in documented_fields(class_))
+    assert documented == Counter(field_names(class_))
+
+
+@pytest.mark.parametrize("name", ERRORS_WITH_FIELDS)
+def test_every_attribute_of_an_error_is_documented_once(name: str) -> None:
+    assert sorted(field for field, _, _ in documented_fields(CLASSES[name])) == sorted(MEMBERS[name].split())
+
+
+@pytest.mark.parametrize("name", [*WITH_FIELDS, *ERRORS_WITH_FIELDS])
+def test_every_field_has_a_type_and_a_meaning(name: str) -> None:
+    for field, type_, text in documented_fields(CLASSES[name]):
+        assert type_.strip(), field
+        meaning = text.partition(" Default:")[0]
+        assert len(meaning) > len(field), field
+        assert meaning.endswith("."), meaning
+
+
+@pytest.mark.parametrize("name", [name for name, class_ in WITH_FIELDS.items() if not hasattr(class_, "__total__")])
+def test_the_documented_type_of_a_field_is_its_annotation(name: str) -> None:
+    annotations = {
+        field: note for each in reversed(own_classes(CLASSES[name])) for field, note in each.__annotations__.items()
+    }
+    for field, type_, _ in documented_fields(CLASSES[name]):
+        annotation = annotations[field]
+        assert type_ == (annotation if isinstance(annotation, str) else annotation.__forward_arg__)
+
+
+@pytest.mark.parametrize("class_", OPTIONS_OF)
+def test_the_documented_type_of_a_plain_option_is_its_annotation(class_: type) -> None:
+    hints = get_type_hints(class_)
+    for name, type_, _ in documented_fields(class_):
+        if hints[name] in {bool, int}:
+            assert type_ == hints[name].__name__, name
+
+
+def test_the_documented_defaults_of_packet_info_are_the_real_ones() -> None:
+    assert documented_defaults(trio_dgram.PacketInfo) == attrs.asdict(
+        trio_dgram.PacketInfo(), value_serializer=lambda _instance, _field, value: repr(value)
+    )
+
+
+def test_the_documented_defaults_of_socket_options_are_the_real_ones() -> None:
+    config = check_options("udp6", {})
+    assert config == SocketConfig(family=config.family)
+    assert documented_defaults(trio_dgram.SocketOptions) == {
+        name: "the system's" if name in OPTIONS else repr(getattr(config, name))
+        for name in trio_dgram.SocketOptions.__annotations__
+    }
+
+
+def test_an_option_without_a_value_is_left_to_the_system() -> None:
+    assert check_options("udp6", {}).kernel_options == {}
+
+
+def test_the_documented_defaults_of_channel_options_are_the_real_ones() -> None:
+    parameters = inspect.signature(DatagramSocket.events).parameters
+    real = {name: repr(parameters[name].default) for name in trio_dgram.ChannelOptions.__annotations__}
+    assert documented_defaults(trio_dgram.ChannelOptions) == real
+
+
+def test_the_documented_defaults_of_listener_options_are_the_real_ones() -> None:
+    limits = PeerLimits()
+    real = {name: repr(getattr(limits, name)) for name in trio_dgram.ListenerOptions.__annotations__}
+    assert documented_defaults(trio_dgram.ListenerOptions) == real
+    assert list(real) == [field.name for field in attrs.fields(PeerLimits)]
+
+
+# Functions, methods and properties
+
+
+def callables(packages: tuple[ModuleType, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield every public function of some modules, and every public method of their classes."""
+    for package in packages:
+        for name in package.__all__:
+            value = getattr(package, name)
+            if inspect.isfunction(value):
+                yield f"{package.__name__}.{name}", value
+            elif inspect.isclass(value):
+                for member in MEMBERS[f"{package.__name__}.{name}"].split():
+                    method = inspect.getattr_static(value, member, None)
+                    if isinstance(method, FunctionType | classmethod | staticmethod):
+                        yield f"{package.__name__}.{name}.{member}", getattr(value, member)
+
+
+CALLABLES: Final = dict(callables(PACKAGES))
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_a_function_mentions_each_of_its_parameters(name: str) -> None:
+    documentation = inspect.getdoc(CALLABLES[name])
+    assert documentation
+    parameters = [each for each in inspect.signature(CALLABLES[name]).parameters if each != "self"]
+    undocumented = [
+        each for each in parameters if not re.search(rf"^  {each}:|``{each}``", documentation, re.MULTILINE)
+    ]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_property_is_documented(name: str) -> None:
+    class_ = CLASSES[name]
+    for member in MEMBERS[name].split():
+        static = inspect.getattr_static(class_, member, None)
+        if isinstance(static, property):
+            assert inspect.getdoc(static), member
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_property_of_an_option_shows_its_documentation(name: str) -> None:
+    documentation = inspect.getdoc(inspect.getattr_static(DatagramSocket, name))
+    assert documentation == f"{OPTIONS[name].doc} Type: {OPTIONS[name].type}."
+    assert documentation.split()[0] in pydoc.plain(pydoc.render_doc(DatagramSocket))
