@@ -23,7 +23,7 @@ COVERAGE_DATA = ROOT / ".nox"
 DOCS_EXAMPLES = "tests/test_docs_examples.py"
 # The tests of the example programs start hundreds of processes, so only the current Python runs them.
 PROGRAMS = "tests/examples"
-# One session runs all tests: that of the current Python. The others leave out the long ones (pytest --markers).
+# The session tests_long runs the long tests (pytest --markers), on the current Python.
 NOT_LONG = ("-m", "not long")
 # The source distribution lacks some of these.
 TYPED = [
@@ -85,12 +85,19 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS, allow_parallel=True)
 def tests(session: nox.Session) -> None:
-    """Run the tests on every installed Python that is supported, the long ones on the current one."""
+    """Run the tests on every installed Python that is supported, except the long ones."""
     session.install("-e", ".", *group("test"))
     if session.python == CURRENT:
-        cover_tests(session, *without(DOCS_EXAMPLES))
+        cover_tests(session, *without(DOCS_EXAMPLES), *NOT_LONG)
     else:
         run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), *NOT_LONG)
+
+
+@nox.session(allow_parallel=True)
+def tests_long(session: nox.Session) -> None:
+    """Run the long tests: many seeds, an interrupt at every line, floods by other processes."""
+    session.install("-e", ".", *group("test"))
+    run_tests(session, *without(DOCS_EXAMPLES), "-m", "long")
 
 
 @nox.session(allow_parallel=True)
