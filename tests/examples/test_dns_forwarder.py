@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Final
 
 import attrs
@@ -184,11 +184,21 @@ def test_an_answer_too_large_for_the_client_is_truncated_with_the_tc_bit(
 
 
 def test_twenty_concurrent_clients_each_get_their_answer(forwarder: Forwarder, udp: Family) -> None:
-    digs = [
-        subprocess.Popen(forwarder.command(udp.loopback, f"host{number}", "+short"), stdout=subprocess.PIPE)
-        for number in range(20)
-    ]
-    assert [dig.communicate()[0] for dig in digs] == [b"192.0.2.1\n"] * 20
+    with ExitStack() as reserved:
+        # dig sets SO_REUSEPORT, so that two of them may get one port, and then one of them the answers to both.
+        sources = []
+        for _ in range(20):
+            source = reserved.enter_context(socket.socket(udp.family, socket.SOCK_DGRAM))
+            source.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            source.bind((udp.loopback, 0))
+            sources.append(f"{udp.loopback}#{source.getsockname()[1]}")
+        digs = [
+            subprocess.Popen(
+                forwarder.command(udp.loopback, f"host{number}", "-b", source, "+short"), stdout=subprocess.PIPE
+            )
+            for number, source in enumerate(sources)
+        ]
+        assert [dig.communicate()[0] for dig in digs] == [b"192.0.2.1\n"] * 20
 
 
 def test_an_unanswered_query_blocks_no_other_from_the_same_port(forwarder: Forwarder) -> None:
