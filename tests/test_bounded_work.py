@@ -404,6 +404,7 @@ async def test_disconnecting_reads_a_bounded_number_of_errors(udp: Family) -> No
     assert measured.largest.amount <= MOST_SLOW_CALLS, measured.largest
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", ERROR_READERS.values(), ids=ERROR_READERS)
 async def test_a_full_error_queue_takes_bounded_time(udp: Family, program: Program) -> None:
     async def attempt() -> Slice:
@@ -520,6 +521,7 @@ PAYLOADS: Final[dict[str, Callable[[], Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["send", "send_nowait", "send_many"])
 @pytest.mark.parametrize("name", PAYLOADS)
 async def test_a_huge_payload_is_refused_or_sent_in_bounded_time(name: str, method: str) -> None:
@@ -621,6 +623,7 @@ JOIN: Final = 0.0003
 """The CPU time for one interface, in seconds: to list it and to join a group there."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [10, 100])
 async def test_joining_a_group_on_every_interface_takes_bounded_time(count: int) -> None:
     async def attempt() -> Slice:

@@ -49,12 +49,14 @@ async def test_20000_sockets_leak_neither_descriptors_nor_memory() -> None:
     assert open_descriptors() == before
 
 
-class _Forged(FaultySocket):
+class _Forged(FaultySocket):  # pragma: no cover -- the session tests_long runs it
     """Has always received something, from somebody else each time."""
 
     sources = 0
 
-    def recvfrom(self, *_: object) -> tuple[bytes, tuple[str, int]]:
+    def recvfrom(
+        self, *_: object
+    ) -> tuple[bytes, tuple[str, int]]:  # pragma: no cover -- the session tests_long runs it
         self.sources += 1
         return b"x", (f"10.{self.sources >> 16}.{self.sources >> 8 & 255}.{self.sources & 255}", 9)
 
@@ -82,8 +84,9 @@ async def test_a_million_datagrams_from_a_million_addresses_leak_no_memory(monke
             _source_cache._cached.clear()
             gc.collect()
             before = sys.getallocatedblocks()
-            for _ in range(1000):
-                assert len(await sock.receive_many(1000)) == 1000
+            received = 0
+            while received < 1_000_000:
+                received += len(await sock.receive_many(1000))
                 assert len(_source_cache._cached) <= 4096
             _source_cache._cached.clear()
             gc.collect()

@@ -62,9 +62,6 @@ def test_disconnect_ignores_eafnosupport_when_no_peer_is_left(monkeypatch: pytes
     passed = []
 
     class Library:
-        def __init__(self, *_: object, **__: object) -> None:
-            pass
-
         @staticmethod
         def connect(_: int, sockaddr: bytes, length: int) -> int:
             passed.append((sockaddr[0], len(sockaddr), length))

@@ -15,11 +15,12 @@ from contextlib import AbstractAsyncContextManager, suppress
 from itertools import islice
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self, Unpack
+from typing import Any, Final, NoReturn, Self, Unpack, cast
 
 import trio
 
 from ._codecs.families import AnyAddress, SocketType, check_type
+from ._kernel.system_socket import SharedSocket
 from ._socket.config import SocketConfig, SocketOptions, check_adoptable, check_options
 from ._socket.datagram_socket import DatagramSocket
 from ._socket.event_loop import require_trio
@@ -72,8 +73,7 @@ class _SocketScope:
             adopted = self._add(config)
         except BaseException:
             # It stays the caller's.
-            if config.adopted is not None:
-                config.adopted.detach()
+            cast("SharedSocket", config.adopted).detach()
             raise
         if isinstance(sock_or_fd, socket.socket):
             sock_or_fd.detach()
@@ -88,8 +88,7 @@ class _SocketScope:
         if self._ended:
             raise RuntimeError("this nursery has ended: no socket can be created in it any more")
         made = create(DatagramSocket, config, self)
-        if not made.closed:
-            self._sockets[made] = None
+        self._sockets[made] = None
         return made
 
     def start_background(self, async_fn: Callable[..., Awaitable[object]], /, *args: Any) -> None:
@@ -250,7 +249,7 @@ class _AsyncOnly:
         raise RuntimeError(f"use 'async with {self._function}(...)', not 'with {self._function}(...)'")
 
     def __exit__(self, *_: object) -> NoReturn:
-        raise AssertionError  # __enter__ always raises
+        raise AssertionError
 
 
 @defer_interrupts
@@ -278,10 +277,8 @@ class _NurseryManager(_AsyncOnly, AbstractAsyncContextManager[DatagramNursery, b
         except BaseException as error:
             await self._scope.__aexit__(type(error), error, error.__traceback__)
             raise
-        if swallowed:
-            await self._scope.__aexit__(None, None, None)
-            return True
-        return await self._scope.__aexit__(exc_type, exc, traceback)
+        await self._scope.__aexit__(None, None, None)
+        return swallowed
 
 
 @defer_interrupts

@@ -27,7 +27,9 @@ from .programs import ask, echo
 MANY_HOSTS = Path(__file__).parents[1] / "support" / "many_hosts.py"
 
 
-def digest_elsewhere(seed: int, hosts: int, silent: int = 0, *, hash_seed: int) -> str:
+def digest_elsewhere(
+    seed: int, hosts: int, silent: int = 0, *, hash_seed: int
+) -> str:  # pragma: no cover -- the session tests_long runs it
     """Return the digest that another process comes to."""
     environment = os.environ | {"PYTHONHASHSEED": str(hash_seed)}
     command = [sys.executable, str(MANY_HOSTS), *map(str, (seed, hosts, silent))]

@@ -81,7 +81,7 @@ class _ConnectionManager(AbstractAsyncContextManager[DatagramChannel, None]):
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
-        self._channel: DatagramChannel | None = None
+        self._channel: DatagramChannel
 
     async def __aenter__(self) -> DatagramChannel:
         sock = await connect_first(self._host, self._port, _connect)
@@ -94,8 +94,7 @@ class _ConnectionManager(AbstractAsyncContextManager[DatagramChannel, None]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._channel is not None:
-            self._channel.close()
+        self._channel.close()
 
 
 def open_connection(host: str, port: int) -> AbstractAsyncContextManager[DatagramChannel, None]:

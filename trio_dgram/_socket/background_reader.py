@@ -156,8 +156,7 @@ class BackgroundReader:
                 false_wakeups = 0
                 while false_wakeups < _FALSE_WAKEUPS or self._is_open():
                     await trio.lowlevel.wait_readable(watch.fileno())
-                    if self._watching is not scope:
-                        # The socket was closed after the task was woken.
+                    if self._watching is not scope:  # pragma: no cover -- it was closed after the task was woken
                         return
                     before = self._pending.count
                     self._pending.drain_all()

@@ -7,5 +7,7 @@ import trio
 
 def require_trio() -> None:
     """Raise ``RuntimeError`` outside a Trio run, such as in a coroutine of asyncio."""
-    if not trio.lowlevel.in_trio_run():
-        raise RuntimeError("trio_dgram needs a Trio event loop (trio.run)")
+    try:
+        trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        raise RuntimeError("trio_dgram needs a Trio event loop (trio.run)") from None

@@ -27,12 +27,7 @@ def defer_interrupts(cls: ClassT) -> ClassT:
 
 
 def _functions_of(member: Any) -> Iterable[FunctionType]:
-    if isinstance(member, property):
-        candidates = [member.fget, member.fset, member.fdel]
-    elif isinstance(member, classmethod | staticmethod):
-        candidates = [member.__func__]
-    else:
-        candidates = [member]
+    candidates = [member.fget, member.fset, member.fdel] if isinstance(member, property) else [member]
     for candidate in candidates:
         if isinstance(candidate, FunctionType):
             yield candidate

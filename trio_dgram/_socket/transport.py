@@ -105,9 +105,8 @@ class KernelTransport:
         self.descriptor.disconnect()
         self.descriptor.keep_port(local)
         if self.descriptor.must_renew:
-            if self._waits is None:
-                # Trio's epoll would go on watching the former socket.
-                trio.lowlevel.notify_closing(self.descriptor.fileno())
+            # Trio's epoll would go on watching the former socket.
+            trio.lowlevel.notify_closing(self.descriptor.fileno())
             self.descriptor.renew()
 
     async def wait_and_send(

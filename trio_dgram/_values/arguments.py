@@ -68,9 +68,5 @@ def plain_string(value: str) -> str:
 
 
 def describe_value(value: object) -> str:
-    """Return a short description of a wrong value for an error message, whatever its ``repr`` does."""
-    try:
-        text = reprlib.repr(value)
-    except Exception:  # noqa: BLE001 -- the error about the argument matters, not the one of its repr
-        text = "a value"
-    return f"{text} ({type(value).__name__})"
+    """Return a short description of a wrong value for an error message; reprlib survives a failing ``repr``."""
+    return f"{reprlib.repr(value)} ({type(value).__name__})"
