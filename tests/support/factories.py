@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import attrs
 import trio
 
 from .faults import Faults
+from .socket_factory import sockets_from
 
 _OFFERED: Final = frozenset(dir(trio.socket.SocketType))
 
@@ -97,29 +98,16 @@ class _AwaitedSocket:
         return answer
 
 
-class _Factory(trio.abc.SocketFactory):
-    def __init__(self, sockets: AwaitedSockets) -> None:
-        self._sockets = sockets
-
-    def socket(
-        self,
-        family: socket.AddressFamily | int = socket.AF_INET,
-        type: socket.SocketKind | int = socket.SOCK_STREAM,
-        proto: int = 0,
-    ) -> trio.socket.SocketType:
-        made = trio.socket.from_stdlib_socket(socket.socket(family, type, proto))
-        return cast("trio.socket.SocketType", _AwaitedSocket(made, self._sockets))
-
-
 @contextmanager
 def awaited_sockets() -> Generator[AwaitedSockets]:
     """Let sockets that are made in the block, inside a Trio run, be those of a custom socket factory."""
     sockets = AwaitedSockets()
-    previous = trio.socket.set_custom_socket_factory(_Factory(sockets))
-    try:
+
+    def make(family: int, type: int, proto: int) -> _AwaitedSocket:
+        return _AwaitedSocket(trio.socket.from_stdlib_socket(socket.socket(family, type, proto)), sockets)
+
+    with sockets_from(make):
         yield sockets
-    finally:
-        trio.socket.set_custom_socket_factory(previous)
 
 
 def run_on_awaited_sockets(async_fn: Callable[..., Any], *args: Any, **options: Any) -> Any:

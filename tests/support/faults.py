@@ -8,13 +8,14 @@ import socket
 from collections import Counter, defaultdict, deque
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import attrs
-import trio
 
 from trio_dgram._codecs.ancillary import UDP_GRO, UDP_SEGMENT
 from trio_dgram._kernel.system_socket import SystemSocket
+
+from .socket_factory import sockets_from
 
 
 @attrs.define
@@ -110,27 +111,15 @@ class RefusingSocket(FaultySocket):
         self._sock.setsockopt(*arguments)
 
 
-class _Factory(trio.abc.SocketFactory):
-    def __init__(self, faults: Faults) -> None:
-        self.faults = faults
-
-    def socket(
-        self,
-        family: socket.AddressFamily | int = socket.AF_INET,
-        type: socket.SocketKind | int = socket.SOCK_STREAM,  # noqa: ARG002 -- always datagrams
-        proto: int = 0,  # noqa: ARG002 -- likewise
-    ) -> trio.socket.SocketType:
-        made = FaultySocket.create(family)
-        made.faults = self.faults
-        return cast("trio.socket.SocketType", made)
-
-
 @contextmanager
 def faulty_kernel() -> Generator[Faults]:
     """Let sockets that are made in the block, inside a Trio run, answer by the faults that it is given."""
     faults = Faults()
-    previous = trio.socket.set_custom_socket_factory(_Factory(faults))
-    try:
+
+    def make(family: int, _type: int, _proto: int) -> FaultySocket:
+        made = FaultySocket.create(family)
+        made.faults = faults
+        return made
+
+    with sockets_from(make):
         yield faults
-    finally:
-        trio.socket.set_custom_socket_factory(previous)

@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import attrs
 import trio
 
 from trio_dgram._codecs.ancillary import UDP_GRO, UDP_SEGMENT
 from trio_dgram._kernel.system_socket import MSG_ERRQUEUE, SystemSocket
+
+from .socket_factory import sockets_from
 
 SIZE: Final = 64
 """The payload of one datagram, in bytes."""
@@ -196,30 +198,20 @@ for _operation in ("send", "sendto", "sendmsg", "recvfrom", "recvmsg", "recvmmsg
     setattr(WatchedSocket, _operation, _watched(_operation))
 
 
-class _Factory(trio.abc.SocketFactory):
-    def __init__(self, source: EndlessSource) -> None:
-        self.source = source
-
-    def socket(
-        self,
-        family: socket.AddressFamily | int = socket.AF_INET,
-        type: socket.SocketKind | int = socket.SOCK_STREAM,  # noqa: ARG002 -- always datagrams
-        proto: int = 0,  # noqa: ARG002 -- likewise
-    ) -> trio.socket.SocketType:
-        made = WatchedSocket.create(family)
-        made.source = self.source
-        return cast("trio.socket.SocketType", made)
-
-
 @contextmanager
 def endless_kernel(*, cap: int = 16384, seconds: float = 0.0) -> Generator[EndlessSource]:
     """Let sockets made in the block, inside a Trio run, read from a queue that never runs empty once it is started."""
     source = EndlessSource(cap=cap, seconds=seconds)
-    previous = trio.socket.set_custom_socket_factory(_Factory(source))
-    trio.lowlevel.add_instrument(source)
-    try:
-        yield source
-    finally:
-        source.stop()
-        trio.lowlevel.remove_instrument(source)
-        trio.socket.set_custom_socket_factory(previous)
+
+    def make(family: int, _type: int, _proto: int) -> WatchedSocket:
+        made = WatchedSocket.create(family)
+        made.source = source
+        return made
+
+    with sockets_from(make):
+        trio.lowlevel.add_instrument(source)
+        try:
+            yield source
+        finally:
+            source.stop()
+            trio.lowlevel.remove_instrument(source)
