@@ -150,15 +150,15 @@ class Subscription:
         overflow: Overflow,
         changed: Callable[[Subscription], None],
     ) -> None:
-        self.types = types
-        self.changed = changed
-        self.queue = _Queue()
-        self.waiting = trio.lowlevel.ParkingLot()
-        self.delivered = 0
-        self.dropped = 0
-        self.failures_dropped = 0
-        self.ended = False
-        self.closed = False
+        self.types: frozenset[type] = types
+        self.changed: Callable[[Subscription], None] = changed
+        self.queue: _Queue = _Queue()
+        self.waiting: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        self.delivered: int = 0
+        self.dropped: int = 0
+        self.failures_dropped: int = 0
+        self.ended: bool = False
+        self.closed: bool = False
         self._max_buffer_size = max_buffer_size
         self._overflow = overflow
 

@@ -19,7 +19,7 @@ class Lifetime:
     __slots__ = ("_process", "_scopes", "_thread", "closed")
 
     def __init__(self) -> None:
-        self.closed = False
+        self.closed: bool = False
         self._scopes: set[trio.CancelScope] = set()
         self._thread = get_ident()
         self._process = os.getpid()
