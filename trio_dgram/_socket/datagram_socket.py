@@ -226,27 +226,24 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
         if destination is not None:
             budget = self._budget
             budget.left = left = budget.left - 1
-            if left > 0 and perf_counter() < budget.deadline:
-                await checkpoint_if_cancelled()
-                error = self._outbox.try_send(payload, destination)
-                if error is None:
-                    self._outbox.sent += 1
-                else:
-                    await self._outbox.recover(error, payload, destination)
-                return
-        payload, wanted, info, from_datagram = check_outgoing(self._descriptor.family, value, to, offset, length)
-        self._association.check_destination(wanted, from_datagram=from_datagram)
-        await self._budget.checkpoint()
-        destination = self._association.resolve_bound(wanted, info, from_datagram=from_datagram)
+            if left <= 0 or perf_counter() >= budget.deadline:
+                destination = None
         if destination is not None:
-            error = self._outbox.try_send(payload, destination)
-            if error is None:
-                self._outbox.sent += 1
-            else:
-                await self._outbox.recover(error, payload, destination)
-            return
-        destinations = await self._association.resolve(wanted, info, from_datagram=from_datagram)
-        await self._send_to_first(payload, destinations)
+            await checkpoint_if_cancelled()
+        else:
+            payload, wanted, info, from_datagram = check_outgoing(self._descriptor.family, value, to, offset, length)
+            self._association.check_destination(wanted, from_datagram=from_datagram)
+            await self._budget.checkpoint()
+            destination = self._association.resolve_bound(wanted, info, from_datagram=from_datagram)
+            if destination is None:
+                destinations = await self._association.resolve(wanted, info, from_datagram=from_datagram)
+                await self._send_to_first(payload, destinations)
+                return
+        error = self._outbox.try_send(payload, destination)
+        if error is None:
+            self._outbox.sent += 1
+        else:
+            await self._outbox.recover(error, payload, destination)
 
     async def _send_to_first(self, payload: bytes, destinations: list[Destination]) -> None:
         """Send to the first of the addresses of a name that has a route."""
