@@ -329,7 +329,7 @@ class Descriptor:
             self.calls.filter_own(port, is_local)
         else:
             own = self.family.address(self._socket.getsockname()).host
-            self.calls.filter_own(port, lambda source: source == own)
+            self.calls.filter_own(port, own.__eq__)
         return int(port)
 
     def accept_own(self) -> None:

@@ -87,7 +87,7 @@ class PythonCalls:
         self._burst = 0
         self._per_message = 1
         self._sources = SourceCache(family)
-        self._formers: deque[PythonCalls] = deque()
+        self._formers: list[PythonCalls] = []
         self._own_port = 0
         self._packed_port = b""
         self._is_own: Callable[[str], bool] | None = None
@@ -133,7 +133,7 @@ class PythonCalls:
                 # The last error of the former peer: the kernel reports it before the datagrams that are queued.
                 continue
             return True
-        self._formers.popleft()._socket.close()  # noqa: SLF001 -- of the same class
+        self._formers.pop(0)._socket.close()  # noqa: SLF001 -- of the same class
         return False
 
     def _receive_singles(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
@@ -274,7 +274,7 @@ class PythonCalls:
     def close(self) -> None:
         """Close what :meth:`take_over` was given."""
         while self._formers:
-            self._formers.popleft()._socket.close()  # noqa: SLF001 -- of the same class
+            self._formers.pop(0)._socket.close()  # noqa: SLF001 -- of the same class
 
     # Sending
 
