@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,29 @@ async def test_the_addresses_of_a_name_are_tried_in_order(udp: Family) -> None:
             with pytest.raises(OSError, match="Message too long"):
                 await sender.send(bytes(70_000), name)
         assert sender.statistics().sent == 2
+
+
+class NoRoute(TwoAddresses):
+    """Resolves every name to two addresses without a route."""
+
+    async def getaddrinfo(
+        self, host: bytes | None, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> list[Any]:
+        del host, type, proto, flags
+        hosts = ("203.0.113.9", "203.0.113.10") if family == socket.AF_INET else ("2001:db8::9", "2001:db8::10")
+        return [(family, socket.SOCK_DGRAM, 17, "", (each, port)) for each in hosts]
+
+
+@pytest.mark.usefixtures("namespace")
+async def test_the_error_for_a_name_without_a_route_names_its_first_address(udp: Family) -> None:
+    trio.socket.set_custom_hostname_resolver(NoRoute())
+    first = re.escape("203.0.113.9:9" if udp.type == "udp4" else "[2001:db8::9]:9")
+    async with trio_dgram.open_socket(udp.type) as sock:
+        for call in (partial(sock.send, b"x"), sock.connect):
+            with pytest.raises(OSError, match=f"{first}: ") as caught:
+                await call(("name.example", 9))
+            assert caught.value.errno == errno.ENETUNREACH
+        assert sock.statistics().sent == 0
 
 
 @pytest.mark.usefixtures("namespace")

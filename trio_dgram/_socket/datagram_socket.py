@@ -247,22 +247,17 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
 
     async def _send_to_first(self, payload: bytes, destinations: list[Destination]) -> None:
         """Send to the first of the addresses of a name that has a route."""
-        for destination in destinations[:-1]:
-            error = self._outbox.try_send(payload, destination)
-            if error is None:
-                self._outbox.sent += 1
-                return
-            if error.errno not in NO_ROUTE:
-                await self._outbox.recover(error, payload, destination)
-                return
-        # The first address stands for the name in the error.
-        last = destinations[-1]
-        error = self._outbox.try_send(payload, last)
+        # If none has one, the first address stands for the name in the error.
+        destination, error = destinations[0], None
+        for candidate in destinations:
+            error = self._outbox.try_send(payload, candidate)
+            if error is None or error.errno not in NO_ROUTE:
+                destination = candidate
+                break
         if error is None:
             self._outbox.sent += 1
         else:
-            failed = destinations[0] if error.errno in NO_ROUTE else last
-            await self._outbox.recover(error, payload, failed)
+            await self._outbox.recover(error, payload, destination)
 
     def send_nowait(self, value: Payload | Datagram, /, to: AnyAddress | None = None) -> None:
         """Send one datagram as :meth:`send` does, to a numeric destination and without waiting.
