@@ -4,7 +4,8 @@ Rule 1: counts decide wherever they can. A kernel whose queue never runs empty m
 every run, and one whose every call takes half a millisecond shows whether the time is minded.
 Rule 2: CPU time decides where nothing but work is done. The smallest of several attempts is judged, without garbage
 collection, against one batch that was measured in this process.
-Rule 3: floods by other processes show that both hold with the real kernel. They take long, so they are few.
+Rule 3: floods by other processes show that the counts hold with the real kernel, too. CPU time would not do there: the
+processes share the caches and the cores with the reader.
 """
 
 from __future__ import annotations
@@ -653,23 +654,21 @@ FLOOD_SECONDS: Final = 1
 async def test_a_flood_by_other_processes_is_received_in_bounded_slices(
     program: Program, segments: int, offload: bool
 ) -> None:
-    async def attempt() -> Slice:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            async with trio_dgram.open_socket(
-                "udp4", port=0, host="127.0.0.1", offload=offload, receive_buffer_size=LARGE_BUFFER
-            ) as sock:
-                sender.connect(tuple(sock.address))
-                with flood(sender, segments=segments, senders=2, seconds=FLOOD_SECONDS):
-                    await sock.receive()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        async with trio_dgram.open_socket(
+            "udp4", port=0, host="127.0.0.1", offload=offload, receive_buffer_size=LARGE_BUFFER
+        ) as sock:
+            sender.connect(tuple(sock.address))
+            with flood(sender, segments=segments, senders=2, seconds=FLOOD_SECONDS):
+                await sock.receive()
 
-                    async def run(sock: DatagramSocket) -> None:
-                        # The flood may pause.
-                        with suppress(trio.WouldBlock):
-                            await program(sock)
+                async def run(sock: DatagramSocket) -> None:
+                    # The flood may pause.
+                    with suppress(trio.WouldBlock):
+                        await program(sock)
 
-                    return await largest_slice(run, sock, time.thread_time, count=50)
-
-    await assert_bounded(attempt, limit(segments if offload else 1))
+                most = await largest_slice(run, sock, lambda: sock.statistics().received, count=50)
+    assert 0 < most.amount <= (MOST_COALESCED if segments > 1 and offload else MOST_DATAGRAMS), most
 
 
 @pytest.mark.long
@@ -697,7 +696,7 @@ async def test_disconnecting_from_a_peer_that_floods_takes_bounded_time(size: in
 
 @pytest.mark.long
 @pytest.mark.parametrize("program", ERROR_READERS.values(), ids=ERROR_READERS)
-async def test_a_flood_of_icmp_errors_takes_bounded_time(program: Program) -> None:
+async def test_one_slice_reads_a_bounded_number_of_a_flood_of_icmp_errors(program: Program) -> None:
     with pair_of_plain_sockets("127.0.0.1") as (_, receiver):
         closed = receiver.getsockname()
 
@@ -707,7 +706,8 @@ async def test_a_flood_of_icmp_errors_takes_bounded_time(program: Program) -> No
             with suppress(OSError):
                 await program(sock)
 
-    async def attempt() -> Slice:
+    # The source counts the calls and refills nothing.
+    with endless_kernel() as source:
         async with trio_dgram.open_socket("udp4", icmp_errors=True, receive_buffer_size=LARGE_BUFFER) as sock:
             await sock.bind(0, "127.0.0.1")
             await sock.connect(closed)
@@ -715,9 +715,8 @@ async def test_a_flood_of_icmp_errors_takes_bounded_time(program: Program) -> No
             with socket.socket(fileno=os.dup(sock.fileno())) as sender, flood(sender, senders=2, seconds=2):
                 with trio.fail_after(20), suppress(OSError):
                     await sock.receive()
-                return await largest_slice(survive, sock, time.thread_time, count=50)
-
-    await assert_bounded(attempt, limit())
+                most = await largest_slice(survive, sock, lambda: source.calls["read error"], count=50)
+    assert 0 < most.amount <= MOST_SLOW_CALLS, most
 
 
 def test_a_batch_takes_time() -> None:

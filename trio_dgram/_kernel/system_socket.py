@@ -60,9 +60,12 @@ class SystemSocket:
         that.
     """
 
+    # A dictionary per socket would be a tenth of its memory.
+    __slots__ = ("_options", "_sock")
+
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        # The options that were set, for renew().
+        # The options that were set, for renew(): empty where nothing will ask for it.
         self._options: dict[tuple[int, int], tuple[Any, ...]] = {}
 
     @classmethod
@@ -103,7 +106,7 @@ class SystemSocket:
     def setsockopt(self, level: int, option: int, *value: Any) -> None:
         """Set an option as ``socket.setsockopt`` does."""
         self._sock.setsockopt(level, option, *value)
-        if (level, option) not in _MEMBERSHIP_OPTIONS:
+        if self.must_renew and (level, option) not in _MEMBERSHIP_OPTIONS:
             self._options[level, option] = value
 
     @property
