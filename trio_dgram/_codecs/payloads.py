@@ -93,7 +93,7 @@ def check_datagrams(family: Family, items: list[Any], first: int) -> tuple[list[
         if with_info:
             info = _check_info(f"the info of item {first + index} of datagrams", infos[index], wanted)
         # Equal addresses differ if the program chose one and the network the other.
-        if wanted != last or type(wanted) is not type(last) or info != last_info:
+        if wanted != last or type(wanted) is not type(last) or (info is not last_info and info != last_info):
             runs.append((index, wanted, info))
             last, last_info = wanted, info
     return payloads, runs

@@ -12,7 +12,7 @@ import ipaddress
 import select
 import socket
 import struct
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -373,10 +373,6 @@ class Descriptor:
         if (info.ecn is None) != (info.dscp is None):
             byte = read_option(self.options, "dscp") << 2 | read_option(self.options, "ecn")
         return encode_packet_info(info, host, on_ipv6=self.family is UDP6, traffic_class=byte)
-
-    def send_message(self, payload: bytes, ancillary: Sequence[ControlMessage], sockaddr: SocketAddress | None) -> None:
-        """Send one datagram with control messages to ``sockaddr``, or to the peer."""
-        self._socket.sendmsg([payload], ancillary, 0, sockaddr)
 
     def path_mtu(self, sockaddr: SocketAddress | None) -> int | None:
         """Return the largest packet that the path to ``sockaddr``, or to the peer, accepts, in bytes; ``None`` where

@@ -61,6 +61,12 @@ class HotCalls(Protocol):
         """Sends one datagram, the first argument, to the address; OSError if the kernel refuses it."""
         ...
 
+    @property
+    def sendmsg(self) -> Callable[[Sequence[bytes], Sequence[ControlMessage], int, SocketAddress | None], object]:
+        """Sends one datagram, the first argument joined, with control messages and flags to the address, or to the
+        peer; OSError if the kernel refuses it."""
+        ...
+
     def send_batch(self, payloads: Sequence[bytes], sockaddr: SocketAddress | None) -> tuple[int, OSError | None]:
         """Send datagrams in order to one address, or to the peer, until the kernel refuses one.
 

@@ -278,6 +278,11 @@ class PythonCalls:
 
     # Sending
 
+    @property
+    def sendmsg(self) -> Any:
+        """Sends one datagram with control messages."""
+        return self._socket.sendmsg
+
     def send_batch(self, payloads: Sequence[bytes], sockaddr: SocketAddress | None) -> tuple[int, OSError | None]:
         """Send datagrams in order to one address, or to the peer, until the kernel refuses one."""
         sent = 0

@@ -20,9 +20,10 @@ from typing import Any, Final
 
 import trio
 
+from .._codecs.ancillary import ControlMessage
 from .._codecs.families import Destination, SocketAddress
 from .._kernel.capabilities import not_supported
-from .._values.addresses import Address, UnixAddress, format_address
+from .._values.addresses import Address, UnixAddress, format_address, is_mapped
 from .._values.datagrams import PacketInfo
 from .._values.errors import (
     AlreadyBoundError,
@@ -39,6 +40,17 @@ from .transport import Transport
 
 _MOST_ROUTES: Final = 256
 """How many destinations are cached: the program may take them from the network."""
+
+_MOST_INFOS: Final = 256
+"""For how many infos the control messages are cached: the network may choose their local addresses."""
+
+
+def _is_cacheable(info: PacketInfo) -> bool:
+    """Whether the control messages depend on ``info`` and on the family of the destination only.
+
+    ECN and DSCP share one byte, which the socket's options may complete, and a group has its own interface.
+    """
+    return info.local_address is not None and info.ecn is None and info.dscp is None
 
 
 def _do_nothing() -> None:
@@ -57,6 +69,7 @@ class Association:
     """
 
     __slots__ = (
+        "_ancillary",
         "_binding",
         "_config",
         "_connecting",
@@ -90,6 +103,9 @@ class Association:
         self._source_type: type[Address] | None = None
         self._routes: dict[Any, Destination] = {}
         self._peer_route: Destination | None = None
+        # By identity, which the reference to the info keeps unique: comparing two of them costs more than encoding one.
+        # An empty one would take 64 bytes of each idle socket.
+        self._ancillary: dict[int, tuple[PacketInfo, list[ControlMessage], bool]] | None = None
         if config.adopted is not None:
             self._recognize()
 
@@ -259,6 +275,15 @@ class Association:
             return self._routes.get(to)
         return None
 
+    def route_with_info(self, to: Address, info: PacketInfo) -> Destination | None:
+        """Do as :meth:`route` does, for a datagram that is sent with ``info``."""
+        if type(to) is self._source_type and to[1] != self._own_port and self._ancillary is not None:
+            known = self._ancillary.get(id(info))
+            # IPv4 peers of an IPv6 socket need other control messages.
+            if known is not None and known[2] == (to[0].startswith("::ffff:") and "." in to[0]):
+                return (to, to, known[1])  # type: ignore[return-value] # pyright: ignore[reportReturnType] -- the hot path
+        return None
+
     def check_destination(self, to: Address | None, *, from_datagram: bool) -> Address:
         """Return the address that a datagram for ``to`` goes to; raise if the state of the socket forbids it.
 
@@ -334,11 +359,18 @@ class Association:
     def destination(self, address: Address, sockaddr: SocketAddress | None, info: PacketInfo | None) -> Destination:
         """Return the destination of a datagram to ``address`` with ``info``; the peer of a connected socket."""
         ancillary = None
-        if info is not None:
+        known = None if info is None else self.route_with_info(address, info)
+        if known is not None:
+            ancillary = known[2]
+        elif info is not None:
             try:
                 ancillary = self._descriptor.packet_info(info, address.host if sockaddr is None else sockaddr[0])
             except OSError as error:
                 raise with_context(error, "send", address) from None
+            if type(address) is self._source_type and ancillary and _is_cacheable(info):
+                if self._ancillary is None or len(self._ancillary) >= _MOST_INFOS:
+                    self._ancillary = {}
+                self._ancillary[id(info)] = (info, ancillary, is_mapped(address.host))
         return Destination(address, sockaddr if self.peer is None else None, ancillary)
 
     def remember(self, to: Address | None, destination: Destination) -> None:
@@ -375,6 +407,7 @@ class Association:
         # A reference to the socket would leave a closed one to the garbage collector.
         self._on_bound = _do_nothing
         self._routes.clear()
+        self._ancillary = None
         self._source_type = self._peer_route = None
 
     def locate(self, to: Address) -> tuple[Address, SocketAddress | None]:

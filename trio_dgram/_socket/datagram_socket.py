@@ -221,8 +221,11 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
                 destination = self._association.route(to)
             elif type(value) is Datagram and to is None:
                 payload, address, info = value
-                if type(payload) is bytes and info is None and address is not None:
-                    destination = self._association.route(address)
+                if type(payload) is bytes and address is not None:
+                    association = self._association
+                    destination = (
+                        association.route(address) if info is None else association.route_with_info(address, info)
+                    )
         if destination is not None:
             budget = self._budget
             budget.left = left = budget.left - 1
@@ -307,12 +310,12 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
                 await self._budget.renew()
         self._lifetime.check("send_many")
         await self._budget.checkpoint()
-        route, first, sent = self._association.route, 0, 0
+        route, route_with_info, first, sent = self._association.route, self._association.route_with_info, 0, 0
         while parts:
             payloads, runs = parts.popleft()
             destinations: list[tuple[int, Destination]] = []
             for start, wanted, info in runs:
-                destination = route(wanted) if info is None else None
+                destination = route(wanted) if info is None else route_with_info(wanted, info)
                 # Equal addresses differ if the program chose one and the network the other.
                 if destination is None or type(destination[0]) is not type(wanted):
                     destination = await self._destination(wanted, info)

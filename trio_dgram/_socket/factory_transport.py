@@ -143,6 +143,10 @@ class FactoryCalls:
         """Raise that it would block."""
         self._socket.send()
 
+    def sendmsg(self, *_: object) -> object:
+        """Raise that it would block."""
+        self._socket.send()  # pragma: no cover -- such a socket sends no PacketInfo
+
     def send_batch(
         self,
         payloads: Sequence[bytes],  # noqa: ARG002 -- likewise

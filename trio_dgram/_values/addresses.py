@@ -196,6 +196,12 @@ def is_link_local(host: str) -> bool:
     return host.startswith(("fe80:", "169.254."))
 
 
+def is_mapped(host: str) -> bool:
+    """Whether ``host``, as the kernel formats it, is an IPv4-mapped address (RFC 4291, 2.5.5.2)."""
+    # Without a dot it is another address, such as an IPv4-translated one (RFC 2765).
+    return host.startswith("::ffff:") and "." in host
+
+
 def is_ipv4_group(host: str) -> bool:
     """Whether ``host`` is an IPv4 multicast address, perhaps IPv4-mapped (RFC 5771)."""
     first, dot, _ = unmapped(host).partition(".")

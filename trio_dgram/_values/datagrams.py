@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import attrs
 
-from .addresses import Address, ReceivedAddress, as_received, is_link_local, new_tuple
+from .addresses import Address, ReceivedAddress, as_received, is_link_local, is_mapped, new_tuple
 
 
 @attrs.frozen
@@ -104,9 +104,24 @@ def info_for_reply(info: PacketInfo, peer: Address) -> PacketInfo | None:
         # The datagram is forwarded to a peer of the other family, which that address cannot reach.
         local = None
     interface = info.interface if is_link_local(peer.host) or is_link_local(local or "") else None
-    return None if local is None and interface is None else PacketInfo(local_address=local, interface=interface)
+    if local is None and interface is None:
+        return None
+    known = _replies.get((local, interface))
+    return known or _remember_reply(local, interface)
 
 
 def _is_ipv6(host: str) -> bool:
-    # The kernel spells an IPv4-mapped address in this way.
-    return ":" in host and not host.startswith("::ffff:")
+    return ":" in host and not is_mapped(host)
+
+
+_replies: Final[dict[tuple[str | None, int | None], PacketInfo]] = {}
+"""One value for each local address: creating it would cost as much as sending the reply, and the socket recognizes it
+by its identity."""
+_MOST_REPLIES: Final = 1024
+"""How many of them are kept: the network may choose the local addresses."""
+
+
+def _remember_reply(local: str | None, interface: int | None) -> PacketInfo:
+    if len(_replies) >= _MOST_REPLIES:
+        _replies.clear()
+    return _replies.setdefault((local, interface), PacketInfo(local_address=local, interface=interface))
