@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 import pytest
@@ -30,6 +30,7 @@ from trio_dgram._codecs.ancillary import (
     IP_PKTINFO,
     IP_RECVTOS,
     IP_RECVTTL,
+    IPV6_PKTINFO,
     IPV6_RECVHOPLIMIT,
     IPV6_RECVPKTINFO,
     IPV6_RECVTCLASS,
@@ -41,6 +42,7 @@ from trio_dgram._codecs.ancillary import (
     segment_size,
 )
 from trio_dgram._codecs.families import FAMILIES, Family, SocketAddress
+from trio_dgram._kernel import local_address_cache as _local_address_cache
 from trio_dgram._kernel import python_calls as _python_calls
 from trio_dgram._kernel import recvmmsg as _recvmmsg
 from trio_dgram._kernel.hot_calls import HotCalls, ReceiveCounts
@@ -54,6 +56,7 @@ from trio_dgram._values.addresses import (
     ReceivedUnixAddress,
     ScopedReceivedAddress,
 )
+from trio_dgram._values.datagrams import ReceivedPacketInfo
 
 from .support.descriptors import same_descriptors
 from .support.planned import Message, PlannedSocket, packed_ipv4, packed_ipv6, packed_messages, unpacked
@@ -67,6 +70,7 @@ PLANNABLE: Final[dict[str, Implementation]] = {"python": PythonCalls}
 
 CAN: Final = trio_dgram.capabilities()
 needs_batches = pytest.mark.skipif(not CAN.batches, reason="kernel: no recvmmsg")
+needs_packet_info = pytest.mark.skipif(not CAN.packet_info, reason="kernel: no packet info")
 needs_offload = pytest.mark.skipif(
     not (CAN.receive_offload and CAN.send_offload), reason="kernel: no UDP_GRO or UDP_SEGMENT"
 )
@@ -213,6 +217,18 @@ def udp_link(request: pytest.FixtureRequest, open_link: Callable[[Kind], Link]) 
 def burst_of(link: Link) -> list[bytes]:
     """Return payloads that fill the receive queue, with an empty one among them."""
     return [bytes([number]) * (number % 7) for number in range(link.kind.burst)]
+
+
+Metadata: TypeAlias = Literal["plain", "with info", "with local address"]
+METADATA: Final[tuple[Metadata, ...]] = ("plain", "with info", "with local address")
+MODES: Final = (*METADATA, "coalescing")
+
+
+def set_mode(calls: HotCalls, mode: str) -> None:
+    """Set one of ``MODES`` beside those that are set."""
+    calls.with_info |= mode == "with info"
+    calls.with_local_address |= mode == "with local address"
+    calls.coalescing |= mode == "coalescing"
 
 
 # Receiving
@@ -370,14 +386,14 @@ FORGED: Final = {
 
 
 @one_by_one_and_in_batches
-@pytest.mark.parametrize("with_info", [False, True], ids=["plain", "with info"])
+@pytest.mark.parametrize("metadata", METADATA)
 @pytest.mark.parametrize(("family", "forged", "valid"), FORGED.values(), ids=list(FORGED))
 def test_forged_sources_are_left_out_and_counted(
-    plannable: Implementation, family: Family, forged: bytes, valid: bytes, *, with_info: bool
+    plannable: Implementation, family: Family, forged: bytes, valid: bytes, metadata: Metadata
 ) -> None:
     order = (forged, valid, forged, forged, valid)
     calls = plannable(PlannedSocket([Message(bytes([number]), packed) for number, packed in enumerate(order)]), family)
-    calls.with_info = with_info
+    set_mode(calls, metadata)
     got = receive_all(calls)
     assert [datagram.data for datagram in got] == [b"\1", b"\4"]
     assert calls.counts == ReceiveCounts(received=5, filtered=3)
@@ -395,11 +411,11 @@ def test_every_datagram_of_a_coalesced_message_with_a_forged_source_is_counted(p
 
 
 @one_by_one_and_in_batches
-@pytest.mark.parametrize("with_info", [False, True], ids=["plain", "with info"])
-def test_scoped_sources_have_their_zone(plannable: Implementation, *, with_info: bool) -> None:
+@pytest.mark.parametrize("metadata", METADATA)
+def test_scoped_sources_have_their_zone(plannable: Implementation, metadata: Metadata) -> None:
     packed = [packed_ipv6("fe80::1", 5, 1), packed_ipv6("fe80::1", 5), packed_ipv6("fe80::1", 5, 2**31 - 1)]
     calls = plannable(PlannedSocket([Message(b"x", source) for source in packed]), FAMILIES["udp6"])
-    calls.with_info = with_info
+    set_mode(calls, metadata)
     addresses = [datagram.address for datagram in receive_all(calls)]
     assert addresses == [("fe80::1%lo", 5), ("fe80::1", 5), ("fe80::1%2147483647", 5)]
     assert list(map(type, addresses)) == [ScopedReceivedAddress, ReceivedIPv6Address, ScopedReceivedAddress]
@@ -411,6 +427,8 @@ INFO_OPTIONS: Final = {
     "udp4": [(socket.IPPROTO_IP, option) for option in (IP_PKTINFO, IP_RECVTTL, IP_RECVTOS)],
     "udp6": [(socket.IPPROTO_IPV6, option) for option in (IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS)],
 }
+PACKET_INFO_OPTIONS: Final = {name: options[:1] for name, options in INFO_OPTIONS.items()}
+PACKET_INFO_OPTIONS["dual-stack"] = PACKET_INFO_OPTIONS["udp4"] + PACKET_INFO_OPTIONS["udp6"]
 INFO_OPTIONS["dual-stack"] = INFO_OPTIONS["udp4"] + INFO_OPTIONS["udp6"]
 
 
@@ -442,6 +460,150 @@ def test_every_datagram_has_its_packet_info(udp_link: Link) -> None:
     assert udp_link.calls.counts == counted(payloads)
 
 
+def local_info_of(kind: Kind) -> ReceivedPacketInfo:
+    """Return the info of a datagram from the peer that has nothing but the local address and the interface."""
+    host = kind.peer_reported
+    return ReceivedPacketInfo(local_address=host, unicast_address=host, interface=socket.if_nametoindex("lo"))
+
+
+def enable_local_address(link: Link) -> None:
+    """Have the descriptor report the local address and the interface only."""
+    for place in PACKET_INFO_OPTIONS[link.kind.name]:
+        link.sock.setsockopt(*place, 1)
+    link.calls.with_local_address = True
+
+
+@one_by_one_and_in_batches
+@needs_packet_info
+def test_every_datagram_has_the_info_that_all_to_one_local_address_share(udp_link: Link) -> None:
+    enable_local_address(udp_link)
+    payloads = burst_of(udp_link)
+    got: list[Datagram] = []
+    for _ in range(2):
+        udp_link.send(payloads)
+        receive_all(udp_link.calls, got)
+    check_received(udp_link, payloads * 2, got, info=True)
+    assert len({id(info) for _, _, info in got}) == 1
+    assert type(got[0].info) is ReceivedPacketInfo
+    assert got[0].info == local_info_of(udp_link.kind)
+    assert udp_link.calls.counts == counted(payloads * 2)
+
+
+@one_by_one_and_in_batches
+@needs_packet_info
+def test_datagrams_to_several_local_addresses_have_an_info_each(open_link: Callable[[Kind], Link]) -> None:
+    for kind in (attrs.evolve(UDP4, host="0.0.0.0"), DUAL_STACK):
+        link = open_link(kind)
+        enable_local_address(link)
+        hosts = [f"127.0.0.{number}" for number in (1, 2, 3)] * 5
+        for host in hosts:
+            link.peer.connect((host, link.sock.getsockname()[1]))
+            link.send([host.encode()])
+        got = receive_all(link.calls)
+        assert [datagram.data.decode() for datagram in got] == hosts
+        prefix = "::ffff:" if kind is DUAL_STACK else ""
+        assert [info and info.local_address for _, _, info in got] == [prefix + host for host in hosts]
+        assert len({id(info) for _, _, info in got}) == 3
+
+
+@one_by_one_and_in_batches
+@needs_packet_info
+def test_a_local_address_comes_without_the_other_metadata_of_the_descriptor(udp_link: Link) -> None:
+    enable_info(udp_link)
+    udp_link.calls.with_info = False
+    udp_link.calls.with_local_address = True
+    payloads = burst_of(udp_link)
+    udp_link.send(payloads)
+    got = receive_all(udp_link.calls)
+    check_received(udp_link, payloads, got, info=True)
+    assert {id(info) for _, _, info in got} == {id(got[0].info)}
+    assert got[0].info == local_info_of(udp_link.kind)
+
+
+@one_by_one_and_in_batches
+@needs_packet_info
+def test_the_whole_packet_info_includes_the_local_address(udp_link: Link) -> None:
+    enable_info(udp_link)
+    udp_link.calls.with_local_address = True
+    udp_link.send([b"x"])
+    (datagram,) = receive_all(udp_link.calls)
+    assert datagram.info is not None
+    assert datagram.info.timestamp_ns is not None
+
+
+@one_by_one_and_in_batches
+def test_an_unreported_local_address_is_none(udp_link: Link) -> None:
+    udp_link.calls.with_local_address = True
+    payloads = burst_of(udp_link)
+    udp_link.send(payloads)
+    got = receive_all(udp_link.calls)
+    check_received(udp_link, payloads, got, info=True)
+    assert {datagram.info for datagram in got} == {ReceivedPacketInfo()}
+
+
+@needs_batches
+def test_bursts_with_a_local_address_are_received_by_recvmmsg(plannable: Implementation) -> None:
+    sock = PlannedSocket()
+    calls = plannable(sock, FAMILIES["udp4"])
+    set_mode(calls, "with local address")
+    for count, expected in ((8, "recvmsg"), (100, "recvmmsg"), (1, "recvmmsg"), (1, "recvmsg")):
+        sock.queue = deque([Message(b"x", packed_ipv4("127.0.0.1", 5))] * count)
+        sock.calls.clear()
+        with suppress(BlockingIOError):
+            calls.receive([], 128)
+        assert set(sock.calls) == {expected}
+
+
+@one_by_one_and_in_batches
+def test_the_infos_of_any_number_of_local_addresses_are_bounded(
+    plannable: Implementation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[Any, PacketInfo] = {}
+    monkeypatch.setattr(_local_address_cache, "_cached", kept)
+    monkeypatch.setattr(_local_address_cache, "_LARGEST_CACHE", 50)
+    monkeypatch.setattr(_local_address_cache, "cached_local_info", kept.get)
+    monkeypatch.setattr(_python_calls, "cached_local_info", kept.get)
+    source = packed_ipv6("::1", 5)
+    locals_ = [socket.inet_pton(socket.AF_INET6, f"2001:db8::{number % 500:x}") for number in range(1000)]
+    messages = [
+        Message(b"x", source, packed_messages([(socket.IPPROTO_IPV6, IPV6_PKTINFO, struct.pack("=16si", each, 7))]))
+        for each in locals_
+    ]
+    calls = plannable(PlannedSocket(messages), FAMILIES["udp6"])
+    set_mode(calls, "with local address")
+    got: list[Datagram] = []
+    with suppress(BlockingIOError):
+        while True:
+            calls.receive(got, 7)
+            assert len(kept) <= 50
+    hosts = [socket.inet_ntop(socket.AF_INET6, each) for each in locals_]
+    assert [info and info.local_address for _, _, info in got] == hosts
+
+
+@one_by_one_and_in_batches
+def test_segment_sizes_and_timestamps_do_not_fill_the_cache_of_local_addresses(
+    plannable: Implementation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[Any, PacketInfo] = {}
+    monkeypatch.setattr(_local_address_cache, "_cached", kept)
+    local = (socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=i4s4s", 1, b"\x7f\0\0\1", b"\x7f\0\0\1"))
+    messages = [
+        Message(b"x" * 100, packed_ipv4("127.0.0.1", 5), packed_messages([other, local]))
+        for number in range(1, 50)
+        for other in (
+            (socket.IPPROTO_UDP, UDP_GRO, struct.pack("=i", number)),
+            (socket.SOL_SOCKET, SO_TIMESTAMPNS, struct.pack("@ll", number, 0)),
+        )
+    ]
+    calls = plannable(PlannedSocket(messages), FAMILIES["udp4"])
+    set_mode(calls, "with local address")
+    calls.coalescing = True
+    got = receive_all(calls)
+    assert sum(len(datagram.data) for datagram in got) == 100 * len(messages)
+    assert {info and info.local_address for _, _, info in got} == {"127.0.0.1"}
+    assert len(kept) == 1
+
+
 @one_by_one_and_in_batches
 @pytest.mark.skipif(not CAN.packet_info, reason="kernel: no packet info")
 def test_a_unix_datagram_has_the_credentials_of_its_sender(open_link: Callable[[Kind], Link]) -> None:
@@ -470,14 +632,14 @@ def test_descriptors_that_a_unix_datagram_carries_are_closed(
 
 
 @one_by_one_and_in_batches
-@pytest.mark.parametrize("coalescing", [False, True], ids=["with info", "coalescing"])
-def test_truncated_datagrams_are_counted(plannable: Implementation, *, coalescing: bool) -> None:
+@pytest.mark.parametrize("mode", ["with info", "with local address", "coalescing"])
+def test_truncated_datagrams_are_counted(plannable: Implementation, mode: str) -> None:
     whole, cut = (Message(b"x", packed_ipv4("127.0.0.1", 5), b"", flags) for flags in (0, socket.MSG_TRUNC))
     calls = plannable(PlannedSocket([whole, cut, whole, cut]), FAMILIES["udp4"])
-    calls.coalescing, calls.with_info = coalescing, not coalescing
+    set_mode(calls, mode)
     got = receive_all(calls)
     assert calls.counts == ReceiveCounts(received=4, truncated=2)
-    if not coalescing:
+    if mode != "coalescing":
         assert [datagram.info and datagram.info.truncated for datagram in got] == [False, True] * 2
 
 
@@ -516,10 +678,12 @@ def enable_coalescing(link: Link) -> None:
 
 @one_by_one_and_in_batches
 @needs_offload
-@pytest.mark.parametrize("with_info", [False, True], ids=["plain", "with info"])
-def test_coalesced_messages_are_split_at_the_segment_size(udp_link: Link, *, with_info: bool) -> None:
-    if with_info:
+@pytest.mark.parametrize("metadata", METADATA)
+def test_coalesced_messages_are_split_at_the_segment_size(udp_link: Link, metadata: Metadata) -> None:
+    if metadata == "with info":
         enable_info(udp_link)
+    elif metadata == "with local address":
+        enable_local_address(udp_link)
     enable_coalescing(udp_link)
     payloads: list[bytes] = []
     for _ in range(3):
@@ -528,7 +692,10 @@ def test_coalesced_messages_are_split_at_the_segment_size(udp_link: Link, *, wit
         payloads += send_train(udp_link, b"aabbccd", 2)
         payloads += send_train(udp_link, bytes(range(200)) * 10, 1000)
         payloads += send_train(udp_link, b"xyz", 1)
-    check_received(udp_link, payloads, receive_all(udp_link.calls), info=with_info)
+    got = receive_all(udp_link.calls)
+    check_received(udp_link, payloads, got, info=metadata != "plain")
+    if metadata == "with local address":
+        assert {datagram.info for datagram in got} == {local_info_of(udp_link.kind)}
     assert udp_link.calls.counts == counted(payloads, coalesced_receives=9, coalesced_datagrams=len(payloads) - 6)
 
 
@@ -592,19 +759,15 @@ def test_an_empty_datagram_with_a_segment_size_is_one_datagram(plannable: Implem
 
 # Calls that fail, and interruptions
 
-MODES: Final = {"plain": (False, False), "with info": (True, False), "coalescing": (False, True)}
-
 
 @one_by_one_and_in_batches
-@pytest.mark.parametrize(("with_info", "coalescing"), MODES.values(), ids=list(MODES))
-def test_datagrams_before_an_error_are_appended_and_counted(
-    plannable: Implementation, *, with_info: bool, coalescing: bool
-) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_datagrams_before_an_error_are_appended_and_counted(plannable: Implementation, mode: str) -> None:
     datagram = Message(b"x", packed_ipv4("127.0.0.1", 5))
     forged = Message(b"x", packed_ipv4("127.0.0.1", 0))
     sock = PlannedSocket([datagram, forged, datagram, errno.ECONNREFUSED, datagram, errno.ENETDOWN])
     calls = plannable(sock, FAMILIES["udp4"])
-    calls.with_info, calls.coalescing = with_info, coalescing
+    set_mode(calls, mode)
     got: list[Datagram] = []
     for number, received in ((errno.ECONNREFUSED, 3), (errno.ENETDOWN, 4), (errno.EAGAIN, 4)):
         with pytest.raises(OSError, match=r".") as raised:
@@ -615,23 +778,25 @@ def test_datagrams_before_an_error_are_appended_and_counted(
         assert calls.counts == ReceiveCounts(received=received, filtered=1)
 
 
-@pytest.mark.parametrize("coalescing", [False, True], ids=["plain", "coalescing"])
+@pytest.mark.parametrize(
+    ("mode", "replacement"), [("plain", "recvfrom"), ("coalescing", "recvmsg"), ("with local address", "recvmsg")]
+)
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
 def test_a_refused_recvmmsg_is_replaced_at_once_and_not_tried_again(
-    plannable: Implementation, number: int, monkeypatch: pytest.MonkeyPatch, *, coalescing: bool
+    plannable: Implementation, number: int, monkeypatch: pytest.MonkeyPatch, mode: str, replacement: str
 ) -> None:
     monkeypatch.setattr(_python_calls, "_BURST", 0)
     datagram = Message(b"x", packed_ipv4("127.0.0.1", 5))
     sock = PlannedSocket([datagram] * 3)
     calls = plannable(sock, FAMILIES["udp4"])
-    calls.coalescing = coalescing
+    set_mode(calls, mode)
     got: list[Datagram] = []
     calls.receive(got, 1)
     sock.refusal = number
     for count in (2, 3):
         calls.receive(got, 1)
         assert len(got) == count
-    assert sock.calls == ["recvmmsg", "recvmmsg", *["recvmsg" if coalescing else "recvfrom"] * 2]
+    assert sock.calls == ["recvmmsg", "recvmmsg", *[replacement] * 2]
     assert calls.counts == ReceiveCounts(received=3)
 
 
@@ -806,6 +971,22 @@ def test_send_reaches_the_peer_and_sendto_an_address(link: Link) -> None:
     assert link.at_peer() == [letter * size for letter in (b"t", b"c") for size in sizes]
 
 
+@needs_packet_info
+@pytest.mark.parametrize("connected", [False, True], ids=["to an address", "to the peer"])
+def test_sendmsg_sends_with_the_control_messages_of_its_call(udp_link: Link, *, connected: bool) -> None:
+    kind = udp_link.kind
+    level, option = INFO_OPTIONS["udp4" if kind.peer_family == socket.AF_INET else "udp6"][1]
+    udp_link.peer.setsockopt(level, option, 1)
+    if connected:
+        udp_link.sock.connect(udp_link.peer_sockaddr)
+    ancillary = encode_packet_info(
+        PacketInfo(hop_limit=7), kind.peer_reported, on_ipv6=kind.family.family == socket.AF_INET6
+    )
+    udp_link.calls.sendmsg((b"x",), ancillary, 0, None if connected else udp_link.peer_sockaddr)
+    data, control, _, _ = udp_link.peer.recvmsg(100, 100)
+    assert (data, [message[2] for message in control]) == (b"x", [struct.pack("=i", 7)])
+
+
 def test_refused_sends_raise(link: Link) -> None:
     with pytest.raises(OSError, match=r".") as unconnected:
         link.calls.send(b"x")
@@ -961,12 +1142,15 @@ def test_the_former_socket_may_have_coalesced(open_link: Callable[[Kind], Link])
 
 
 @one_by_one_and_in_batches
+@pytest.mark.parametrize("metadata", ["with info", "with local address"])
 def test_datagrams_of_the_former_socket_have_a_packet_info_enabled_later(
-    link: Link, open_link: Callable[[Kind], Link]
+    link: Link, open_link: Callable[[Kind], Link], metadata: Metadata
 ) -> None:
+    if link.kind is UNIX:
+        metadata = "with info"
     former_of(link, open_link, [b"1"])
     link.send([b"2"])
-    link.calls.with_info = True
+    set_mode(link.calls, metadata)
     assert [datagram.info is not None for datagram in receive_all(link.calls)] == [True, True]
 
 
@@ -1072,7 +1256,8 @@ def test_nothing_that_the_network_sends_raises_and_every_datagram_is_counted(
     messages = st.builds(Message, st.binary(max_size=50), SOURCES[type_], CONTROL, FLAGS)
     queue: list[Message | int] = data.draw(st.lists(messages | ERRNOS, max_size=12), "queue")
     calls = plannable(PlannedSocket(queue), family)
-    calls.with_info, calls.coalescing = data.draw(st.sampled_from([*MODES.values(), (True, True)]), "mode")
+    for name in data.draw(st.sets(st.sampled_from(MODES)), "modes"):
+        set_mode(calls, name)
     calls.filter_own(OWN_PORT, is_own)
     limit = data.draw(st.integers(1, 20), "limit")
     got: list[Datagram] = []
@@ -1090,7 +1275,7 @@ def test_nothing_that_the_network_sends_raises_and_every_datagram_is_counted(
     ]
     assert [datagram[:2] for datagram in got] == expected
     assert [type(datagram.address) for datagram in got] == [type(address) for _, address in expected]
-    assert {datagram.info is not None for datagram in got} <= {calls.with_info}
+    assert {datagram.info is not None for datagram in got} <= {calls.with_info or calls.with_local_address}
     counts = calls.counts
     assert counts.received == len(got) + counts.filtered + counts.unsplit_batches
     assert counts.coalesced_datagrams >= counts.coalesced_receives

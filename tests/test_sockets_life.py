@@ -70,7 +70,7 @@ class _Forged(FaultySocket):  # pragma: no cover -- the session tests_long runs 
         self.sources += most
         sources = range(self.sources, self.sources + most)
         packed = [b"\2\0\0\7\12" + source.to_bytes(3, "big") + bytes(8) for source in sources]
-        return [b"x"] * most, b"".join(packed), None
+        return [b"x"] * most, b"".join(packed), None, None
 
 
 @pytest.mark.long

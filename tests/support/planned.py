@@ -102,12 +102,11 @@ class PlannedSocket:
             messages.append(self._next())
         sources = b"".join(message.packed for message in messages)
         assert len(sources) == source_size * len(messages)
-        details = [(message.control, message.flags) for message in messages]
-        return (
-            [message.data for message in messages],
-            sources,
-            details if ancillary and any(map(any, details)) else None,
-        )
+        payloads = [message.data for message in messages]
+        control, flags = [message.control for message in messages], [message.flags for message in messages]
+        if not ancillary or not (any(control) or any(flags)):
+            return payloads, sources, None, None
+        return payloads, sources, control, flags
 
     def _next(self) -> Message:
         message = self.queue.popleft() if self.queue else errno.EAGAIN

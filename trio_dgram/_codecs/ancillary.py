@@ -71,6 +71,12 @@ def segment_size(ancillary: Ancillary) -> int:
     return 0
 
 
+def packet_info_messages(ancillary: Ancillary) -> tuple[ControlMessage, ...]:
+    """Return the control messages that report the local address and the interface of a datagram (IP_PKTINFO,
+    IPV6_PKTINFO)."""
+    return tuple(message for message in ancillary if message[:2] in _PACKET_INFO)
+
+
 def decode_packet_info(ancillary: Ancillary, *, truncated: bool = False) -> PacketInfo:
     """Return the metadata in the control messages of a received datagram.
 
@@ -186,6 +192,7 @@ def _credentials(fields: dict[str, Any], data: bytes) -> None:
     fields["credentials"] = None if found == _UNKNOWN else found
 
 
+_PACKET_INFO: Final = frozenset({(socket.IPPROTO_IP, IP_PKTINFO), (socket.IPPROTO_IPV6, IPV6_PKTINFO)})
 _UNKNOWN: Final = Credentials(0, 65534, 65534)
 
 _DECODERS: Final[dict[tuple[int, int], tuple[int, Callable[[dict[str, Any], bytes], None]]]] = {

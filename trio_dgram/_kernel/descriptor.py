@@ -47,7 +47,7 @@ from .capabilities import (
 from .hot_calls import HotCalls
 from .interfaces import find_interface
 from .memberships import Memberships
-from .options import Target, multicast_source, read_option, write_option
+from .options import Place, Target, multicast_source, read_option, write_option
 from .recvmmsg import ANCILLARY_SIZE
 from .system_socket import MSG_ERRQUEUE
 from .unix_paths import BoundPath, bound_path, why_not_bound
@@ -161,6 +161,28 @@ class Descriptor:
             with suppress(OSError):
                 self._enable(ipv4, ipv6)
 
+    def enable_local_address(self) -> bool:
+        """Make the kernel report the local address and the interface of each datagram, unless it does so already.
+
+        Returns:
+          Whether it does. If not, nothing has changed.
+        """
+        if not self._can.packet_info or not self.family.is_internet:
+            return False
+        enabled: list[Place] = []
+        try:
+            for place in self._packet_info_places:
+                if not self._socket.getsockopt(*place):
+                    self._socket.setsockopt(*place, 1)
+                    enabled.append(place)
+        except OSError:
+            for place in enabled:
+                with suppress(OSError):
+                    self._socket.setsockopt(*place, 0)
+            return False
+        self.calls.with_local_address = True
+        return True
+
     def enable_error_queue(self) -> None:
         """Make the kernel queue ICMP errors; ENOTSUP where it cannot."""
         not_supported = OSError(errno.ENOTSUP, "this system has no queue of ICMP errors (IP_RECVERR)")
@@ -183,6 +205,10 @@ class Descriptor:
                 raise
         else:
             self.shares_port = True
+
+    @property
+    def _packet_info_places(self) -> tuple[Place, ...]:
+        return self.options.places((socket.IPPROTO_IP, IP_PKTINFO), (socket.IPPROTO_IPV6, IPV6_RECVPKTINFO))
 
     def _enable(self, ipv4: int, ipv6: int) -> None:
         for place in self.options.places((socket.IPPROTO_IP, ipv4), (socket.IPPROTO_IPV6, ipv6)):

@@ -36,6 +36,9 @@ class HotCalls(Protocol):
     counts: ReceiveCounts
     with_info: bool
     """Whether each datagram gets a PacketInfo."""
+    with_local_address: bool
+    """Whether each datagram gets at least a PacketInfo with its local address and interface, which is shared by the
+    datagrams to one address."""
     coalescing: bool
     """Whether a message may hold several datagrams, of the segment size in its ancillary data (UDP_GRO)."""
 

@@ -11,16 +11,19 @@ import errno
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any, Final
+
+import attrs
 
 from .._codecs.ancillary import UDP_SEGMENT, ControlMessage, control_messages, decode_packet_info, segment_size
 from .._codecs.families import UDP4, Family, SocketAddress
 from .._values.addresses import ReceivedAddress, ReceivedIPv4Address, new_tuple
-from .._values.datagrams import Datagram
+from .._values.datagrams import Datagram, PacketInfo
 from .capabilities import capabilities_of
 from .hot_calls import ReceiveCounts
+from .local_address_cache import Key, cached_local_info, cached_local_infos, local_info
 from .recvmmsg import ANCILLARY_SIZE, LARGEST_CALL, LARGEST_PAYLOAD
 from .source_cache import SourceCache
 from .unix_paths import close_descriptors
@@ -63,6 +66,7 @@ class PythonCalls:
         "_per_message",
         "_recvfrom",
         "_recvmmsg",
+        "_recvmsg",
         "_socket",
         "_sources",
         "coalescing",
@@ -70,14 +74,18 @@ class PythonCalls:
         "send",
         "sendto",
         "with_info",
+        "with_local_address",
     )
 
     def __init__(self, sock: Any, family: Family) -> None:
         self.counts: ReceiveCounts = ReceiveCounts()
         self.with_info: bool = False
+        self.with_local_address: bool = False
         self.coalescing: bool = False
         self.send: Any = sock.send
         self.sendto: Any = sock.sendto
+        # Once it is needed: a bound method takes 72 bytes of each idle socket.
+        self._recvmsg: Any = None
         self._socket = sock
         self._family = family
         self._largest = largest_payload(family)
@@ -111,10 +119,8 @@ class PythonCalls:
                 self._receive_messages(into, limit)
             elif self._recvmmsg is not None and limit >= _BURST and self._burst >= _BURST:
                 self._receive_batches(into, limit)
-            elif self.coalescing:
-                self._receive_messages(into, limit)
             else:
-                self._receive_singles(into, limit)
+                self._receive_one_by_one(into, limit)
         finally:
             appended = len(into) - before
             # An empty queue says nothing about the next burst.
@@ -123,7 +129,7 @@ class PythonCalls:
 
     def _receive_former(self, former: PythonCalls, into: deque[Datagram] | list[Datagram], limit: int) -> bool:
         """Receive from the former socket and return whether it may have more; close it otherwise."""
-        former.with_info = self.with_info
+        former.with_info, former.with_local_address = self.with_info, self.with_local_address
         for _ in range(2):
             try:
                 former.receive(into, limit)
@@ -135,6 +141,14 @@ class PythonCalls:
             return True
         self._formers.pop(0)._socket.close()  # noqa: SLF001 -- of the same class
         return False
+
+    def _receive_one_by_one(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
+        if self.with_local_address:
+            self._receive_with_local_address(into, limit)
+        elif self.coalescing:
+            self._receive_messages(into, limit)
+        else:
+            self._receive_singles(into, limit)
 
     def _receive_singles(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
         recvfrom, append = self._recvfrom, into.append
@@ -152,38 +166,78 @@ class PythonCalls:
                 append(new_tuple(Datagram, (data, address, None)))
 
     def _receive_batches(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
-        size = self._family.packed_size
+        size, with_local_address = self._family.packed_size, self.with_local_address
+        infos: Any = repeat(None)
         while limit > 0:
             before = len(into)
             most = max(1, limit // self._per_message)
             try:
-                payloads, packed, control = self._recvmmsg(most, size, ancillary=self.coalescing)
+                payloads, packed, control, flags = self._recvmmsg(
+                    most, size, ancillary=self.coalescing or with_local_address
+                )
             except OSError as error:
                 if error.errno in _REFUSED:
                     # A sandbox may refuse on one socket what it allowed on another.
                     self._recvmmsg = None
-                    (self._receive_messages if self.coalescing else self._receive_singles)(into, limit)
+                    self._receive_one_by_one(into, limit)
                     return
                 raise
             addresses = self._sources.addresses(packed)
             if self._own_port and self._packed_port in packed:
                 addresses = list(map(self._permitted, addresses))
-            if control is None and all(addresses):
+            single = control is None
+            if with_local_address:
+                infos = cached_local_infos(control or [b""] * len(payloads))
+                single = all(infos) and not any(flags or ())
+            if single and all(addresses):
                 # One loop in C, since it runs per datagram.
-                into.extend(map(new_tuple, repeat(Datagram), zip(payloads, addresses, repeat(None))))
+                into.extend(map(new_tuple, repeat(Datagram), zip(payloads, addresses, infos)))  # noqa: B905
             else:
-                for payload, address, (data, flags) in zip(
-                    payloads, addresses, control or repeat((b"", 0)), strict=False
-                ):
-                    self._unpack(into, payload, control_messages(data), flags, address)
+                messages = zip(payloads, addresses, infos, control or repeat(b""), flags or repeat(0), strict=False)
+                self._unpack_batch(into, messages)
             self._per_message = max(1, (len(into) - before) // len(payloads))
             if len(payloads) < min(most, LARGEST_CALL):
                 return
             limit -= max(len(payloads), len(into) - before)
 
+    def _unpack_batch(
+        self,
+        into: deque[Datagram] | list[Datagram],
+        messages: Iterable[tuple[bytes, ReceivedAddress | None, PacketInfo | None, bytes, int]],
+    ) -> None:
+        for data, address, info, control, flags in messages:
+            if info is not None and address is not None and not flags:
+                into.append(new_tuple(Datagram, (data, address, info)))
+            else:
+                self._unpack(into, data, control_messages(control), control, flags, address)
+
+    def _receive_with_local_address(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
+        """Receive one by one, with the local address of each."""
+        recvmsg, append = self._recvmsg or self._find_recvmsg(), into.append
+        is_udp4, own_port = self._family is UDP4, self._own_port
+        while limit > 0:
+            data, control, flags, source = recvmsg(LARGEST_PAYLOAD, ANCILLARY_SIZE)
+            key = tuple(control)
+            info = cached_local_info(key)
+            port = source[1]
+            if info is not None and not flags:
+                limit -= 1
+                if is_udp4 and port and port != own_port and source[0] != "0.0.0.0":
+                    append(new_tuple(Datagram, (data, new_tuple(ReceivedIPv4Address, source), info)))
+                    continue
+                address = self._permitted(self._family.source(source))
+                if address is None:
+                    self._filter(1)
+                else:
+                    append(new_tuple(Datagram, (data, address, info)))
+                continue
+            before = len(into)
+            self._unpack(into, data, control, key, flags, self._permitted(self._family.source(source)))
+            limit -= max(1, len(into) - before)
+
     def _receive_messages(self, into: deque[Datagram] | list[Datagram], limit: int) -> None:
         """Receive with ancillary data."""
-        recvmsg, size = getattr(self._socket, "recvmsg", self._recvmsg_without_control), self._largest
+        recvmsg, size = self._recvmsg or self._find_recvmsg(), self._largest
         # Without space for control messages the kernel does not install descriptors that a sender passes (unix(7)).
         space = ANCILLARY_SIZE if self.with_info or self._family.is_internet else 0
         append, plain = into.append, not self.with_info
@@ -195,8 +249,13 @@ class PythonCalls:
                 limit -= 1
             else:
                 before = len(into)
-                self._unpack(into, data, control, flags, address)
+                self._unpack(into, data, control, (), flags, address)
                 limit -= max(1, len(into) - before)
+
+    def _find_recvmsg(self) -> Any:
+        self._recvmsg = getattr(self._socket, "recvmsg", None)
+        # Its own method, kept, would leave a closed socket to the garbage collector.
+        return self._recvmsg or self._recvmsg_without_control
 
     def _recvmsg_without_control(self, size: int, _space: int) -> tuple[bytes, list[ControlMessage], int, Any]:
         """Receive where the system has no recvmsg(2)."""
@@ -208,10 +267,14 @@ class PythonCalls:
         into: deque[Datagram] | list[Datagram],
         data: bytes,
         control: list[ControlMessage],
+        key: Key,
         flags: int,
         address: ReceivedAddress | None,
     ) -> None:
-        """Append the datagrams in ``data``: one, or several that the kernel coalesced."""
+        """Append the datagrams in ``data``: one, or several that the kernel coalesced.
+
+        ``key`` is ``control`` as the cache of local addresses takes it.
+        """
         if not self._family.is_internet:
             close_descriptors(control)
         truncated = bool(flags & _TRUNCATED)
@@ -231,7 +294,13 @@ class PythonCalls:
         if segment:
             self.counts.coalesced_receives += 1
             self.counts.coalesced_datagrams += len(segments)
-        info = decode_packet_info(control, truncated=truncated) if self.with_info else None
+        info = None
+        if self.with_info:
+            info = decode_packet_info(control, truncated=truncated)
+        elif self.with_local_address:
+            info = local_info(control, key)
+            if truncated:
+                info = attrs.evolve(info, truncated=True)
         into.extend([new_tuple(Datagram, (segment, address, info)) for segment in segments])
 
     def _permitted(self, address: ReceivedAddress | None) -> ReceivedAddress | None:

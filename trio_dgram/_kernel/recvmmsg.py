@@ -14,9 +14,9 @@ from typing import Final, Literal, TypeAlias
 
 from .c_library import c_function, c_library
 
-Batch: TypeAlias = tuple[list[bytes], bytes, list[tuple[bytes, int]] | None]
+Batch: TypeAlias = tuple[list[bytes], bytes, list[bytes] | None, list[int] | None]
 """Datagrams as the kernel returns them: the payloads, the sources (struct sockaddr, one after the other) and, if any
-of them has it, ancillary data (struct cmsghdr, one after the other) and flags."""
+of them has either, the ancillary data (struct cmsghdr, one after the other) and the flags of each."""
 
 LARGEST_CALL: Final = 64
 """The most datagrams of one call: more of them do not lower the cost of one."""
@@ -56,7 +56,8 @@ class _Buffers:
         self._payloads = mmap.mmap(-1, LARGEST_CALL * LARGEST_PAYLOAD, flags=private)
         self._sources = bytearray(LARGEST_CALL * _SOURCE_SIZE)
         self._source_view = memoryview(self._sources)
-        self._ancillary = bytearray(LARGEST_CALL * ANCILLARY_SIZE)
+        # Slices of it are bytes; a slice of a bytearray would be copied once more.
+        self._ancillary = mmap.mmap(-1, LARGEST_CALL * ANCILLARY_SIZE, flags=private)
         start = _address(self._payloads)
         self._iovecs = bytearray(b"".join(_IOVEC.pack(start + offset, LARGEST_PAYLOAD) for offset in _PAYLOADS))
         self._messages = bytearray(LARGEST_CALL * _MESSAGE.size)
@@ -89,13 +90,13 @@ class _Buffers:
         payloads = [memory[start : start + size] for start, size in zip(_PAYLOADS, sizes)]  # noqa: B905
         sources = bytes(self._source_view[: count * source_size])
         if not ancillary:
-            return payloads, sources, None
+            return payloads, sources, None, None
         ancillary_sizes, flags = self._ancillary_sizes[:count].tolist(), self._flags[:count].tolist()
         if not any(ancillary_sizes) and not any(flags):
-            return payloads, sources, None
-        view = memoryview(self._ancillary)
-        data = [bytes(view[start : start + size]) for start, size in zip(_ANCILLARY, ancillary_sizes)]  # noqa: B905
-        return payloads, sources, list(zip(data, flags))  # noqa: B905
+            return payloads, sources, None, None
+        memory = self._ancillary
+        data = [memory[start : start + size] for start, size in zip(_ANCILLARY, ancillary_sizes)]  # noqa: B905
+        return payloads, sources, data, flags
 
     def _template(self, source_size: int, *, ancillary: bool) -> bytes:
         sources, iovecs, control = _address(self._sources), _address(self._iovecs), _address(self._ancillary)

@@ -78,6 +78,7 @@ class FactoryCalls:
     def __init__(self, sock: FactorySocket, family: Family) -> None:
         self.counts = ReceiveCounts()
         self.with_info = False
+        self.with_local_address = False
         self.coalescing = False
         self.peer: Address | None = None
         self._socket = sock
