@@ -253,14 +253,14 @@ async def join(arguments: argparse.Namespace) -> None:
         await nursery.start(cancel_at_signal, typing)
         named = trio.Event()
         nursery.start_soon(hear, peer, arguments.name, named, nursery.cancel_scope)
-        for attempt in trio_dgram.retry():
+        async for attempt in trio_dgram.retry():
             with attempt:
                 await say(peer, f"/name {arguments.name}")
                 await named.wait()
         nursery.start_soon(show_life, peer)
         with typing:
             await speak(peer)
-        for attempt in trio_dgram.retry(timeout=0.25, attempts=3):
+        async for attempt in trio_dgram.retry(timeout=0.25, attempts=3):
             with attempt:
                 await say(peer, "/quit")
                 await trio.sleep_forever()

@@ -46,7 +46,7 @@ class Client:
     async def square(self, integer: int) -> int:
         """Return the square of an integer, or raise trio.TooSlowError."""
         number = b"%d" % next(self._numbers)
-        for attempt in trio_dgram.retry(timeout=0.5, factor=1.5, attempts=10):
+        async for attempt in trio_dgram.retry(timeout=0.5, factor=1.5, attempts=10):
             with attempt:
                 await self._peer.send(b"%s %d" % (number, integer))
                 while True:
@@ -61,7 +61,7 @@ class NaiveClient(Client):
 
     async def square(self, integer: int) -> int:
         """Return the square of an integer, it is hoped."""
-        for attempt in trio_dgram.retry(timeout=0.5, factor=1.5, attempts=10):
+        async for attempt in trio_dgram.retry(timeout=0.5, factor=1.5, attempts=10):
             with attempt:
                 await self._peer.send(b"%d %d" % (next(self._numbers), integer))
                 return int((await self._peer.receive()).partition(b" ")[2])

@@ -99,7 +99,7 @@ async def talk_to_both(host: str, plain_port: int, encrypted_port: int) -> None:
 
 async def ask_until_answered(peer: trio.abc.Channel[bytes]) -> None:
     for payload in (b"hello", b"again"):
-        for attempt in trio_dgram.retry(attempts=8):
+        async for attempt in trio_dgram.retry(attempts=8):
             with attempt:
                 await peer.send(payload)
                 while await peer.receive() != payload.upper():

@@ -687,57 +687,6 @@ def test_everything_can_be_cancelled_at_every_point(udp: Family) -> None:
     assert sim.run(scenario) > 10
 
 
-# Asking again
-
-
-async def test_the_first_attempt_that_comes_through_is_the_last(autojump_clock: trio.testing.MockClock) -> None:
-    times = []
-    for attempt in trio_dgram.retry(timeout=1, factor=3, attempts=5, jitter=0):
-        with attempt:
-            times.append(trio.current_time())
-            if len(times) < 3:
-                await trio.sleep_forever()
-    assert times == [0, 1, 4]
-    assert autojump_clock.autojump_threshold == 0
-
-
-async def test_after_the_last_attempt_it_is_too_slow(autojump_clock: trio.testing.MockClock) -> None:
-    with pytest.raises(trio.TooSlowError, match="2 attempts"):
-        for attempt in trio_dgram.retry(timeout=1, attempts=2, jitter=0.5):
-            with attempt:
-                await trio.sleep_forever()
-    assert 3 <= trio.current_time() <= 4.5
-    assert autojump_clock.autojump_threshold == 0
-
-
-@pytest.mark.long
-def test_retry_overcomes_a_bad_network_or_raises_too_slow_error() -> None:
-    async def ask() -> bytes:
-        async with trio_dgram.open_connection("server", 7) as peer:
-            for attempt in trio_dgram.retry():
-                with attempt:
-                    await peer.send(b"hello")
-                    return await peer.receive()
-        raise AssertionError
-
-    async def scenario(network: sim.Network) -> bytes | None:
-        client, server = network.host("client"), network.host("server")
-        network.path(client, server, symmetric=True, delay=0.05, jitter=0.04, keep_order=False, loss=0.3, duplicate=0.2)
-        async with trio.open_nursery() as nursery:
-            with server.entered():
-                await nursery.start(trio_dgram.serve, shout, 7)
-            try:
-                return await client.run(ask)
-            except trio.TooSlowError:
-                return None
-            finally:
-                nursery.cancel_scope.cancel()
-
-    answers = [sim.run(scenario, seed=seed) for seed in range(200)]
-    assert set(answers) == {b"HELLO", None}
-    assert answers.count(None) < 30
-
-
 # Faults
 
 

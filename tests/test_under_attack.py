@@ -63,7 +63,7 @@ class Guard:
 async def ask(peer: DatagramChannel, request: bytes, size: int) -> bytes:
     """Send the request until an answer of that size arrives."""
     answer = b""
-    for attempt in trio_dgram.retry(timeout=0.05, factor=1, attempts=100):
+    async for attempt in trio_dgram.retry(timeout=0.05, factor=1, attempts=100):
         with attempt:
             await peer.send(request)
             while len(answer) != size:

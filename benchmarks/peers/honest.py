@@ -38,7 +38,7 @@ class Counts:
 async def ask(peer: trio_dgram.DatagramChannel, request: bytes, answer: bytes, counts: Counts) -> tuple[bytes, int]:
     """Ask until an answer comes that begins as it should; return it and how many attempts it took."""
     data, attempts = b"", 0
-    for attempt in trio_dgram.retry(timeout=AGAIN, factor=1, attempts=ATTEMPTS):
+    async for attempt in trio_dgram.retry(timeout=AGAIN, factor=1, attempts=ATTEMPTS):
         with attempt:
             attempts += 1
             await peer.send(request)
