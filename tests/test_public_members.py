@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 import trio_dgram
-from trio_dgram import DatagramNursery, DatagramSocket, EventChannel, dtls, lowlevel
+from trio_dgram import DatagramNursery, DatagramSocket, EventChannel, Exchange, dtls, lowlevel
 from trio_dgram._kernel.options import OPTIONS
 from trio_dgram._peers.limits import PeerLimits
 from trio_dgram._socket.config import SocketConfig, check_options
@@ -52,6 +52,8 @@ MEMBERS: Final = {
         send_buffer_size send_many send_nowait setsockopt statistics ttl type unref
     """,
     "trio_dgram.EventChannel": "aclose close closed receive receive_nowait statistics",
+    "trio_dgram.Exchange": "request statistics",
+    "trio_dgram.ExchangeStatistics": "duplicates in_flight replies sent strays timeouts",
     "trio_dgram.Failure": "address error operation",
     "trio_dgram.Interface": "addresses index loopback mtu multicast name up",
     "trio_dgram.ListenerOptions": """
@@ -101,6 +103,7 @@ NO_CONSTRUCTOR: Final = {
     DatagramSocket: "open_socket() or DatagramNursery.create_socket()",
     DatagramNursery: "open_nursery()",
     EventChannel: "DatagramSocket.events()",
+    Exchange: "open_exchange()",
 }
 
 

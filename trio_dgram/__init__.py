@@ -12,6 +12,7 @@ from ._kernel.interfaces import Interface, interfaces
 from ._kernel.memberships import Membership
 from ._nursery import DatagramNursery, open_nursery, open_socket
 from ._peers.channel import DatagramChannel
+from ._peers.exchange import Exchange, open_exchange
 from ._peers.limits import ListenerOptions
 from ._peers.listener import DatagramListener, open_listeners
 from ._peers.retry import retry
@@ -35,7 +36,13 @@ from ._values.errors import (
     SocketStateError,
 )
 from ._values.events import Closed, Connected, Event, Failure, Listening
-from ._values.statistics import ChannelStatistics, ListenerStatistics, PeerStatistics, SocketStatistics
+from ._values.statistics import (
+    ChannelStatistics,
+    ExchangeStatistics,
+    ListenerStatistics,
+    PeerStatistics,
+    SocketStatistics,
+)
 
 __all__ = [
     "Address",
@@ -57,6 +64,8 @@ __all__ = [
     "DatagramSocket",
     "Event",
     "EventChannel",
+    "Exchange",
+    "ExchangeStatistics",
     "Failure",
     "Interface",
     "ListenerOptions",
@@ -77,6 +86,7 @@ __all__ = [
     "capabilities",
     "interfaces",
     "open_connection",
+    "open_exchange",
     "open_listeners",
     "open_nursery",
     "open_socket",

@@ -22,7 +22,7 @@ from .._values.errors import PeerUnreachable, with_context
 Report = Callable[[OSError, str, Address | None], bool]
 """Reports an error, its operation and its address to the event channels; returns whether one of them took it."""
 
-_PENDING_ERRNOS: Final = frozenset(
+PENDING_ERRNOS: Final = frozenset(
     number
     for name in (
         "ECONNREFUSED",
@@ -61,7 +61,7 @@ class PendingErrors:
         self.count = 0
         self._descriptor = descriptor
         self._report = report
-        self._errnos = _PENDING_ERRNOS if descriptor.family.is_internet else _UNIX_PENDING_ERRNOS
+        self._errnos = PENDING_ERRNOS if descriptor.family.is_internet else _UNIX_PENDING_ERRNOS
 
     @property
     def has_queue(self) -> bool:
@@ -74,7 +74,7 @@ class PendingErrors:
 
     def take(self, error: OSError) -> None:
         """Count an error that receiving raised, or a pending error that a send raised, and report it."""
-        pending = error.errno in _PENDING_ERRNOS
+        pending = error.errno in PENDING_ERRNOS
         if pending and self.drain():
             # The error queue has the same error with more detail.
             return

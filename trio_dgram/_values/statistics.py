@@ -141,3 +141,27 @@ class PeerStatistics:
     bytes_received: int
     bytes_sent: int
     validated: bool
+
+
+@attrs.frozen(kw_only=True)
+class ExchangeStatistics:
+    """The counts of one exchange, as :meth:`Exchange.statistics` returns them.
+
+    The sum of ``replies``, ``duplicates`` and ``strays`` is the number of datagrams that the exchange received.
+
+    Attributes:
+      sent (int): requests handed to the channel, each attempt counted.
+      replies (int): datagrams that answered a request in flight.
+      duplicates (int): further replies to one of the last 1024 requests that were answered.
+      strays (int): all other datagrams: late replies to a request that timed out or was cancelled, datagrams whose
+        ``key`` raises or is not hashable, and on a socket those of a later peer.
+      timeouts (int): requests that raised ``trio.TooSlowError``.
+      in_flight (int): requests that wait for their reply now.
+    """
+
+    sent: int
+    replies: int
+    duplicates: int
+    strays: int
+    timeouts: int
+    in_flight: int
