@@ -465,6 +465,56 @@ class Served(_Program):
             yield f"{sent} sent, but {counts.received} received + {counts.dropped_by_kernel} dropped by the kernel"
 
 
+class Asked(_Program):
+    """Requests in flight over a connected socket: the peer answers some out of order and twice, and the last never."""
+
+    def __init__(self, family: Family, plain: socket.socket) -> None:
+        super().__init__(family, plain)
+        self.sock: DatagramSocket | None = None
+        self.exchange: trio_dgram.Exchange | None = None
+        self.arrived = 0
+
+    async def run(self) -> None:
+        async with (
+            trio_dgram.open_socket(self.family.type, connect=self.peer) as self.sock,
+            trio_dgram.open_exchange(self.sock, key=bytes, max_in_flight=3) as self.exchange,
+        ):
+            async with trio.open_nursery() as nursery:
+                for number in range(5):
+                    nursery.start_soon(self.exchange.request, b"%d" % number)
+                await wait_all_tasks_blocked()
+                self.answer(3)
+                await wait_all_tasks_blocked()
+                self.answer(2)
+            with suppress(trio.TooSlowError):
+                await self.exchange.request(b"6", attempts=2)
+            with trio.move_on_after(0.5):
+                await self.exchange.request(b"7")
+
+    @enable_ki_protection
+    def answer(self, count: int) -> None:
+        assert self.sock is not None
+        requests = [self.plain.recv(2048) for _ in range(count)]
+        self.arrived += count
+        for request in [*reversed(requests), requests[0]]:
+            self.plain.sendto(request, self.sock.address)
+
+    def complaints(self, *, interrupted_program: bool) -> Iterable[str]:  # noqa: ARG002 -- it loses nothing
+        if self.sock is None or self.exchange is None:
+            return
+        with suppress(BlockingIOError):
+            while self.plain.recv(2048, socket.MSG_DONTWAIT):
+                self.arrived += 1
+        counts, of_socket = self.exchange.statistics(), self.sock.statistics()
+        if counts.sent != of_socket.sent or counts.sent != self.arrived:
+            yield f"{counts.sent} sent by the exchange and {of_socket.sent} by its socket, but {self.arrived} arrived"
+        handed_out = of_socket.received - of_socket.discarded_at_close - of_socket.filtered
+        if counts.replies + counts.duplicates + counts.strays != handed_out:
+            yield f"{handed_out} received by the socket, but not accounted for: {counts}"
+        if counts.in_flight:
+            yield f"left at the end: {counts}"
+
+
 UNIX: Final = attrs.evolve(FAMILIES[0], type="unix", family=socket.AF_UNIX, loopback="")  # type: ignore[arg-type]
 
 
@@ -484,5 +534,5 @@ CORE: Final = {
     **_named([Local], [UNIX]),
 }
 """The programs of the core, by name."""
-PEERS: Final = _named([Served], FAMILIES)
-"""The programs with a channel per peer."""
+PEERS: Final = _named([Served, Asked], FAMILIES)
+"""The programs with a channel per peer, or requests to one."""
