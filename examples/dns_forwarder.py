@@ -1,6 +1,6 @@
-"""Forward DNS queries to another server, over UDP, and remember its answers for as long as they last.
+"""Forward DNS queries to another server over UDP, and cache its answers.
 
-It needs dnspython. Try it, with the address of a server that you may ask:
+It needs dnspython. Try it with the address of a server that answers your queries:
 
     python dns_forwarder.py 192.0.2.53
     dig -p 5300 @localhost example.org
@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import random
+import secrets
 import signal
 import sys
+from collections.abc import Hashable
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, TypeAlias
 
 import attrs
@@ -33,13 +36,20 @@ from dns.rdtypes.ANY.SOA import SOA
 import trio_dgram
 
 LARGEST_ANSWER: Final = 1232
-"""The most that an upstream may send us and a client gets in one datagram, in bytes: what no path fragments."""
+"""The largest answer that upstream may send and a client gets, in bytes: no path fragments it."""
 LONGEST_TTL: Final = 86_400
 IDLE_TIMEOUT: Final = 30.0
-"""After how many seconds without a query a client is forgotten. Most ask once from each port."""
+"""The time in seconds after which a client without a query is forgotten. Most use each port for one query."""
 
-MOST_PENDING: Final = 512
-"""How many questions upstream has to answer at most. Beyond that they are refused: a flood takes no more sockets."""
+MAX_QUEUED: Final = 1024
+"""The largest number of queries that are queued for one client. Behind a load balancer all clients are one."""
+MAX_PENDING: Final = 512
+"""The largest number of questions that await an answer of upstream. Further ones are refused."""
+
+PORTS: Final = 16
+"""The number of ports that upstream is asked from at the same time. Each question uses a random one (RFC 5452, 9.2)."""
+PORT_LIFETIME: Final = 30.0
+"""The mean time in seconds after which a port is replaced by another one."""
 
 Question: TypeAlias = tuple[dns.name.Name, dns.rdatatype.RdataType, dns.rdataclass.RdataClass, int, bool]
 """Name, type and class, the flags and the wish for signatures: what an answer depends on."""
@@ -49,7 +59,7 @@ log = logging.getLogger("dns_forwarder")
 
 @attrs.frozen
 class Remembered:
-    """An answer, when it came, and until when it may be given."""
+    """A cached answer, with the times at which it arrived and expires."""
 
     answer: dns.message.Message
     came: float
@@ -57,14 +67,14 @@ class Remembered:
 
 
 class Cache:
-    """The latest answers, so many at most."""
+    """The latest ``size`` answers."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._remembered: dict[Question, Remembered] = {}
 
     def put(self, question: Question, answer: dns.message.Message) -> None:
-        """Remember an answer if it may be."""
+        """Store an answer for as long as its records allow."""
         lasts = time_to_live(answer)
         if lasts:
             self._remembered.pop(question, None)
@@ -74,7 +84,7 @@ class Cache:
             self._remembered[question] = Remembered(answer, now, now + lasts)
 
     def get(self, question: Question) -> tuple[dns.message.Message, int] | None:
-        """Return an answer that still holds, with its age in seconds."""
+        """Return an answer that has not expired, with its age in seconds."""
         found = self._remembered.get(question)
         if found is None or trio.current_time() >= found.expires:
             return None
@@ -82,7 +92,7 @@ class Cache:
 
 
 def time_to_live(answer: dns.message.Message) -> int:
-    """Return for how many seconds an answer may be remembered; a denial for as long as its SOA says (RFC 2308)."""
+    """Return the number of seconds for which an answer may be cached. The SOA of a denial has it (RFC 2308)."""
     if answer.flags & dns.flags.TC or answer.rcode() not in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
         return 0
     times = [LONGEST_TTL, *(rrset.ttl for section in sections(answer) for rrset in section)]
@@ -92,17 +102,139 @@ def time_to_live(answer: dns.message.Message) -> int:
     return min(times)
 
 
+class Pending:
+    """A question that upstream has been asked, for all clients that wait for the answer."""
+
+    def __init__(self) -> None:
+        self.answer: dns.message.Message | None = None
+        self.done = trio.Event()
+
+
+class Upstream:
+    """Asks another server, with many questions in flight on each of several ports.
+
+    A forged answer must have the id of a query and arrive at its port (RFC 5452). So each query has a random id and
+    uses a random one of the ports. The kernel chooses their numbers at random, and they are replaced so often that it
+    does not pay to search for them. Clients with the same question share one query: several would multiply the chance
+    of a guess (RFC 5452, 5).
+    """
+
+    def __init__(self, address: tuple[str, int], timeout: float, attempts: int) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._attempts = attempts
+        self._exchanges: list[trio_dgram.Exchange] = []
+        self._pending: dict[Question, Pending] = {}
+        self._nursery: trio.Nursery
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the ports open, for ever."""
+        async with trio.open_nursery() as self._nursery:
+            for _ in range(PORTS):
+                await self._nursery.start(self._keep_port)
+            task_status.started()
+
+    async def _keep_port(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        while True:
+            try:
+                await self._use_port(task_status)
+            except OSError as error:
+                # Only opening raises it, such as ENETUNREACH.
+                log.warning("upstream: %s", error)
+                task_status.started()
+                await trio.sleep(1)
+            task_status = trio.TASK_STATUS_IGNORED
+
+    async def _use_port(self, task_status: trio.TaskStatus[None]) -> None:
+        async with (
+            trio_dgram.open_connection(*self._address) as channel,
+            trio_dgram.open_exchange(channel, key=key_of) as exchange,
+        ):
+            self._exchanges.append(exchange)
+            task_status.started()
+            try:
+                await trio.sleep(PORT_LIFETIME * random.uniform(0.5, 1.5))
+            finally:
+                self._exchanges.remove(exchange)
+            while exchange.statistics().in_flight:  # noqa: ASYNC110 -- nothing waits for the end of the port
+                await trio.sleep(1)
+
+    async def ask(self, question: Question) -> dns.message.Message | None:
+        """Return the answer to a question; None if there is none, or too many are pending."""
+        pending = self._pending.get(question)
+        if pending is None:
+            if len(self._pending) >= MAX_PENDING or not self._exchanges:
+                return None
+            pending = self._pending[question] = Pending()
+            # The task of a client may be cancelled, and others wait for the same answer.
+            self._nursery.start_soon(self._fetch, question, pending)
+        await pending.done.wait()
+        return pending.answer
+
+    async def _fetch(self, question: Question, pending: Pending) -> None:
+        try:
+            pending.answer = await self._exchange_query(question)
+        except (OSError, ValueError, trio.TooSlowError, trio.BrokenResourceError) as error:
+            # A ValueError is an id in flight for this name with other flags, about once in 65,536 such queries.
+            log.warning("upstream: %s", error if error.__cause__ is None else f"{error}: {error.__cause__}")
+        finally:
+            del self._pending[question]
+            pending.done.set()
+
+    async def _exchange_query(self, question: Question) -> dns.message.Message | None:
+        name, type_, class_, flags, wants_signatures = question
+        query = dns.message.make_query(
+            name,
+            type_,
+            class_,
+            flags=flags,
+            use_edns=0,
+            payload=LARGEST_ANSWER,
+            want_dnssec=wants_signatures,
+            id=secrets.randbits(16),
+        )
+        exchange = secrets.choice(self._exchanges)
+        wire = await exchange.request(query.to_wire(), timeout=self._timeout, attempts=self._attempts)
+        answer = parse(wire)
+        if not query.is_response(answer):
+            log.info("upstream sent a query back")
+            return None
+        return answer
+
+
+@lru_cache(maxsize=1024)
+def parse(wire: bytes) -> dns.message.Message:
+    """Parse a message, once for the key and for the answer. The message must not be changed."""
+    return dns.message.from_wire(wire)
+
+
+def key_of(wire: bytes) -> Hashable:
+    """Return what a query and its response have in common: the id and the question, with its case as it is.
+
+    Raises:
+      ValueError: if ``wire`` is neither a query of ours nor a response; the exchange drops it then.
+    """
+    try:
+        message = parse(wire)
+    except dns.exception.DNSException as error:
+        log.info("upstream sent a malformed answer: %s", error)
+        raise ValueError("malformed") from error
+    if len(message.question) != 1 or (message.answer and not message.flags & dns.flags.QR):
+        log.info("upstream sent something else than an answer")
+        raise ValueError("neither a query of ours nor a response")
+    asked = message.question[0]
+    return message.id, asked.name.labels, asked.rdtype, asked.rdclass
+
+
 class Forwarder:
     """Answers queries, from the cache or by asking upstream."""
 
-    def __init__(self, upstream: tuple[str, int], cache: Cache, timeout: float, attempts: int) -> None:
+    def __init__(self, upstream: Upstream, cache: Cache) -> None:
         self._upstream = upstream
         self._cache = cache
-        self._retry = partial(trio_dgram.retry, timeout=timeout, attempts=attempts)
-        self._pending = trio.CapacityLimiter(MOST_PENDING)
 
     async def handle(self, peer: trio_dgram.DatagramChannel) -> None:
-        """Answer what one client asks, side by side: many ask for both kinds of addresses from one port."""
+        """Answer the queries of one client concurrently: many ask for both kinds of addresses from one port."""
         async with trio.open_nursery() as nursery:
             async for wire in peer:
                 nursery.start_soon(self._reply, peer, wire)
@@ -110,13 +242,13 @@ class Forwarder:
     async def _reply(self, peer: trio_dgram.DatagramChannel, wire: bytes) -> None:
         answer = await self._answer(wire, str(peer.address))
         if answer is not None:
-            with suppress(trio.BrokenResourceError):  # It has made room for another client.
+            with suppress(trio.BrokenResourceError):  # The client was evicted.
                 await peer.send(answer)
 
     async def _answer(self, wire: bytes, client: str) -> bytes | None:
         if len(wire) < 12 or wire[2] & 0x80:
             log.info("%s sent no query", client)
-            # Neither is an answer answered: two servers would go on for ever.
+            # A response to a response could make two servers answer each other for ever.
             return None
         try:
             query = dns.message.from_wire(wire)
@@ -132,11 +264,11 @@ class Forwarder:
         else:
             await self._fill_in(response, query, client)
         room = min(max(query.payload, 512), LARGEST_ANSWER) if query.edns >= 0 else 512
-        # What does not fit is left out record set by record set, and the flag TC says so (RFC 2181, 9).
+        # Record sets that do not fit are left out, and the flag TC reports it (RFC 2181, 9).
         return response.to_wire(max_size=room, prefer_truncation=True)
 
     async def _fill_in(self, response: dns.message.Message, query: dns.message.Message, client: str) -> None:
-        """Put into a response what is known about its question, or becomes known."""
+        """Copy the cached answer, or that of upstream, into a response."""
         asked = query.question[0]
         flags = query.flags & (dns.flags.RD | dns.flags.CD)
         question = asked.name, asked.rdtype, asked.rdclass, flags, bool(query.ednsflags & dns.flags.DO)
@@ -144,7 +276,7 @@ class Forwarder:
         found = self._cache.get(question)
         if found is None:
             source = "by upstream"
-            answer = await self._ask(question)
+            answer = await self._upstream.ask(question)
             if answer is None:
                 log.info("%s asked for %s: upstream has no answer", client, asked.to_text())
                 response.set_rcode(dns.rcode.SERVFAIL)
@@ -160,46 +292,13 @@ class Forwarder:
         )
         log.info("%s asked for %s: %s, %s", client, asked.to_text(), dns.rcode.to_text(answer.rcode()), source)
 
-    async def _ask(self, question: Question) -> dns.message.Message | None:
-        """Ask upstream, again and again; return its answer if one comes."""
-        if not self._pending.available_tokens:
-            return None
-        name, type_, class_, flags, wants_signatures = question
-        # Every time from another port and with another number, both hard to guess (RFC 5452).
-        query = dns.message.make_query(
-            name, type_, class_, flags=flags, use_edns=0, payload=LARGEST_ANSWER, want_dnssec=wants_signatures
-        )
-        try:
-            async with self._pending, trio_dgram.open_connection(*self._upstream) as upstream:
-                for attempt in self._retry():
-                    with attempt:
-                        await upstream.send(query.to_wire())
-                        return await next_answer(upstream, query)
-        except (OSError, trio.TooSlowError) as error:
-            log.warning("upstream: %s", error)
-        return None
-
-
-async def next_answer(upstream: trio.abc.Channel[bytes], query: dns.message.Message) -> dns.message.Message:
-    """Wait for the answer to a query; what is malformed, or answers something else, is passed over."""
-    while True:
-        wire = await upstream.receive()
-        try:
-            answer = dns.message.from_wire(wire)
-        except dns.exception.DNSException as error:
-            log.info("upstream sent a malformed answer: %s", error)
-        else:
-            if query.is_response(answer):
-                return answer
-            log.info("upstream sent an answer to another question")
-
 
 def sections(message: dns.message.Message) -> tuple[list[dns.rrset.RRset], ...]:
     return message.answer, message.authority, message.additional
 
 
 def refusal(wire: bytes, rcode: dns.rcode.Rcode) -> bytes:
-    """Return the header alone that refuses a query, of which nothing else need be understood."""
+    """Return a header that refuses a query. Only the header of the query is read."""
     response = dns.message.Message(id=int.from_bytes(wire[:2], "big"))
     response.flags = dns.flags.QR | dns.flags.RA
     response.set_opcode(dns.opcode.Opcode(wire[2] >> 3 & 15))
@@ -208,10 +307,18 @@ def refusal(wire: bytes, rcode: dns.rcode.Rcode) -> bytes:
 
 
 async def run(arguments: argparse.Namespace) -> None:
-    forwarder = Forwarder(arguments.upstream, Cache(arguments.cache), arguments.timeout, arguments.attempts)
-    serve = partial(trio_dgram.serve, host=arguments.host, idle_timeout=IDLE_TIMEOUT, max_peers=arguments.max_clients)
+    upstream = Upstream(arguments.upstream, arguments.timeout, arguments.attempts)
+    forwarder = Forwarder(upstream, Cache(arguments.cache))
+    serve = partial(
+        trio_dgram.serve,
+        host=arguments.host,
+        idle_timeout=IDLE_TIMEOUT,
+        max_peers=arguments.max_clients,
+        max_buffer_size=MAX_QUEUED,
+    )
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
+            await nursery.start(upstream.run)
             for listener in await nursery.start(serve, forwarder.handle, arguments.port):
                 log.info("listening on %s", listener.address)
             async for _ in signals:
@@ -219,7 +326,7 @@ async def run(arguments: argparse.Namespace) -> None:
     log.info("stopped")
 
 
-def upstream(text: str) -> tuple[str, int]:
+def server(text: str) -> tuple[str, int]:
     """Read ``HOST``, ``HOST:PORT`` or ``[HOST]:PORT``."""
     host, separator, port = text, "", ""
     if text.startswith("["):
@@ -248,7 +355,7 @@ def count(text: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Forward DNS queries to another server, and remember its answers.")
-    parser.add_argument("upstream", type=upstream, help="the server to ask: HOST, HOST:PORT or [HOST]:PORT")
+    parser.add_argument("upstream", type=server, help="the server to ask: HOST, HOST:PORT or [HOST]:PORT")
     parser.add_argument("--port", type=int, default=5300, help="0 takes one that is free (default: %(default)s)")
     parser.add_argument("--host", help="an address of this machine, or its name (default: all of them)")
     parser.add_argument(

@@ -162,8 +162,8 @@ def test_a_lost_query_is_retried_and_a_silent_upstream_times_out(forwarder: Forw
 
 def test_invalid_answers_are_ignored(forwarder: Forwarder) -> None:
     assert forwarder.dig("127.0.0.1", "wrong.example", "+short") == "192.0.2.1\n"
-    other, malformed = "upstream sent an answer to another question", "upstream sent a malformed answer"
-    for said in (other, other, malformed, malformed, other):
+    malformed, other = "upstream sent a malformed answer", "upstream sent something else than an answer"
+    for said in (malformed, malformed, other):
         forwarder.running.line_with(said)
 
 
@@ -232,14 +232,15 @@ def test_invalid_queries_are_refused_or_ignored(forwarder: Forwarder) -> None:
     assert forwarder.dig("127.0.0.1", "host.example", "+short") == "192.0.2.1\n"
 
 
-def test_a_refusing_upstream_fails_at_once(upstream: Upstream) -> None:
+def test_a_refusing_upstream_is_logged_with_its_error(upstream: Upstream) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         nobody = sock.getsockname()[1]
-    with example("dns_forwarder.py", f"127.0.0.1:{nobody}", "--port", "0", "--host", "127.0.0.1") as running:
+    options = ("--port", "0", "--host", "127.0.0.1", "--timeout", "0.05")
+    with example("dns_forwarder.py", f"127.0.0.1:{nobody}", *options) as running:
         (port,) = re.findall(r":(\d+)$", running.line_with("listening on"))
         assert "status: SERVFAIL" in Forwarder(running, int(port)).dig("127.0.0.1", "host.example")
-        assert running.line_with("upstream:")
+        assert "Connection refused" in running.line_with("upstream:")
     assert not upstream.asked
 
 
@@ -277,4 +278,4 @@ def test_wrong_arguments_are_refused_without_a_traceback() -> None:
     ],
 )
 def test_upstream_addresses_are_parsed(monkeypatch: pytest.MonkeyPatch, text: str, address: tuple[str, int]) -> None:
-    assert load_example("dns_forwarder", monkeypatch).upstream(text) == address
+    assert load_example("dns_forwarder", monkeypatch).server(text) == address
