@@ -119,8 +119,9 @@ class Upstream:
     of a guess (RFC 5452, 5).
     """
 
-    def __init__(self, address: tuple[str, int], timeout: float, attempts: int) -> None:
+    def __init__(self, address: tuple[str, int], cache: Cache, timeout: float, attempts: int) -> None:
         self._address = address
+        self._cache = cache
         self._timeout = timeout
         self._attempts = attempts
         self._exchanges: list[trio_dgram.Exchange] = []
@@ -174,6 +175,9 @@ class Upstream:
     async def _fetch(self, question: Question, pending: Pending) -> None:
         try:
             pending.answer = await self._exchange_query(question)
+            if pending.answer is not None:
+                # Before the question is no longer pending: otherwise it could be asked again.
+                self._cache.put(question, pending.answer)
         except (OSError, ValueError, trio.TooSlowError, trio.BrokenResourceError) as error:
             # A ValueError is an id in flight for this name with other flags, about once in 65,536 such queries.
             log.warning("upstream: %s", error if error.__cause__ is None else f"{error}: {error.__cause__}")
@@ -281,7 +285,6 @@ class Forwarder:
                 log.info("%s asked for %s: upstream has no answer", client, asked.to_text())
                 response.set_rcode(dns.rcode.SERVFAIL)
                 return
-            self._cache.put(question, answer)
             found = answer, 0
         answer, age = found
         response.set_rcode(answer.rcode())
@@ -307,8 +310,9 @@ def refusal(wire: bytes, rcode: dns.rcode.Rcode) -> bytes:
 
 
 async def run(arguments: argparse.Namespace) -> None:
-    upstream = Upstream(arguments.upstream, arguments.timeout, arguments.attempts)
-    forwarder = Forwarder(upstream, Cache(arguments.cache))
+    cache = Cache(arguments.cache)
+    upstream = Upstream(arguments.upstream, cache, arguments.timeout, arguments.attempts)
+    forwarder = Forwarder(upstream, cache)
     serve = partial(
         trio_dgram.serve,
         host=arguments.host,

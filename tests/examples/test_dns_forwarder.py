@@ -1,4 +1,4 @@
-"""The DNS forwarder, as dig(1) and those who mean it harm see it."""
+"""The DNS forwarder against dig(1), dnsperf(1), dnsdist(1) and invalid datagrams."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -22,6 +23,7 @@ import pytest
 
 from ..support.examples import Example, example, load_example, offending_runs
 from ..support.families import Family
+from ..support.namespaces import program
 from ..support.programs import find_program
 
 ARTEFACTS: Final[dict[str, Callable[[bytes], bytes]]] = {
@@ -39,6 +41,9 @@ class Upstream:
 
     def __init__(self, sock: socket.socket) -> None:
         self.asked: Counter[str] = Counter()
+        self.sources: set[int] = set()
+        """The ports that queries have come from."""
+        self.ids: set[int] = set()
         self.port: int = sock.getsockname()[1]
         self._sock = sock
 
@@ -48,7 +53,10 @@ class Upstream:
             wire, client = self._sock.recvfrom(65535)
             if not wire:
                 return
-            for answer in self._answers(dns.message.from_wire(wire)):
+            query = dns.message.from_wire(wire)
+            self.sources.add(client[1])
+            self.ids.add(query.id)
+            for answer in self._answers(query):
                 self._sock.sendto(answer, client)
 
     def _answers(self, query: dns.message.Message) -> Generator[bytes]:
@@ -160,6 +168,28 @@ def test_a_lost_query_is_retried_and_a_silent_upstream_times_out(forwarder: Forw
     assert (upstream.asked["once"], upstream.asked["silent"]) == (2, 2)
 
 
+def test_queries_to_upstream_have_random_ids_and_use_several_random_ports(
+    forwarder: Forwarder, upstream: Upstream
+) -> None:
+    for number in range(60):
+        forwarder.ask(dns.message.make_query(f"host{number}.example", "A", id=1).to_wire())
+    assert len(upstream.sources) > 8
+    assert len(upstream.ids) > 50
+    assert max(upstream.ids) - min(upstream.ids) > 30_000
+
+
+def test_clients_with_the_same_question_share_one_query(forwarder: Forwarder, upstream: Upstream) -> None:
+    query = dns.message.make_query("silent.example", "A")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(20)
+        for number in range(10):
+            query.id = number
+            sock.sendto(query.to_wire(), ("127.0.0.1", forwarder.port))
+        answers = [dns.message.from_wire(sock.recv(65535)) for _ in range(10)]
+    assert {(answer.id, answer.rcode()) for answer in answers} == {(n, dns.rcode.SERVFAIL) for n in range(10)}
+    assert upstream.asked["silent"] == 2
+
+
 def test_invalid_answers_are_ignored(forwarder: Forwarder) -> None:
     assert forwarder.dig("127.0.0.1", "wrong.example", "+short") == "192.0.2.1\n"
     malformed, other = "upstream sent a malformed answer", "upstream sent something else than an answer"
@@ -242,6 +272,72 @@ def test_a_refusing_upstream_is_logged_with_its_error(upstream: Upstream) -> Non
         assert "status: SERVFAIL" in Forwarder(running, int(port)).dig("127.0.0.1", "host.example")
         assert "Connection refused" in running.line_with("upstream:")
     assert not upstream.asked
+
+
+# Many queries outstanding
+
+
+NAMES: Final = 500
+"""How many names dnsperf asks for; each twice, so that the cache answers about half of the queries."""
+OUTSTANDING: Final = 200
+
+
+def dnsperf(host: str, port: int, folder: Path) -> str:
+    """Ask from one port with many queries outstanding, and return the statistics of dnsperf."""
+    data = folder / "queries"
+    data.write_text("".join(f"host{number}.example A\n" for number in range(NAMES)) * 2)
+    # On a busy machine a slow answer is not a lost one.
+    options = ["-c", "1", "-q", str(OUTSTANDING), "-t", "60", "-d", str(data)]
+    command = [find_program("dnsperf"), "-s", host, "-p", str(port), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+
+
+def check_nothing_lost(report: str) -> None:
+    assert re.search(rf"Queries completed: +{2 * NAMES} \(100.00%\)", report), report
+    assert re.search(r"Queries lost: +0 ", report), report
+    assert re.search(rf"Response codes: +NOERROR {2 * NAMES} \(100.00%\)", report), report
+
+
+@pytest.fixture
+def busy_forwarder(upstream: Upstream) -> Generator[int]:
+    """Run the forwarder with a large cache, without retries, and read what it logs; give its port."""
+    options = ("--port", "0", "--timeout", "60", "--attempts", "1")
+    with example("dns_forwarder.py", f"127.0.0.1:{upstream.port}", *options) as running:
+        ports = {re.findall(r":(\d+)$", running.line_with("listening on"))[0] for _ in range(2)}
+        # A full pipe would block it: it logs a line for each query.
+        reader = threading.Thread(target=running.wait)
+        reader.start()
+        yield int(*ports)
+        running.program.process.terminate()
+        reader.join()
+
+
+def test_two_hundred_outstanding_queries_of_one_client_lose_nothing(
+    busy_forwarder: int, upstream: Upstream, udp: Family, tmp_path: Path
+) -> None:
+    check_nothing_lost(dnsperf(udp.loopback, busy_forwarder, tmp_path))
+    assert upstream.asked == {f"host{number}": 1 for number in range(NAMES)}
+
+
+DNSDIST: Final = """
+setSecurityPollSuffix("")
+setLocal("127.0.0.1:{port}")
+newServer{{address="127.0.0.1:{server}"}}
+getServer(0):setUp()
+"""
+"""Without a question to the vendor about security updates, and without waiting for a check of the server."""
+
+
+def test_two_hundred_outstanding_queries_through_dnsdist_lose_nothing(busy_forwarder: int, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    configuration = tmp_path / "dnsdist.conf"
+    configuration.write_text(DNSDIST.format(port=port, server=busy_forwarder))
+    command = [find_program("dnsdist"), "--supervised", "--disable-syslog", "-C", str(configuration)]
+    with program(*command) as running:
+        Example(running).line_with("Listening on")
+        check_nothing_lost(dnsperf("127.0.0.1", port, tmp_path))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
