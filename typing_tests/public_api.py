@@ -277,3 +277,15 @@ def decoders(received: tuple[bytes, list[tuple[int, int, bytes]], int, object]) 
         assert_type(record.offender, str | None)
         assert_type(record.path_mtu, int | None)
         assert_type(record.reason, str)
+
+
+async def a_request_has_a_reply_of_bytes(channel: trio.abc.Channel[bytes], socket: DatagramSocket) -> bytes:
+    async for attempt in trio_dgram.retry(timeout=1, factor=1.5, attempts=3, jitter=0):
+        with attempt:
+            await channel.send(b"hello")
+            await channel.receive()
+    async with trio_dgram.open_exchange(socket, key=len, max_in_flight=10) as other:
+        assert_type(other.statistics(), trio_dgram.ExchangeStatistics)
+    async with trio_dgram.open_exchange(channel, key=lambda data: data[:2]) as exchange:
+        assert_type(exchange, trio_dgram.Exchange)
+        return await exchange.request(bytearray(b"hello"), timeout=0.5, attempts=2)

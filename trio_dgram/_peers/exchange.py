@@ -60,7 +60,11 @@ class _InFlight:
     """The requests in flight, by key, and the counts; it does no I/O."""
 
     def __init__(self, key: Key) -> None:
-        self.sent = self.replies = self.duplicates = self.strays = self.timeouts = 0
+        self.sent: int = 0
+        self.replies: int = 0
+        self.duplicates: int = 0
+        self.strays: int = 0
+        self.timeouts: int = 0
         self._key = key
         self._requests: dict[Hashable, _Request] = {}
         self._answered: OrderedDict[Hashable, None] = OrderedDict()
