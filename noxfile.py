@@ -113,7 +113,7 @@ def tests_min(session: nox.Session) -> None:
     lowest = [requirement.replace(">=", "==") for requirement in PYPROJECT["project"]["dependencies"]]
     session.install("-e", ".", *lowest, *group("test"))
     # These tests use libraries that require a newer Trio than the package does.
-    newer = ("tests/sim/test_real_libraries.py", "tests/test_dtls.py")
+    newer = ("tests/sim/test_real_libraries.py", "tests/test_libraries_on_trio_sockets.py")
     run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS, *newer), *NOT_LONG)
 
 

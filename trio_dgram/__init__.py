@@ -21,6 +21,7 @@ from ._socket.config import SocketOptions
 from ._socket.datagram_socket import DatagramSocket
 from ._socket.event_channel import ChannelOptions, EventChannel
 from ._socket.resolution import resolve
+from ._socket.trio_socket import as_trio_socket
 from ._values.addresses import Address, UnixAddress
 from ._values.datagrams import Credentials, Datagram, PacketInfo
 from ._values.errors import (
@@ -83,6 +84,7 @@ __all__ = [
     "SocketStatistics",
     "SocketType",
     "UnixAddress",
+    "as_trio_socket",
     "capabilities",
     "interfaces",
     "open_connection",
