@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -75,7 +75,6 @@ class Outbox:
         "_lifetime",
         "_pending",
         "_segmentation",
-        "_sendmsg",
         "_sendto",
         "_transport",
         "_turn",
@@ -101,8 +100,6 @@ class Outbox:
         self._transport = transport
         self._calls = transport.calls
         self._sendto = transport.calls.sendto
-        # Once it is needed: a bound method takes 72 bytes of each idle socket.
-        self._sendmsg: Any = None
         self._lifetime = lifetime
         self._budget = budget
         self._association = association
@@ -125,7 +122,7 @@ class Outbox:
             if ancillary is None and sockaddr is not None:
                 self._sendto(payload, sockaddr)
             elif ancillary:
-                (self._sendmsg or self._find_sendmsg())((payload,), ancillary, 0, sockaddr)
+                self._calls.sendmsg((payload,), ancillary, 0, sockaddr)
             elif sockaddr is None:
                 self._calls.send(payload)
             else:
@@ -133,11 +130,6 @@ class Outbox:
         except OSError as error:
             return error
         return None
-
-    def _find_sendmsg(self) -> Any:
-        # Looking it up each time costs a tenth of sending a datagram: the socket delegates it.
-        self._sendmsg = self._calls.sendmsg
-        return self._sendmsg
 
     async def recover(self, error: OSError, payload: bytes, destination: Destination) -> bool:
         """Continue a send that was refused with ``error``: retry it, wait, or raise or report the final error.
@@ -201,7 +193,10 @@ class Outbox:
                         position + 1 < end
                         and (count := segmentation.count(sizes, position, end, destination[0][0])) > 1
                     ):
-                        done, accepted = await self._send_segments(payloads[position : position + count], destination)
+                        segments = payloads[position : position + count]
+                        done = accepted = count
+                        if (error := self._try_segments(segments, destination)) is not None:
+                            done, accepted = await self._recover_segments(error, segments, destination)
                     elif (error := try_send(payloads[position], destination)) is None:
                         self.sent += 1
                         done = accepted = 1
@@ -226,32 +221,32 @@ class Outbox:
         self.sent += 1
         return True
 
-    async def _send_segments(self, payloads: list[bytes], destination: Destination) -> tuple[int, int]:
-        """Send ``payloads`` as segments or, if they are refused, the first alone; return how many are done with and
-        how many were sent."""
-        joined, size = b"".join(payloads), len(payloads[0])
-        error = self._try_segments(joined, size, destination)
-        if error is not None:
-            attempt = partial(self._try_segments, joined, size, destination)
-            error = await self._retry(error, attempt, joined, destination)
-        if error is not None:
-            # Sent one by one, each datagram gets its own error.
-            self._segmentation.learn(destination[0][0], size, error)
-            return 1, await self._send_one(payloads[0], destination)
-        count = len(payloads)
-        self.sent += count
-        self.segmented_sends += 1
-        self.segmented_datagrams += count
-        return count, count
+    async def _recover_segments(
+        self, error: OSError, payloads: list[bytes], destination: Destination
+    ) -> tuple[int, int]:
+        """Continue to send ``payloads``, which were refused with ``error`` as segments, as segments or, if that stays
+        so, the first alone; return how many are done with and how many were sent."""
+        attempt = partial(self._try_segments, payloads, destination)
+        final = await self._retry(error, attempt, b"".join(payloads), destination)
+        if final is None:
+            return len(payloads), len(payloads)
+        # Sent one by one, each datagram gets its own error.
+        self._segmentation.learn(destination[0][0], len(payloads[0]), final)
+        return 1, await self._send_one(payloads[0], destination)
 
-    def _try_segments(self, joined: bytes, size: int, destination: Destination) -> OSError | None:
+    def _try_segments(self, payloads: list[bytes], destination: Destination) -> OSError | None:
+        """Send ``payloads`` as segments without waiting, and count them; return the error if they are refused."""
         address, sockaddr, ancillary = destination
         try:
             if self._blocked is not None:
                 self.check_allowed(address)
-            self._calls.send_segments(joined, size, ancillary or (), sockaddr)
+            self._calls.send_segments(b"".join(payloads), len(payloads[0]), ancillary or (), sockaddr)
         except OSError as error:
             return error
+        count = len(payloads)
+        self.sent += count
+        self.segmented_sends += 1
+        self.segmented_datagrams += count
         return None
 
     def _retry_pending(self, error: OSError, attempt: Callable[[], OSError | None]) -> OSError | None:
