@@ -41,8 +41,6 @@ LONGEST_TTL: Final = 86_400
 IDLE_TIMEOUT: Final = 30.0
 """The time in seconds after which a client without a query is forgotten. Most use each port for one query."""
 
-MAX_QUEUED: Final = 1024
-"""The largest number of queries that are queued for one client. Behind a load balancer all clients are one."""
 MAX_PENDING: Final = 512
 """The largest number of questions that await an answer of upstream. Further ones are refused."""
 
@@ -318,7 +316,6 @@ async def run(arguments: argparse.Namespace) -> None:
         host=arguments.host,
         idle_timeout=IDLE_TIMEOUT,
         max_peers=arguments.max_clients,
-        max_buffer_size=MAX_QUEUED,
     )
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:

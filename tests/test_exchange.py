@@ -712,8 +712,8 @@ async def ask_for_squares(count: int) -> tuple[Results, ExchangeStatistics, int]
         return results, exchange.statistics(), channel.statistics().received
 
 
-def answer_on_a_bad_network(seed: int, count: int) -> int:
-    """Return how many of the requests timed out; all others have their own answer."""
+def answer_on_a_bad_network(seed: int, count: int) -> ExchangeStatistics:
+    """Check that each request has timed out or has its own answer; return the counts."""
 
     async def scenario(network: sim.Network) -> tuple[Results, ExchangeStatistics, int]:
         server, client = network.host("server"), network.host("client")
@@ -730,19 +730,23 @@ def answer_on_a_bad_network(seed: int, count: int) -> int:
     assert statistics.replies == len(answered)
     assert statistics.timeouts == len(timeouts)
     assert statistics.in_flight == 0
-    assert statistics.duplicates > count / 20
     assert statistics.replies + statistics.duplicates + statistics.strays == received
-    return len(timeouts)
+    return statistics
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_each_of_many_requests_gets_its_own_answer_on_a_bad_network(seed: int) -> None:
-    assert answer_on_a_bad_network(seed, count=250) < 20
+    statistics = answer_on_a_bad_network(seed, count=250)
+    assert statistics.timeouts < 20
+    assert statistics.duplicates > 10
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("first", range(0, 200, 50))
-def test_each_of_a_thousand_requests_gets_its_own_answer_on_fifty_bad_networks(first: int) -> None:
-    timeouts = [answer_on_a_bad_network(seed, count=1000) for seed in range(first, first + 50)]
+@pytest.mark.parametrize(("first", "last", "count"), [(0, 20, 1000), (20, 200, 100)])
+def test_each_of_a_thousand_requests_gets_its_own_answer_on_many_bad_networks(
+    first: int, last: int, count: int
+) -> None:
+    # A thousand requests take more than a second of CPU time, so that most networks have fewer.
+    timeouts = [answer_on_a_bad_network(seed, count=count).timeouts for seed in range(first, last)]
     # An attempt fails with a probability of about 0.33, and four of them with 0.011.
-    assert 0.008 < sum(timeouts) / 50_000 < 0.015
+    assert 0.008 < sum(timeouts) / (last - first) / count < 0.015

@@ -95,7 +95,7 @@ async def talk(answered: list[bytes], over: trio.Event) -> None:
 def assert_all_is_counted(now: ListenerStatistics) -> None:
     refused = now.refused + now.refused_by_filter + now.refused_by_network
     assert now.received == now.delivered + now.queued + now.discarded + now.dropped + refused
-    assert now.accepted == now.peers + now.evicted + now.expired
+    assert now.accepted == now.peers + now.evicted + now.expired + now.closed
 
 
 async def attack(listener: DatagramListener, max_peers: int) -> None:

@@ -12,11 +12,12 @@ from ._kernel.interfaces import Interface, interfaces
 from ._kernel.memberships import Membership
 from ._nursery import DatagramNursery, open_nursery, open_socket
 from ._peers.channel import DatagramChannel
+from ._peers.connection import open_connection
 from ._peers.exchange import Exchange, open_exchange
-from ._peers.limits import ListenerOptions
+from ._peers.limits import ListenerOptions, PeerOptions
 from ._peers.listener import DatagramListener, open_listeners
 from ._peers.retry import retry
-from ._peers.serving import open_connection, serve
+from ._peers.serving import serve
 from ._socket.config import SocketOptions
 from ._socket.datagram_socket import DatagramSocket
 from ._socket.event_channel import ChannelOptions, EventChannel
@@ -76,6 +77,7 @@ __all__ = [
     "NotBoundError",
     "NotConnectedError",
     "PacketInfo",
+    "PeerOptions",
     "PeerStatistics",
     "PeerUnreachable",
     "SendManyError",

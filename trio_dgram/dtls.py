@@ -23,7 +23,7 @@ from service_identity.pyopenssl import extract_patterns
 
 from ._codecs.families import FAMILIES, UDP6
 from ._peers.binding import bind_each_family
-from ._peers.connecting import connect_first
+from ._peers.connecting import addresses_of, connect_next
 from ._values.addresses import Address
 from ._values.arguments import check_number, describe_value
 from ._values.errors import DatagramError, with_context
@@ -232,7 +232,7 @@ async def open_connection(
     _check_context(ssl_context)
     check_number("initial_retransmit_timeout", initial_retransmit_timeout, 0)
     check_number("handshake_timeout", handshake_timeout, 0, infinite=True)
-    family, peer = await connect_first(host, port, _probe)
+    family, peer = await connect_next(await addresses_of(host, port), port, _probe)
     scope = trio.CancelScope()
     verifying = _Verifying(server_hostname or host, scope.cancel)
     with (

@@ -236,6 +236,12 @@ _ipv6_host: Final = partial(socket.inet_ntop, socket.AF_INET6)
 
 _UNSPECIFIED: Final = frozenset({"0.0.0.0", "::", "::ffff:0.0.0.0"})
 
+
+def is_unspecified(host: str) -> bool:
+    """Whether ``host`` is a wildcard address, as the kernel writes it: a socket bound there has every address."""
+    return host in _UNSPECIFIED
+
+
 _HOST_NAMES: Final = {"": "", "<broadcast>": "255.255.255.255"}
 """Hosts with a meaning of their own: the empty one is loopback; the other is the socket module's name."""
 

@@ -8,7 +8,7 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 
 import trio
 
-from .._codecs.families import UDP4, UDP6
+from .._codecs.families import FAMILIES, UDP4, UDP6
 from .._socket.resolution import numeric_addresses
 from .._values.addresses import Address, check_host, check_port
 
@@ -35,13 +35,16 @@ Bind: TypeAlias = Callable[[str, str, int], Awaitable[BoundT]]
 
 
 @trio.lowlevel.enable_ki_protection
-async def bind_each_family(port: int, host: str | None, bind: Bind[BoundT]) -> list[BoundT]:
+async def bind_each_family(
+    port: int, host: str | None, bind: Bind[BoundT], types: Sequence[str] = (UDP6.type, UDP4.type)
+) -> list[BoundT]:
     """Bind a socket for each address family, all to one port.
 
     Args:
       port: 0 for one of the kernel's choice that is free in each family.
       host: a local address, or a name that resolves to some; all interfaces if there is none.
-      bind: how to bind one.
+      bind: binds one socket.
+      types: the socket types to bind without a host. Default: both.
 
     Raises:
       TypeError, ValueError: if an argument is wrong.
@@ -52,7 +55,7 @@ async def bind_each_family(port: int, host: str | None, bind: Bind[BoundT]) -> l
     """
     check_port("port", port)
     name = check_host("host", host)
-    everywhere = [(UDP6.type, UDP6.wildcard.host), (UDP4.type, UDP4.wildcard.host)]
+    everywhere = [(type_, FAMILIES[type_].wildcard.host) for type_ in types]
     await trio.lowlevel.checkpoint()
     addresses = await numeric_addresses(name, port) if name else everywhere
     tries = 1 if port else _PORT_TRIES

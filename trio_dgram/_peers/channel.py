@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+
 import trio
 
+from .._codecs.families import Destination
+from .._codecs.payloads import Payload, encode
 from .._socket.interrupts import defer_interrupts
+from .._socket.reply_address import reply_destination, send_to
 from .._values.addresses import Address, ReceivedAddress, format_address
-from .._values.arguments import describe_value
+from .._values.datagrams import Datagram, PacketInfo, info_for_reply
 from .._values.errors import AmplificationLimitError
 from .._values.statistics import PeerStatistics
 from .table import Peer, PeerTable
@@ -21,7 +26,16 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
     What is sent to it may get lost, and so may what the peer sends.
     """
 
-    __slots__ = ("__weakref__", "_bytes_sent", "_closed", "_received", "_receiving", "_table")
+    __slots__ = (
+        "__weakref__",
+        "_bytes_sent",
+        "_closed",
+        "_destination",
+        "_info_of_destination",
+        "_received",
+        "_receiving",
+        "_table",
+    )
 
     def __init__(self, table: PeerTable[DatagramChannel], address: Address, now: float) -> None:
         Peer.__init__(self, address, now)
@@ -30,23 +44,32 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         self._received = 0
         self._receiving = False
         self._closed = False
+        # Where answers go, and which info of the peer's datagrams that was computed from.
+        self._destination: Destination | None = None
+        self._info_of_destination: PacketInfo | None = None
 
     @property
     def local_address(self) -> Address:
-        """The local address, which the channels of a listener share."""
+        """The local address that answers leave from.
+
+        On a wildcard address it is the address that the peer's last datagram was sent to, where the system reports
+        that.
+        """
         self._check_open()
-        return self._table.socket.address
+        bound = self._table.socket.address
+        local = self._info and info_for_reply(self._info, self.address)
+        return bound if local is None or local.local_address is None else Address(local.local_address, bound.port)
 
     def statistics(self) -> PeerStatistics:
         """Return the channel's counts, also after its end."""
         return PeerStatistics(
             received=self._received,
-            queued=len(self.queue or ()),
-            queued_bytes=self.queued_bytes,
-            dropped=self.dropped,
-            bytes_received=self.bytes_received,
+            queued=len(self._queue or ()),
+            queued_bytes=self._queued_bytes,
+            dropped=self._dropped,
+            bytes_received=self._bytes_received,
             bytes_sent=self._bytes_sent,
-            validated=self.validated,
+            validated=self._validated,
         )
 
     def mark_validated(self) -> None:
@@ -107,61 +130,102 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _has_come(self) -> bool:
-        return self.queue is not None or self.ended
+        return self._queue is not None or self._ended
 
-    async def send(self, value: bytes | bytearray | memoryview) -> None:
+    async def send(self, value: Payload) -> None:
         """Send one datagram to the peer.
 
+        Args:
+          value: the payload, as :meth:`DatagramSocket.send` takes it: bytes-like, text (sent as UTF-8), or a list or
+            tuple of those, which are joined.
+
         Raises:
-          TypeError: if ``value`` is not bytes-like.
+          TypeError: if ``value`` is not such a payload.
           trio.ClosedResourceError: if the channel is closed.
           trio.BrokenResourceError: if it has ended.
-          AmplificationLimitError: if that much must not go out before the peer is validated.
-          OSError: what the kernel says against this datagram, such as EMSGSIZE. What is wrong with the peer's address,
-            which the network chose, is not raised but counted, and reported by the socket.
+          AmplificationLimitError: if the ``amplification_limit`` would be exceeded. Sends that still wait count.
+          OSError: the kernel's error for this datagram, such as EMSGSIZE. An error that the peer's address causes is
+            not raised, since the network chose it: the socket counts it.
 
-        A cancellation point always. A cancelled call has sent nothing.
+        A cancellation point, every time. A cancelled call has sent nothing.
         """
         self._check_open()
-        if type(value) is not bytes:
-            if not isinstance(value, bytes | bytearray | memoryview):
-                raise TypeError(f"value must be bytes-like, not {describe_value(value)}")
-            value = bytes(value)
-        if self.ended:
+        table = self._table
+        payload = encode(table.family, value)
+        if self._ended:
             await trio.lowlevel.checkpoint()
             raise trio.BrokenResourceError(f"the channel to {format_address(self.address)} has ended")
-        size = len(value)
-        limit = self._table.limits.amplification_limit
-        if limit is not None and not self.validated and self._bytes_sent + size > limit * self.bytes_received:
-            self._table.amplification_refused += 1
+        size = len(payload)
+        limit = table.limits.amplification_limit
+        if limit is not None and not self._validated and self._bytes_sent + size > limit * self._bytes_received:
+            table.amplification_refused += 1
             raise AmplificationLimitError(
-                f"{size} more bytes to {format_address(self.address)} would be over {limit} for each of the "
-                f"{self.bytes_received} that came: mark_validated() once it has proved its address"
+                f"{size} more bytes to {format_address(self.address)} would exceed {limit} times the "
+                f"{self._bytes_received} received: call mark_validated() once the peer has proved its address"
             )
-        self._table.heard(self, trio.current_time())
-        if isinstance(self.address, ReceivedAddress):
-            await self._table.socket.send(value, self.address)
-        else:
-            await self._table.socket.send(value)
+        # Reserved before the send waits, so that concurrent sends stay below the limit.
         self._bytes_sent += size
+        try:
+            destination = self._destination
+            if destination is None or self._info is not self._info_of_destination:
+                destination = self._find_destination()
+            if destination is not None:
+                await send_to(table.socket, payload, destination)
+            elif isinstance(self.address, ReceivedAddress):
+                await table.socket.send(Datagram(b"", self.address, self._info).reply(payload))
+            else:
+                await self._send_to_chosen_peer(payload)
+        except BaseException:
+            self._bytes_sent -= size
+            raise
+
+    def _find_destination(self) -> Destination | None:
+        """Return where answers go, if that can be kept: then sending costs no more than the system call."""
+        if not isinstance(self.address, ReceivedAddress):
+            return None
+        if not self.address.host:
+            raise OSError(errno.EDESTADDRREQ, "the peer's socket has no name, so it cannot be answered")
+        self._info_of_destination = self._info
+        self._destination = reply_destination(self._table.socket, Datagram(b"", self.address, self._info))
+        return self._destination
+
+    async def _send_to_chosen_peer(self, payload: bytes) -> None:
+        socket = self._table.socket
+        try:
+            await socket.send(payload)
+        except trio.ClosedResourceError:
+            # This address refused, and the next has another socket. What was sent to the first is lost as any may be.
+            if socket is self._table.socket:
+                raise
 
     def close(self) -> None:
-        """Close the channel at once: what waits of the peer's is thrown away, and what it sends from now on is a new
-        peer's. Closing twice does nothing."""
+        """Close the channel and discard its queued datagrams; later datagrams of the peer are a new peer's.
+
+        Closing twice does nothing.
+        """
         if not self._closed:
             self._closed = True
-            self._table.discard(self)
-            self._table.end(self)
+            self._table.close(self)
 
     async def aclose(self) -> None:
         """Close the channel as :meth:`close` does, then execute a checkpoint: closed also when cancelled."""
         self.close()
         await trio.lowlevel.checkpoint()
 
+    @property
+    def _has_ended(self) -> bool:
+        return self._ended
+
+    def _handler_starts(self, scope: trio.CancelScope) -> None:
+        self._table.handler_starts(self, scope)
+
+    def _handler_ended(self) -> None:
+        self._table.handler_ended(self)
+
     def _check_open(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this channel was closed")
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "ended" if self.ended else "validated" if self.validated else "open"
+        state = "closed" if self._closed else "ended" if self._ended else "validated" if self._validated else "open"
         return f"<trio_dgram.DatagramChannel to {format_address(self.address)}, {state}>"

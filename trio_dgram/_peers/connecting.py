@@ -1,13 +1,14 @@
-"""Connecting to a name, which may have addresses of either family."""
+"""Connecting to a name, which may have several addresses of either family."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias, TypeVar
 
 import trio
 
-from .._socket.resolution import numeric_addresses
+from .._socket.resolution import Lookup, numeric_addresses
 from .._values.addresses import check_host, check_port
 
 T = TypeVar("T")
@@ -17,26 +18,44 @@ Connect: TypeAlias = Callable[[str, str, int], Awaitable[T]]
 
 
 @trio.lowlevel.enable_ki_protection
-async def connect_first(host: str, port: int, connect: Connect[T]) -> T:
-    """Connect to the first address of ``host``, in either family, to which there is a way.
+async def addresses_of(host: str, port: int, lookup: Lookup | None = None) -> deque[tuple[str, str]]:
+    """Return the addresses of ``host`` in the order to try them, each with the type of socket that it needs.
 
     Args:
       host: a name or an address; ``""`` for this machine.
-      port: the peer's.
-      connect: how to connect to one.
+      port: the peer's port, 1 to 65535.
+      lookup: resolves names instead of Trio's resolver.
 
     Raises:
       TypeError, ValueError: if an argument is wrong.
       socket.gaierror: if the name does not resolve.
-      OSError: what the kernel says of the first, if there is a way to none.
     """
     check_host("host", host)
     check_port("port", port, lowest=1)
-    failures: list[OSError] = []
     await trio.lowlevel.checkpoint()
-    for type_, address in await numeric_addresses(host or None, port):
+    return deque(await numeric_addresses(host or None, port, lookup))
+
+
+@trio.lowlevel.enable_ki_protection
+async def connect_next(addresses: deque[tuple[str, str]], port: int, connect: Connect[T]) -> T:
+    """Connect to the first of ``addresses`` that has a route, and remove it and those before it.
+
+    Args:
+      addresses: what :func:`addresses_of` returned; at least one.
+      port: the peer's port.
+      connect: connects to one address.
+
+    Raises:
+      OSError: the kernel's error for the last address, if none can be connected to.
+    """
+    while True:
+        type_, address = addresses[0]
         try:
-            return await connect(type_, address, port)
-        except OSError as error:
-            failures.append(error)
-    raise failures[0]
+            connected = await connect(type_, address, port)
+        except OSError:
+            addresses.popleft()
+            if not addresses:
+                raise
+        else:
+            addresses.popleft()
+            return connected

@@ -1,34 +1,40 @@
-"""What the peers of one listener may take, checked before anything is opened."""
+"""The limits of a listener's peers, checked before anything is opened."""
 
 from __future__ import annotations
 
-import ipaddress
+import inspect
 import math
+import socket
 from collections.abc import Callable
-from typing import Any, TypedDict, cast
+from typing import Any, Final, TypedDict, cast
 
 import attrs
 
+from .._socket.config import SocketOptions
 from .._values.arguments import check_integer, check_names, check_number, describe_value
 from .._values.datagrams import Datagram
 
-_MOST = 2**62
+_MOST: Final = 2**62
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+"""The first bytes of an IPv4-mapped address (RFC 4291, 2.5.5.2)."""
 
 
-class ListenerOptions(TypedDict, total=False):
-    """The keyword options of a listener. One that is left out has its default.
+class PeerOptions(TypedDict, total=False):
+    """The limits of a listener, as keyword options. One that is left out has its default.
 
     Attributes:
-      max_peers (int): the largest number of peers at a time, from 1. Default: 1024.
-      max_buffer_size (int): how many datagrams of one peer are queued, from 1. Default: 64.
-      max_buffer_bytes (int): how many bytes of one peer are queued, from 1. Default: 65536.
-      max_total_bytes (int): how many bytes of all peers are queued, from 1. Default: 67108864.
-      idle_timeout (float): after how many seconds without a datagram in either direction the channel of a peer ends.
-        Default: 60.0.
+      max_peers (int): the largest number of peers at a time, and of handlers that :func:`serve` runs for them, from 1.
+        Default: 1024.
+      max_buffer_size (int): how many datagrams of one peer are queued, from 1. Default: 1024.
+      max_buffer_bytes (int): how many bytes of one peer are queued, from 1. Default: 262144.
+      max_total_bytes (int): how many bytes of all peers are queued, from 1; unvalidated peers have at most half of it.
+        Default: 67108864.
+      idle_timeout (float | None): after how many seconds without a datagram from a peer its channel ends; None for
+        never. Default: 60.0.
       unvalidated_timeout (float | None): the same before ``mark_validated`` is called; None for ``idle_timeout``.
         Default: None.
       accept_filter (Callable[[Datagram], bool] | None): whether to admit a new peer, by its first datagram; None
-        admits all. Default: None.
+        admits all. It may close the listener. Default: None.
       max_peers_per_network (tuple[int, int] | None): the largest number of peers in one IPv4 /24 and in one IPv6 /56;
         None for any number. Default: None.
       amplification_limit (float | None): how many bytes may be sent for each one received before the peer is
@@ -39,11 +45,24 @@ class ListenerOptions(TypedDict, total=False):
     max_buffer_size: int
     max_buffer_bytes: int
     max_total_bytes: int
-    idle_timeout: float
+    idle_timeout: float | None
     unvalidated_timeout: float | None
     accept_filter: Callable[[Datagram], bool] | None
     max_peers_per_network: tuple[int, int] | None
     amplification_limit: float | None
+
+
+class ListenerOptions(PeerOptions, SocketOptions, total=False):
+    """The keyword options of a listener: its limits, and those of its sockets. One left out has its default."""
+
+
+def _attributes(options: type) -> str:
+    return inspect.cleandoc(str(options.__doc__)).partition("Attributes:\n")[2].rstrip()
+
+
+ListenerOptions.__doc__ = (
+    f"{ListenerOptions.__doc__}\n\nAttributes:\n{_attributes(PeerOptions)}\n{_attributes(SocketOptions)}"
+)
 
 
 def _integer(lowest: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
@@ -58,6 +77,11 @@ def _number(lowest: float) -> Callable[[object, attrs.Attribute[Any], object], N
         check_number(attribute.name, value, lowest, infinite=True)
 
     return check
+
+
+def _check_timeout(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        check_number(attribute.name, value, 0, infinite=True)
 
 
 def _check_filter(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -79,38 +103,48 @@ class PeerLimits:
     """The checked form of :class:`ListenerOptions`."""
 
     max_peers: int = attrs.field(default=1024, validator=_integer(1))
-    max_buffer_size: int = attrs.field(default=64, validator=_integer(1))
-    max_buffer_bytes: int = attrs.field(default=64 * 1024, validator=_integer(1))
+    max_buffer_size: int = attrs.field(default=1024, validator=_integer(1))
+    max_buffer_bytes: int = attrs.field(default=256 * 1024, validator=_integer(1))
     max_total_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=_integer(1))
-    idle_timeout: float = attrs.field(default=60.0, validator=_number(0))
-    unvalidated_timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(_number(0)))
+    idle_timeout: float | None = attrs.field(default=60.0, validator=_check_timeout)
+    unvalidated_timeout: float | None = attrs.field(default=None, validator=_check_timeout)
     accept_filter: Callable[[Datagram], bool] | None = attrs.field(default=None, validator=_check_filter)
     max_peers_per_network: tuple[int, int] | None = attrs.field(default=None, validator=_check_networks)
     amplification_limit: float | None = attrs.field(default=None, validator=attrs.validators.optional(_number(1)))
 
-    def patience(self, *, validated: bool) -> float:
-        """Return after how many idle seconds a peer is given up."""
-        return self.idle_timeout if validated or self.unvalidated_timeout is None else self.unvalidated_timeout
+    def timeout(self, *, validated: bool) -> float:
+        """Return after how many seconds without a datagram from it a peer expires."""
+        if not validated and self.unvalidated_timeout is not None:
+            return self.unvalidated_timeout
+        return math.inf if self.idle_timeout is None else self.idle_timeout
 
 
-UNLIMITED = PeerLimits(max_peers=1, idle_timeout=math.inf)
+UNLIMITED = PeerLimits(max_peers=1, idle_timeout=None)
 """For the one peer that a program has chosen itself."""
 
 
-def check_limits(options: ListenerOptions) -> PeerLimits:
+def check_limits(options: PeerOptions) -> PeerLimits:
     """Return the limits that the options set, or raise what is wrong with them."""
-    check_names("listener option", options, ListenerOptions.__annotations__)
+    check_names("listener option", options, PeerOptions.__annotations__)
     return PeerLimits(**cast("dict[str, Any]", dict(options)))
 
 
+def split_options(options: ListenerOptions) -> tuple[PeerLimits, SocketOptions]:
+    """Return the limits of a listener and the options of its sockets, or raise what is wrong with a limit."""
+    check_names("listener option", options, ListenerOptions.__annotations__)
+    given: dict[str, Any] = dict(options)
+    limits = {name: given.pop(name) for name in PeerOptions.__annotations__ if name in given}
+    return PeerLimits(**limits), cast("SocketOptions", given)
+
+
 def network_of(host: str) -> tuple[str, int]:
-    """Return the network that a peer counts for, and which of the two limits is meant: 0 for an IPv4 /24 and 1 for an
-    IPv6 /56. An IPv4-mapped peer is an IPv4 one."""
+    """Return the network that a peer counts for, and the index of its limit: 0 for an IPv4 /24, 1 for an IPv6 /56.
+
+    An IPv4-mapped address counts as IPv4. A flood of forged sources calls this per datagram.
+    """
     if ":" not in host:
-        # Most are, and a flood of forged ones has to be refused at little cost.
         return f"{host.rpartition('.')[0]}.0/24", 0
-    address = ipaddress.IPv6Address(host.partition("%")[0])
-    mapped = address.ipv4_mapped
-    if mapped is not None:
-        return network_of(str(mapped))
-    return str(ipaddress.IPv6Network((int(address), 56), strict=False)), 1
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    if packed.startswith(_MAPPED):
+        return "{}.{}.{}.0/24".format(*packed[12:15]), 0
+    return f"{socket.inet_ntop(socket.AF_INET6, packed[:7] + bytes(9))}/56", 1

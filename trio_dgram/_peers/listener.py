@@ -3,53 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
+import attrs
 import trio
 
-from .._codecs.families import UDP6
-from .._socket.config import check_options
+from .._codecs.families import UDP4, UDP6, is_unspecified
+from .._socket.config import SocketOptions, check_options
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
-from .._values.addresses import Address, format_address
+from .._socket.reply_address import enable_reply_address
+from .._values.addresses import Address, UnixPath, format_address
+from .._values.arguments import describe_value
 from .._values.construction import create
-from .._values.statistics import ListenerStatistics
+from .._values.errors import AlreadyConnectedError
+from .._values.statistics import ListenerStatistics, SocketStatistics
 from .binding import bind_each_family
 from .channel import DatagramChannel
-from .limits import ListenerOptions, PeerLimits, check_limits
+from .limits import ListenerOptions, PeerLimits, PeerOptions, check_limits, split_options
 from .table import PeerTable
 
 
 @defer_interrupts
 class _NoNursery:
-    """What a socket is told whose listener or channels close it, and no nursery."""
+    """The owner of a socket that its listener or its channels close."""
 
     def start_background(self, _async_fn: Callable[..., Awaitable[object]], /, *_args: Any) -> None:
-        """Never: nobody has event channels of such a socket."""
+        """Never called: such a socket has no event channels."""
         raise AssertionError
 
     def state_changed(self, socket: Any, /) -> None:
-        """Nothing depends on it."""
+        """Nothing depends on the state."""
 
 
 @trio.lowlevel.enable_ki_protection
-def make_socket(type_: str) -> DatagramSocket:
-    """Make a socket that lives in no nursery, and leaves the other family to others."""
-    options: Any = {"ipv6_only": True} if type_ == UDP6.type else {}
-    return create(DatagramSocket, check_options(type_, options), _NoNursery())
+def make_socket(type_: str, options: SocketOptions) -> DatagramSocket:
+    """Create a socket that lives in no nursery; a udp6 one does not receive from IPv4 unless ``options`` say so."""
+    given: Any = {"ipv6_only": True, **options}
+    if type_ != UDP6.type:
+        del given["ipv6_only"]
+    return create(DatagramSocket, check_options(type_, given), _NoNursery())
 
 
 @defer_interrupts
 class DatagramListener(trio.abc.Listener[DatagramChannel]):
-    """Hears datagrams, and makes a channel for each peer that they come from.
+    """Accepts a channel for each peer that sends to a socket.
 
-    Made by :func:`open_listeners`; ``trio.serve_listeners`` takes it. There is no task behind it: whoever waits in
-    ``accept``, or in a channel's ``receive``, reads for all.
+    :func:`open_listeners` and :func:`serve` create it, or the program does for a socket that exists::
+
+        async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as socket:
+            async with trio_dgram.DatagramListener(socket, max_peers=100) as listener:
+                print(listener.address)
+
+    ``trio.serve_listeners`` takes it. There is no background task: the task that waits in ``accept``, or in the
+    ``receive`` of a channel, reads for all peers. The socket is closed when the listener and all of its channels are.
+
+    Args:
+      socket: a bound socket of any type, also an adopted one. Nothing else may receive from it.
+      limits: as documented in :class:`PeerOptions`.
+
+    Raises:
+      TypeError, ValueError: if an argument is wrong.
+      NotBoundError: if the socket is not bound.
+      AlreadyConnectedError: if it is connected.
+      trio.ClosedResourceError: if the socket is closed.
     """
 
-    def __init__(self, socket: DatagramSocket, limits: PeerLimits) -> None:
-        self._table = PeerTable[DatagramChannel](socket, limits, DatagramChannel)
+    def __init__(self, socket: DatagramSocket, **limits: Unpack[PeerOptions]) -> None:
+        if not isinstance(cast("object", socket), DatagramSocket):
+            raise TypeError(f"socket must be a DatagramSocket, not {describe_value(socket)}")
         self._address = socket.address
+        if socket._association.peer is not None:  # noqa: SLF001 -- of the library
+            raise AlreadyConnectedError("socket must not be connected: a listener receives from many peers")
+        checked = check_limits(limits)
+        if is_unspecified(self._address.host):
+            # Bound to one address, a socket has only that to answer from.
+            enable_reply_address(socket)
+        self._table = PeerTable[DatagramChannel](socket, checked, DatagramChannel)
 
     @property
     def address(self) -> Address:
@@ -57,8 +87,12 @@ class DatagramListener(trio.abc.Listener[DatagramChannel]):
         return self._address
 
     def statistics(self) -> ListenerStatistics:
-        """Return the listener's counts."""
+        """Return the listener's counts, also after its end."""
         return self._table.statistics()
+
+    def socket_statistics(self) -> SocketStatistics:
+        """Return the counts of the listener's socket, also after its end."""
+        return self._table.socket.statistics()
 
     async def accept(self) -> DatagramChannel:
         """Wait for a datagram from a new peer and return the channel to it.
@@ -66,12 +100,12 @@ class DatagramListener(trio.abc.Listener[DatagramChannel]):
         Raises:
           trio.ClosedResourceError: if the listener is closed, or is closed meanwhile.
 
-        A cancellation point always. A cancelled call has accepted nobody.
+        A cancellation point always. A cancelled call has accepted no peer.
         """
         self._check_open()
         if self._table.backlog:
-            # One for all that is sorted meanwhile: in a flood of newcomers most make room again before a task has been
-            # started for them, which costs ten times as much as all the rest, and what others have sent is read.
+            # Other tasks read meanwhile. In a flood of forged sources most peers are evicted before their handlers
+            # start, and to start one costs ten times as much as to admit a peer.
             await trio.lowlevel.checkpoint()
         await self._table.wait_for_peer(self._has_come)
         self._check_open()
@@ -86,8 +120,10 @@ class DatagramListener(trio.abc.Listener[DatagramChannel]):
             raise trio.ClosedResourceError("this listener was closed")
 
     def close(self) -> None:
-        """Let nobody else in. The channels that were accepted stay open, and the port taken until the last of them is
-        closed or has ended. Closing twice does nothing."""
+        """Refuse new peers, and close the channels that wait for ``accept``.
+
+        Accepted channels stay open; the socket is closed with the last of them. Closing twice does nothing.
+        """
         if self._table.accepting:
             self._table.stop_accepting()
 
@@ -103,30 +139,60 @@ class DatagramListener(trio.abc.Listener[DatagramChannel]):
 
 @trio.lowlevel.enable_ki_protection
 async def open_listeners(
-    port: int, *, host: str | None = None, **options: Unpack[ListenerOptions]
+    port: int | None = None,
+    *,
+    host: str | None = None,
+    path: UnixPath | None = None,
+    **options: Unpack[ListenerOptions],
 ) -> list[DatagramListener]:
     """Open a listener for each address family, as ``trio.open_tcp_listeners`` does for TCP.
 
     Args:
       port: the UDP port, the same for all; 0 for one of the kernel's choice that is free in each family.
-      host: a local address, or a name that resolves to some; all interfaces if there is none.
-      options: limits for the peers, as :class:`ListenerOptions` lists them.
+      host: a local address, or a name that resolves to some; all interfaces without one. Default: None.
+      path: the path, or abstract name, of one ``"unix"`` socket, instead of port and host.
+      options: limits for the peers, and options of the sockets, as documented in :class:`ListenerOptions`. With
+        ``ipv6_only=False`` and no host one dual-stack socket serves both families.
 
     Raises:
-      TypeError, ValueError: if an argument is wrong; nothing was opened then.
+      TypeError, ValueError: if an argument is wrong; no socket was opened.
       socket.gaierror: if the name does not resolve.
-      OSError: what the kernel says, such as EADDRINUSE; nothing is left open then.
+      OSError: the kernel's error, such as EADDRINUSE; no socket stays open.
     """
-    limits = check_limits(options)
-    return [DatagramListener(sock, limits) for sock in await bind_each_family(port, host, _bind)]
+    limits, socket_options = split_options(options)
+    if path is not None:
+        if port is not None or host is not None:
+            raise TypeError("open_listeners takes a path alone, or port and host, not both")
+        sock = make_socket("unix", socket_options)
+        try:
+            await sock.bind(path)
+        except BaseException:
+            sock.close()
+            raise
+        return [_listener(sock, limits)]
+    if port is None:
+        raise TypeError("a port is needed (0 for any), or the path of a unix socket")
+    families = check_socket_options(socket_options)
+
+    @trio.lowlevel.enable_ki_protection
+    async def bind(type_: str, host: str, port: int) -> DatagramSocket:
+        sock = make_socket(type_, socket_options)
+        try:
+            await sock.bind(port, host)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    bound = await bind_each_family(port, host, bind, families)
+    return [_listener(sock, limits) for sock in bound]
 
 
-@trio.lowlevel.enable_ki_protection
-async def _bind(type_: str, host: str, port: int) -> DatagramSocket:
-    sock = make_socket(type_)
-    try:
-        await sock.bind(port, host)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _listener(socket: DatagramSocket, limits: PeerLimits) -> DatagramListener:
+    return DatagramListener(socket, **attrs.asdict(limits, recurse=False))
+
+
+def check_socket_options(options: SocketOptions) -> tuple[str, ...]:
+    """Return the socket types that listening on all interfaces needs, or raise what is wrong with an option."""
+    check_options(UDP6.type, options)
+    return (UDP6.type,) if options.get("ipv6_only") is False else (UDP6.type, UDP4.type)

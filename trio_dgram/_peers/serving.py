@@ -1,34 +1,33 @@
-"""Serving peers, and being one."""
+"""Serving peers: one handler for each."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from functools import partial
-from types import TracebackType
-from typing import NoReturn, Unpack
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NoReturn, TypeAlias, Unpack, cast
 
 import trio
 
-from .._socket.datagram_socket import DatagramSocket
-from .._socket.interrupts import defer_interrupts, interruptibly_awaited
+from .._values.addresses import UnixPath
+from .._values.arguments import describe_value
 from .channel import DatagramChannel
-from .connecting import connect_first
-from .limits import UNLIMITED, ListenerOptions
-from .listener import DatagramListener, make_socket, open_listeners
-from .table import PeerTable
+from .handlers import HandlerErrors, check_handler, serve_listeners
+from .limits import ListenerOptions
+from .listener import DatagramListener, open_listeners
 
-_log = logging.getLogger("trio_dgram")
+Handler: TypeAlias = Callable[[DatagramChannel], Awaitable[object]]
+"""An async function that serves one peer."""
 
 
 @trio.lowlevel.enable_ki_protection
 async def serve(
-    handler: Callable[[DatagramChannel], Awaitable[object]],
-    port: int,
+    handler: Handler,
+    port: int | None = None,
     *,
     host: str | None = None,
+    path: UnixPath | None = None,
+    listeners: Iterable[DatagramListener] | None = None,
     handler_nursery: trio.Nursery | None = None,
+    handler_errors: HandlerErrors = "log",
     task_status: trio.TaskStatus[list[DatagramListener]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ListenerOptions],
 ) -> NoReturn:
@@ -48,80 +47,37 @@ async def serve(
     Args:
       handler: an async function that takes a channel; the channel is closed when it returns.
       port: the UDP port; 0 for one of the kernel's choice.
-      host: as in :func:`open_listeners`.
-      handler_nursery: where the handlers run, instead of in a nursery of its own.
+      host: a local address, or a name that resolves to some; all interfaces without one. Default: None.
+      path: the path of a ``"unix"`` socket, instead of port and host.
+      listeners: listeners to accept from instead, such as ``[DatagramListener(socket)]``; no other option applies then.
+      handler_nursery: the nursery that the handlers run in. Default: one of its own.
+      handler_errors: ``"log"``: log a handler's ``Exception`` with its traceback (repeated ones at most once a second)
+        and close only its channel; ``"raise"``: let it end the server. Default: ``"log"``.
       task_status: ``nursery.start`` returns the listeners.
-      options: as in :func:`open_listeners`.
+      options: as in :func:`open_listeners`. The handlers that run count for ``max_peers``: evicting a peer cancels its
+        handler, and a handler that runs on after its channel has ended is the first to be cancelled.
 
-    A handler's ``Exception`` is logged, with the peer, and ends that channel alone.
+    A handler's ``trio.BrokenResourceError`` because its peer was evicted or has expired is no failure.
 
-    Raises as :func:`open_listeners` does.
+    Raises as :func:`open_listeners` does. When it ends or is cancelled, the listeners are closed.
     """
-    listeners = await open_listeners(port, host=host, **options)
-    await trio.serve_listeners(
-        partial(_handle, handler), listeners, handler_nursery=handler_nursery, task_status=task_status
-    )
+    check_handler(handler, handler_errors)
+    if listeners is None:
+        opened = await open_listeners(port, host=host, path=path, **options)
+    elif port is None and host is None and path is None and not options:
+        opened = _check_listeners(listeners)
+    else:
+        raise TypeError("listeners have their address and their options: pass listeners alone")
+    await serve_listeners(handler, opened, handler_nursery, handler_errors, task_status)
 
 
-@trio.lowlevel.enable_ki_protection
-async def _handle(handler: Callable[[DatagramChannel], Awaitable[object]], channel: DatagramChannel) -> None:
-    try:
-        await interruptibly_awaited(handler, channel)
-    except Exception as error:  # noqa: BLE001 -- whatever it is, it is logged
-        if isinstance(error, trio.BrokenResourceError) and channel.ended:
-            # It had something to say to a peer that has made room, as those with forged addresses do by the thousand.
-            return
-        _log.exception("the handler of %s failed", channel.address)
-
-
-@defer_interrupts
-class _ConnectionManager(AbstractAsyncContextManager[DatagramChannel, None]):
-    """The block of :func:`open_connection`."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._host = host
-        self._port = port
-        self._channel: DatagramChannel
-
-    async def __aenter__(self) -> DatagramChannel:
-        sock = await connect_first(self._host, self._port, _connect)
-        table = PeerTable[DatagramChannel](sock, UNLIMITED, DatagramChannel)
-        self._channel = channel = DatagramChannel(table, sock.remote_address, trio.current_time())
-        table.add(channel)
-        table.accepting = False
-        return channel
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._channel.close()
-
-
-def open_connection(host: str, port: int) -> AbstractAsyncContextManager[DatagramChannel, None]:
-    """Open a channel to a peer that is closed when the block ends.
-
-    Args:
-      host: its name or address. The first reachable address of a name is used; UDP cannot detect whether anyone listens
-        there.
-      port: its UDP port.
-
-    Raises:
-      TypeError, ValueError: if an argument is wrong.
-      socket.gaierror: if the name does not resolve.
-      OSError: the kernel's error for the first address, such as ENETUNREACH, if none is reachable.
-
-    ``receive`` of the channel raises the ICMP error of an earlier datagram, such as ECONNREFUSED, once; receiving may
-    continue.
-    """
-    return _ConnectionManager(host, port)
-
-
-@trio.lowlevel.enable_ki_protection
-async def _connect(type_: str, address: str, port: int) -> DatagramSocket:
-    sock = make_socket(type_)
-    try:
-        await sock.connect((address, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _check_listeners(listeners: Iterable[DatagramListener]) -> list[DatagramListener]:
+    if not isinstance(cast("object", listeners), Iterable):
+        raise TypeError(f"listeners must be an iterable of DatagramListener, not {describe_value(listeners)}")
+    checked = list(listeners)
+    for listener in checked:
+        if not isinstance(cast("object", listener), DatagramListener):
+            raise TypeError(f"listeners must contain only DatagramListener, not {describe_value(listener)}")
+    if not checked:
+        raise ValueError("listeners must contain at least one DatagramListener, not none")
+    return checked

@@ -11,18 +11,22 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
 import trio
 
+from .._codecs.families import FAMILIES, Family
 from .._socket.budget import Budget, current_budget
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
 from .._values.addresses import Address
-from .._values.datagrams import Datagram
+from .._values.datagrams import Datagram, PacketInfo
 from .._values.statistics import ListenerStatistics
 from .limits import PeerLimits, network_of
+from .log import RateLimitedLog, cause_of
+
+# ruff: noqa: SLF001 -- a peer hides its state from the programs that see it as a channel
 
 _log = logging.getLogger("trio_dgram")
 
@@ -33,32 +37,40 @@ flood leaves room for others' as soon as it can, and so few that most of the pee
 
 @defer_interrupts
 class Peer:
-    """What the table knows of one peer; its channel adds what a program does with it."""
+    """The state of one peer in its table; its channel adds what a program uses."""
 
     __slots__ = (
+        "_bytes_received",
+        "_dropped",
+        "_ended",
+        "_evicted",
+        "_handler",
+        "_info",
+        "_last_heard",
+        "_network",
+        "_queue",
+        "_queued_bytes",
+        "_validated",
         "address",
-        "bytes_received",
-        "dropped",
-        "ended",
-        "last_heard",
-        "network",
-        "queue",
-        "queued_bytes",
-        "validated",
     )
 
     def __init__(self, address: Address, now: float) -> None:
         self.address: Address = address
-        self.queue: deque[bytes] | None = None
-        """What waits to be received; never empty."""
-        self.queued_bytes: int = 0
-        self.bytes_received: int = 0
-        self.dropped: int = 0
-        self.validated: bool = False
-        self.ended: bool = False
-        self.last_heard: float = now
-        self.network: str = ""
-        """What it counts for, where networks have a limit."""
+        self._queue: deque[bytes] | None = None
+        """The datagrams that wait to be received; None instead of an empty queue."""
+        self._queued_bytes: int = 0
+        self._bytes_received: int = 0
+        self._dropped: int = 0
+        self._validated: bool = False
+        self._ended: bool = False
+        self._evicted: bool = False
+        self._handler: trio.CancelScope | None = None
+        """The scope of the handler that runs for it."""
+        self._info: PacketInfo | None = None
+        """The local address that its last datagram was sent to, where the socket reports that."""
+        self._last_heard: float = now
+        self._network: str = ""
+        """The network that it counts for, where networks have a limit."""
 
 
 PeerT = TypeVar("PeerT", bound=Peer)
@@ -72,9 +84,12 @@ class PeerTable(Generic[PeerT]):
         self, socket: DatagramSocket, limits: PeerLimits, make: Callable[[PeerTable[PeerT], Address, float], PeerT]
     ) -> None:
         self.socket: DatagramSocket = socket
+        self.family: Family = FAMILIES[socket.type]
         self.limits: PeerLimits = limits
         self.budget: Budget = current_budget()
         self.accepting: bool = True
+        self.on_error: Callable[[OSError], Awaitable[None]] | None = None
+        """Handles or raises an error of receiving. Without it, whoever reads raises the error."""
         self.backlog: OrderedDict[PeerT, None] = OrderedDict()
         self.amplification_refused: int = 0
         self.dropped: int = 0
@@ -83,6 +98,7 @@ class PeerTable(Generic[PeerT]):
         self.receivers: dict[PeerT, trio.lowlevel.Task] = {}
         """Who waits for a peer's datagram while another reads: woken when something has come, or to read."""
         self._make = make
+        self._log = RateLimitedLog(_log)
         self._peers: dict[Address, PeerT] = {}
         # In the order of their last activity, so that the one idle longest is found at once.
         self._unvalidated: OrderedDict[PeerT, None] = OrderedDict()
@@ -93,7 +109,10 @@ class PeerTable(Generic[PeerT]):
         self._due: float = math.inf
         self._accepters: dict[trio.lowlevel.Task, None] = {}
         self._orders = ((self._unvalidated, False), (self._validated, True))
-        self._total_bytes = 0
+        # Peers that expired or were closed while their handlers still run, the first to be cancelled first.
+        self._lingering: OrderedDict[PeerT, None] = OrderedDict()
+        self._total_bytes = self._unvalidated_bytes = 0
+        self._closed = self._handlers_cancelled = 0
         self._accepted = self._refused = self._refused_by_filter = self._refused_by_network = 0
         self._evicted = self._expired = 0
         self._received = self._kept = self._delivered = self._discarded = 0
@@ -114,6 +133,8 @@ class PeerTable(Generic[PeerT]):
             refused_by_network=self._refused_by_network,
             evicted=self._evicted,
             expired=self._expired,
+            closed=self._closed,
+            handlers_cancelled=self._handlers_cancelled,
             dropped=self.dropped,
             buffered_bytes=self._total_bytes,
             amplification_refused=self.amplification_refused,
@@ -153,7 +174,14 @@ class PeerTable(Generic[PeerT]):
         try:
             with self._reading:
                 while not has_come():
-                    self._sort(await self.socket.receive_many(_BATCH))
+                    try:
+                        datagrams = await self.socket.receive_many(_BATCH)
+                    except OSError as error:
+                        if self.on_error is None:
+                            raise
+                        await self.on_error(error)
+                    else:
+                        self._sort(datagrams)
         finally:
             self._reading = None
         self._expire_overdue(trio.current_time())
@@ -199,7 +227,7 @@ class PeerTable(Generic[PeerT]):
         """Return when the peer is to be given up that is idle longest."""
         limits = self.limits
         times = [
-            next(iter(order)).last_heard + limits.patience(validated=validated)
+            next(iter(order))._last_heard + limits.timeout(validated=validated)
             for order, validated in self._orders
             if order
         ]
@@ -207,10 +235,10 @@ class PeerTable(Generic[PeerT]):
 
     def _expire_overdue(self, now: float) -> None:
         for order, validated in self._orders:
-            patience = self.limits.patience(validated=validated)
+            timeout = self.limits.timeout(validated=validated)
             while order:
                 oldest = next(iter(order))
-                if now < oldest.last_heard + patience:
+                if now < oldest._last_heard + timeout:
                     break
                 self.expire(oldest)
 
@@ -224,31 +252,36 @@ class PeerTable(Generic[PeerT]):
         validated, unvalidated = self._validated, self._unvalidated
         limits = self.limits
         for datagram in datagrams:
-            data, address, _ = datagram
+            data, address, info = datagram
             peer = known(address)
             if peer is None:
                 peer = self._admit(datagram, now)
                 if peer is None:
                     continue
-            peer.last_heard = now
-            (validated if peer.validated else unvalidated).move_to_end(peer)
+            peer._last_heard = now
+            if info is not None:
+                peer._info = info
+            (validated if peer._validated else unvalidated).move_to_end(peer)
             size = len(data)
-            peer.bytes_received += size
-            queue = peer.queue
+            peer._bytes_received += size
+            queue = peer._queue
             if (
                 (queue is not None and len(queue) >= limits.max_buffer_size)
-                or peer.queued_bytes + size > limits.max_buffer_bytes
+                or peer._queued_bytes + size > limits.max_buffer_bytes
                 or self._total_bytes + size > limits.max_total_bytes
+                or (not peer._validated and self._unvalidated_bytes + size > limits.max_total_bytes // 2)
             ):
-                peer.dropped += 1
+                peer._dropped += 1
                 self.dropped += 1
                 continue
             if queue is None:
-                peer.queue = deque((data,))
+                peer._queue = deque((data,))
             else:
                 queue.append(data)
-            peer.queued_bytes += size
+            peer._queued_bytes += size
             self._total_bytes += size
+            if not peer._validated:
+                self._unvalidated_bytes += size
             self._kept += 1
             task = waiting(peer, None)
             if task is not None:
@@ -256,23 +289,20 @@ class PeerTable(Generic[PeerT]):
 
     def take(self, peer: PeerT) -> bytes | None:
         """Return the next datagram of a peer, if there is one."""
-        queue = peer.queue
+        queue = peer._queue
         if queue is None:
             return None
         data = queue.popleft()
         size = len(data)
-        peer.queued_bytes -= size
+        peer._queued_bytes -= size
         self._total_bytes -= size
+        if not peer._validated:
+            self._unvalidated_bytes -= size
         self._delivered += 1
         if not queue:
             # Most peers are idle most of the time, and an empty queue is larger than all else of them.
-            peer.queue = None
+            peer._queue = None
         return data
-
-    def heard(self, peer: PeerT, now: float) -> None:
-        """Note that something came from or went to a peer."""
-        peer.last_heard = now
-        (self._validated if peer.validated else self._unvalidated).move_to_end(peer)
 
     # Coming and going
 
@@ -289,16 +319,16 @@ class PeerTable(Generic[PeerT]):
             if self._networks.get(network, 0) >= self.limits.max_peers_per_network[which]:
                 self._refused_by_network += 1
                 return None
-        if len(self._peers) >= self.limits.max_peers and not self._make_room():
+        if len(self._peers) + len(self._lingering) >= self.limits.max_peers and not self._make_room():
             self._refused += 1
             return None
         peer = self._make(self, datagram.address, now)
         self._peers[datagram.address] = peer
         self._unvalidated[peer] = None
         if network:
-            peer.network = network
+            peer._network = network
             self._networks[network] = self._networks.get(network, 0) + 1
-        self._expect(now + self.limits.patience(validated=False))
+        self._expect(now + self.limits.timeout(validated=False))
         self._accepted += 1
         self.backlog[peer] = None
         if self._accepters:
@@ -309,73 +339,123 @@ class PeerTable(Generic[PeerT]):
         if self.limits.accept_filter is None:
             return True
         try:
-            return self.limits.accept_filter(datagram)
-        except Exception:  # noqa: BLE001 -- whatever it is, it is logged
+            # The filter may close the listener.
+            return self.limits.accept_filter(datagram) and self.accepting
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is logged
             # It is no fault of the task that happens to read.
-            _log.exception("accept_filter failed on a datagram from %s", datagram.address)
+            self._log.report(
+                cause_of(error), "accept_filter failed on a datagram from %s", datagram.address, exc_info=error
+            )
             return False
 
     def _make_room(self) -> bool:
-        """Let the unvalidated peer go that is idle longest, if there is one."""
+        """Cancel the handler of a peer that has ended, or evict the unvalidated peer that is idle longest."""
+        if self._lingering:
+            self._cancel_handler(self._lingering.popitem(last=False)[0])
+            return True
         oldest = next(iter(self._unvalidated), None)
         if oldest is None:
             return False
         self._evicted += 1
-        self.end(oldest)
+        oldest._evicted = True
+        self._cancel_handler(oldest)
+        self._end(oldest)
+        # Its network chose how much it queued, and its handler is cancelled.
+        self.discard(oldest)
         return True
 
+    def _cancel_handler(self, peer: PeerT) -> None:
+        if peer._handler is not None:
+            self._handlers_cancelled += 1
+            peer._handler.cancel()
+            peer._handler = None
+
+    def handler_starts(self, peer: PeerT, scope: trio.CancelScope) -> None:
+        """Count the handler of ``peer``, which runs in ``scope``, for ``max_peers``; cancel it if it was evicted."""
+        peer._handler = scope
+        if peer._evicted:
+            self._cancel_handler(peer)
+        elif peer._ended:
+            self._lingering[peer] = None
+
+    def handler_ended(self, peer: PeerT) -> None:
+        """Note that the handler of ``peer`` has returned."""
+        peer._handler = None
+        self._lingering.pop(peer, None)
+
     def add(self, peer: PeerT) -> None:
-        """Take in the peer that the program has chosen."""
+        """Add the peer that the program has chosen."""
         self._peers[peer.address] = peer
         self._unvalidated[peer] = None
 
+    def replace_socket(self, socket: DatagramSocket, peer: PeerT) -> None:
+        """Close the socket, and continue with one that is connected to another address of ``peer``, the only one."""
+        if peer._ended:
+            socket.close()
+            return
+        self.socket.close()
+        self.socket = socket
+        del self._peers[peer.address]
+        peer.address = socket.remote_address
+        self._peers[peer.address] = peer
+
     def validate(self, peer: PeerT) -> None:
-        """Note that a peer has the address that it says."""
+        """Note that a peer has proved its address."""
         if peer in self._unvalidated:
             del self._unvalidated[peer]
+            peer._validated = True
+            self._unvalidated_bytes -= peer._queued_bytes
+            # The proof has just come in.
+            peer._last_heard = trio.current_time()
             self._validated[peer] = None
-            peer.validated = True
-            self.heard(peer, trio.current_time())
-            self._expect(peer.last_heard + self.limits.idle_timeout)
+            self._expect(peer._last_heard + self.limits.timeout(validated=True))
 
     def expire(self, peer: PeerT) -> None:
-        """Give up a peer that is idle too long."""
+        """End a peer that was idle too long; its queued datagrams can still be received."""
         self._expired += 1
-        self.end(peer)
+        self._end(peer)
 
-    def end(self, peer: PeerT) -> None:
-        """Let a peer go; what it has sent can still be received."""
-        if peer.ended:
-            return
-        peer.ended = True
+    def close(self, peer: PeerT) -> None:
+        """End a peer because the program closed its channel, and discard its queued datagrams."""
+        self.discard(peer)
+        if not peer._ended:
+            self._closed += 1
+            self._end(peer)
+
+    def _end(self, peer: PeerT) -> None:
+        peer._ended = True
         del self._peers[peer.address]
         self._unvalidated.pop(peer, None)
         self._validated.pop(peer, None)
-        if peer.network:
-            self._networks[peer.network] -= 1
-            if not self._networks[peer.network]:
-                del self._networks[peer.network]
+        if peer._handler is not None:
+            self._lingering[peer] = None
+        if peer._network:
+            self._networks[peer._network] -= 1
+            if not self._networks[peer._network]:
+                del self._networks[peer._network]
         if peer in self.backlog:
-            # Nobody will have what it has sent: else what is kept would grow with every newcomer.
+            # No channel will deliver its datagrams, so they must not count any longer.
             del self.backlog[peer]
             self.discard(peer)
         self.look_again(peer)
         self.close_if_done()
 
     def discard(self, peer: PeerT) -> None:
-        """Throw away what a peer has sent."""
-        if peer.queue is not None:
-            self._discarded += len(peer.queue)
-            self._total_bytes -= peer.queued_bytes
-            peer.queue = None
-            peer.queued_bytes = 0
+        """Discard the queued datagrams of a peer."""
+        if peer._queue is not None:
+            self._discarded += len(peer._queue)
+            self._total_bytes -= peer._queued_bytes
+            if not peer._validated:
+                self._unvalidated_bytes -= peer._queued_bytes
+            peer._queue = None
+            peer._queued_bytes = 0
 
     def stop_accepting(self) -> None:
         """Let nobody else in; those that nobody has accepted go."""
         self.accepting = False
         self.look_again(None)
         while self.backlog:
-            self.end(next(iter(self.backlog)))
+            self.close(next(iter(self.backlog)))
         self.close_if_done()
 
     def close_if_done(self) -> None:

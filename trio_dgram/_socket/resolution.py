@@ -51,16 +51,34 @@ async def resolve(host: str | None, port: int, type: SocketType) -> Address:
     return address if len(sockaddr) > 2 else Address(unmapped_host, port)
 
 
-async def numeric_addresses(host: str | None, port: int) -> list[tuple[SocketType, str]]:
-    """Return the addresses of a name in both families, in the order to try them, each with its type of sockets."""
+async def numeric_addresses(host: str | None, port: int, lookup: Lookup | None = None) -> list[tuple[SocketType, str]]:
+    """Return the addresses of a name in both families, in the order to try them, each with its type of sockets.
+
+    A ``lookup`` is asked for an IPv6 address, then for an IPv4 one; what it raises is raised if it has neither.
+    """
     for family in (UDP4, UDP6):
         if host and is_literal(host.partition("%")[0], family.family):
             return [(family.type, host)]
+    if host and lookup is not None:
+        return await _ask_for_each_family(lookup, host, port)
     found = await _get_addresses(host, port)
     families = {int(family.family): family for family in (UDP4, UDP6)}
     return list(
         dict.fromkeys((families[int(entry[0])].type, families[int(entry[0])].address(entry[4]).host) for entry in found)
     )
+
+
+async def _ask_for_each_family(lookup: Lookup, host: str, port: int) -> list[tuple[SocketType, str]]:
+    found: list[tuple[SocketType, str]] = []
+    failures: list[OSError] = []
+    for family in (UDP6, UDP4):
+        try:
+            found += [(family.type, address.host) for address in await look_up(Address(host, port), family, lookup)]
+        except OSError as error:
+            failures.append(error)
+    if not found:
+        raise failures[0]
+    return found
 
 
 async def _get_addresses(host: str | None, port: int, family: int = 0) -> list[Any]:

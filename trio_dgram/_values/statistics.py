@@ -79,14 +79,15 @@ class ChannelStatistics:
 class ListenerStatistics:
     """The counts of one listener, as :meth:`DatagramListener.statistics` returns them.
 
-    ``received`` is the sum of ``delivered``, ``queued``, ``discarded``, ``dropped`` and the three refusals.
+    ``received`` is the sum of ``delivered``, ``queued``, ``discarded``, ``dropped`` and the three refusals;
+    ``accepted`` that of ``peers``, ``evicted``, ``expired`` and ``closed``.
 
     Attributes:
       received (int): datagrams that the listener read.
       delivered (int): datagrams that the ``receive`` of a channel returned.
       queued (int): datagrams that can be received now.
-      discarded (int): datagrams queued in a channel when it was closed, or of a peer that ended before it was
-        accepted.
+      discarded (int): datagrams queued in a channel when it was closed or evicted, or of a peer that ended before it
+        was accepted.
       dropped_by_kernel (int | None): datagrams that the kernel dropped because the program did not read them in time.
         None where the platform does not report it.
       peers (int): current peers.
@@ -97,6 +98,8 @@ class ListenerStatistics:
       refused_by_network (int): first datagrams refused because of ``max_peers_per_network``.
       evicted (int): unvalidated peers that were removed in favour of new ones.
       expired (int): peers removed after their idle timeout.
+      closed (int): peers whose channel the program closed, or that no task had accepted when it closed the listener.
+      handlers_cancelled (int): handlers of :func:`serve` that were cancelled because ``max_peers`` was reached.
       dropped (int): datagrams of peers whose queue was full.
       buffered_bytes (int): bytes queued now.
       amplification_refused (int): sends that ``amplification_limit`` refused.
@@ -115,6 +118,8 @@ class ListenerStatistics:
     refused_by_network: int
     evicted: int
     expired: int
+    closed: int
+    handlers_cancelled: int
     dropped: int
     buffered_bytes: int
     amplification_refused: int

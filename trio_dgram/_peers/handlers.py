@@ -1,0 +1,128 @@
+"""Running one handler for each peer that listeners accept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, NoReturn, Protocol, TypeAlias, TypeVar
+
+import trio
+
+from .._socket.interrupts import interruptibly_awaited
+from .._values.addresses import Address
+from .._values.arguments import describe_value
+from .log import RateLimitedLog, cause_of
+
+# ruff: noqa: SLF001 -- the channels hide from programs what is for their handlers
+
+_log = logging.getLogger("trio_dgram")
+
+HandlerErrors: TypeAlias = Literal["log", "raise"]
+
+
+class Channel(Protocol):
+    """A channel that a handler serves."""
+
+    @property
+    def address(self) -> Address:
+        """The peer's address."""
+        ...
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether the peer is gone, so that sending raises ``trio.BrokenResourceError``."""
+        ...
+
+    def _handler_starts(self, scope: trio.CancelScope) -> None:
+        """Note that a handler runs for it in ``scope``, which is cancelled when its place is needed."""
+
+    def _handler_ended(self) -> None:
+        """Note that the handler has returned."""
+
+    def close(self) -> None:
+        """Close the channel."""
+
+
+ChannelT = TypeVar("ChannelT", bound=Channel)
+ChannelT_co = TypeVar("ChannelT_co", bound=Channel, covariant=True)
+
+
+class Listener(Protocol[ChannelT_co]):
+    """What accepts channels."""
+
+    async def accept(self) -> ChannelT_co:
+        """Wait for the next peer."""
+        ...
+
+    def close(self) -> None:
+        """Accept no more."""
+
+
+def check_handler(handler: object, handler_errors: object) -> None:
+    """Raise what is wrong with an argument of ``serve``."""
+    if not callable(handler):
+        raise TypeError(f"handler must be an async function that takes a channel, not {describe_value(handler)}")
+    if handler_errors not in ("log", "raise"):
+        raise ValueError(f'handler_errors must be "log" or "raise", not {describe_value(handler_errors)}')
+
+
+@trio.lowlevel.enable_ki_protection
+async def serve_listeners(
+    handler: Callable[[ChannelT], Awaitable[object]],
+    listeners: Sequence[Listener[ChannelT]],
+    handler_nursery: trio.Nursery | None,
+    handler_errors: HandlerErrors,
+    task_status: trio.TaskStatus[Any],
+) -> NoReturn:
+    """Call ``handler`` with each channel that ``listeners`` accept; close the listeners at the end.
+
+    The arguments are those of :func:`trio_dgram.serve`.
+    """
+    log = RateLimitedLog(_log) if handler_errors == "log" else None
+    try:
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(_accept_all, listener, handler, handler_nursery or nursery, log)
+            task_status.started(listeners)
+    finally:
+        for listener in listeners:
+            listener.close()
+    raise AssertionError  # pragma: no cover -- accepting ends by an exception only
+
+
+@trio.lowlevel.enable_ki_protection
+async def _accept_all(
+    listener: Listener[ChannelT],
+    handler: Callable[[ChannelT], Awaitable[object]],
+    nursery: trio.Nursery,
+    log: RateLimitedLog | None,
+) -> NoReturn:
+    while True:
+        channel = await listener.accept()
+        nursery.start_soon(_handle, handler, channel, log, name=handler)
+
+
+@trio.lowlevel.enable_ki_protection
+async def _handle(
+    handler: Callable[[ChannelT], Awaitable[object]], channel: ChannelT, log: RateLimitedLog | None
+) -> None:
+    with trio.CancelScope() as scope:
+        channel._handler_starts(scope)
+        try:
+            await interruptibly_awaited(handler, channel)
+        except Exception as error:
+            if channel._has_ended and _only_broken(error):
+                return
+            if log is None:
+                raise
+            log.report(cause_of(error), "the handler of %s failed", channel.address, exc_info=error)
+        finally:
+            channel._handler_ended()
+            channel.close()
+
+
+def _only_broken(error: BaseException) -> bool:
+    """Return whether the error says only that the channel has ended."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_only_broken, error.exceptions))
+    return isinstance(error, trio.BrokenResourceError)
