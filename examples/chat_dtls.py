@@ -190,17 +190,19 @@ async def serve(arguments: argparse.Namespace) -> None:
     room = Room(arguments.idle_timeout)
     with tempfile.TemporaryDirectory(prefix="chat-") as folder:
         if arguments.plain:
-            serving = partial(trio_dgram.serve, room.attend, idle_timeout=arguments.idle_timeout)
+            serving = partial(trio_dgram.serve, room.attend)
         else:
             if arguments.certificate is None:
                 arguments.certificate, arguments.key = make_certificate(Path(folder))
                 log.info("whoever joins has to --trust %s", arguments.certificate)
             context = server_context(arguments)
             serving = partial(dtls.serve, room.attend, ssl_context=context, handshake_timeout=HANDSHAKE_TIMEOUT)
+        # The room has an idle timeout of its own, which it logs.
+        serving = partial(serving, port=arguments.port, host=arguments.host, idle_timeout=None)
         async with trio.open_nursery() as nursery:
             await nursery.start(cancel_at_signal, nursery.cancel_scope)
-            for where in await nursery.start(partial(serving, port=arguments.port, host=arguments.host)):
-                log.info("listening on %s", where if isinstance(where, trio_dgram.Address) else where.address)
+            for listener in await nursery.start(serving):
+                log.info("listening on %s", listener.address)
     log.info("closed")
 
 

@@ -21,6 +21,7 @@ import trio_dgram
 
 from .support import interrupted, interrupts
 from .support.interrupted import CORE, PEERS
+from .support.interrupted_dtls import ENCRYPTED
 from .support.interrupts import (
     Granularity,
     Place,
@@ -34,14 +35,14 @@ from .support.interrupts import (
 
 PACKAGE: Final = Path(trio_dgram.__file__).parent
 LAYERS: Final = [path for path in sorted(PACKAGE.glob("_*")) if path.name not in {"__init__.py", "__pycache__"}]
-"""Every private module and folder; the simulator and DTLS are public ones."""
+"""Every private module and folder; the simulator is a public one."""
 FILES: Final = {
     str(path.relative_to(PACKAGE)): str(path)
     for layer in LAYERS
     for path in (sorted(layer.rglob("*.py")) if layer.is_dir() else [layer])
     if path.name != "__init__.py"
 }
-PROGRAMS: Final = {**CORE, **PEERS}
+PROGRAMS: Final = {**CORE, **PEERS, **ENCRYPTED}
 RANDOM_HITS: Final = 200
 SUBPROCESS_RUNS: Final = 5
 LONG: Final = pytest.mark.long
@@ -77,7 +78,7 @@ def test_the_programs_reach_every_layer(layer: Path) -> None:
 @pytest.mark.parametrize("granularity", ["line", "signal check"])
 @pytest.mark.parametrize("file", FILES)
 def test_an_interrupt_leaves_everything_in_order(file: str, granularity: Granularity) -> None:
-    programs = PEERS if file.startswith("_peers") else CORE
+    programs = {"_peers": PEERS, "_dtls": ENCRYPTED}.get(Path(file).parts[0], CORE)
     found = interrupt_everywhere(programs, [FILES[file]], granularity=granularity, counts=counts(granularity))
     assert not found, report(found)
 

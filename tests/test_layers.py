@@ -17,7 +17,7 @@ LAYERS: Final = {
     "kernel": ["_kernel.*"],
     "socket": ["_socket.*"],
     "nursery": ["_nursery"],
-    "services": ["_peers.*", "dtls"],
+    "services": ["_peers.*", "_dtls.*", "dtls"],
     "public names": ["__init__", "lowlevel"],
     "simulation: values": [
         "sim._places",

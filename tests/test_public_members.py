@@ -17,6 +17,7 @@ import pytest
 
 import trio_dgram
 from trio_dgram import DatagramNursery, DatagramSocket, EventChannel, Exchange, dtls, lowlevel
+from trio_dgram._dtls.limits import DTLSLimits
 from trio_dgram._kernel.options import OPTIONS
 from trio_dgram._peers.limits import PeerLimits
 from trio_dgram._socket.config import SocketConfig, check_options
@@ -90,7 +91,23 @@ MEMBERS: Final = {
     """,
     "trio_dgram.UnixAddress": "family host parse path port",
     "trio_dgram.dtls.CertificateError": "",
-    "trio_dgram.dtls.DTLSChannel": "aclose address local_address receive send",
+    "trio_dgram.dtls.DTLSChannel": "aclose address close local_address mark_validated receive send statistics",
+    "trio_dgram.dtls.DTLSChannelStatistics": "bytes_received bytes_sent dropped received sent",
+    "trio_dgram.dtls.DTLSListener": "accept aclose address close socket_statistics statistics",
+    "trio_dgram.dtls.DTLSListenerOptions": """
+        broadcast device dscp ecn handshake_timeout icmp_errors idle_timeout ipv6_only lookup max_buffer_bytes
+        max_buffer_size max_handshakes max_peers max_peers_per_network max_total_bytes mtu_discovery multicast_interface
+        multicast_loopback multicast_ttl offload packet_info receive_block_list receive_buffer_size reuse_address
+        reuse_port send_block_list send_buffer_size ttl
+    """,
+    "trio_dgram.dtls.DTLSListenerStatistics": """
+        accepted closed dropped evicted expired handlers_cancelled handshakes handshakes_evicted handshakes_failed
+        handshaking peers refused refused_by_network waiting
+    """,
+    "trio_dgram.dtls.DTLSPeerOptions": """
+        handshake_timeout idle_timeout max_buffer_bytes max_buffer_size max_handshakes max_peers max_peers_per_network
+        max_total_bytes
+    """,
     "trio_dgram.lowlevel.ErrorRecord": "errno icmp_code icmp_type offender origin path_mtu reason",
 }
 """The members that the specification of the public API names."""
@@ -104,6 +121,7 @@ NO_CONSTRUCTOR: Final = {
     DatagramNursery: "open_nursery()",
     EventChannel: "DatagramSocket.events()",
     Exchange: "open_exchange()",
+    dtls.DTLSChannel: "dtls.open_connection(), dtls.serve() or DTLSListener.accept()",
 }
 
 
@@ -171,6 +189,8 @@ OPTIONS_OF: Final = [
     trio_dgram.ChannelOptions,
     trio_dgram.PeerOptions,
     trio_dgram.ListenerOptions,
+    dtls.DTLSPeerOptions,
+    dtls.DTLSListenerOptions,
 ]
 ERRORS_WITH_FIELDS: Final = ["trio_dgram.PeerUnreachable", "trio_dgram.SendManyError"]
 
@@ -282,6 +302,15 @@ def test_the_documented_defaults_of_listener_options_are_the_real_ones() -> None
     both = real | documented_defaults(trio_dgram.SocketOptions)
     assert documented_defaults(trio_dgram.ListenerOptions) == both
     assert list(real) == [field.name for field in attrs.fields(PeerLimits)]
+
+
+def test_the_documented_defaults_of_dtls_options_are_the_real_ones() -> None:
+    limits = DTLSLimits()
+    real = {name: repr(getattr(limits, name)) for name in dtls.DTLSPeerOptions.__annotations__}
+    assert documented_defaults(dtls.DTLSPeerOptions) == real
+    both = real | documented_defaults(trio_dgram.SocketOptions)
+    assert documented_defaults(dtls.DTLSListenerOptions) == both
+    assert list(real) == [field.name for field in attrs.fields(DTLSLimits)]
 
 
 # Functions, methods and properties

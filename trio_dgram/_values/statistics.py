@@ -170,3 +170,64 @@ class ExchangeStatistics:
     strays: int
     timeouts: int
     in_flight: int
+
+
+@attrs.frozen(kw_only=True)
+class DTLSListenerStatistics:
+    """The counts of one DTLS listener, as :meth:`dtls.DTLSListener.statistics` returns them.
+
+    ``handshakes`` is the sum of ``handshaking``, ``handshakes_failed``, ``handshakes_evicted``, ``accepted``,
+    ``refused`` and ``refused_by_network``; ``accepted`` that of ``peers``, ``evicted``, ``expired`` and ``closed``.
+
+    Attributes:
+      handshakes (int): handshakes that peers began, having proved their addresses by a cookie (RFC 6347, 4.2.1).
+      handshaking (int): handshakes in progress.
+      handshakes_failed (int): handshakes that failed, took longer than ``handshake_timeout``, or were in progress when
+        the listener was closed.
+      handshakes_evicted (int): handshakes that were cancelled because ``max_handshakes`` others had begun later.
+      peers (int): current peers, whose handshakes are done.
+      accepted (int): peers admitted since the listener was opened.
+      waiting (int): peers that wait for ``accept``.
+      refused (int): handshakes that were refused because there were ``max_peers`` peers, or the listener was closed.
+      refused_by_network (int): handshakes that were refused because of ``max_peers_per_network``.
+      evicted (int): peers whose place a new handshake from the same address took.
+      expired (int): peers whose channel ended after their idle timeout.
+      closed (int): peers whose channel the program closed, or that no task had accepted when it closed the listener.
+      handlers_cancelled (int): handlers of :func:`dtls.serve` that ran on after their channels had ended, and were
+        cancelled because ``max_peers`` was reached.
+      dropped (int): datagrams of peers that were dropped because too many, or too many bytes, were queued.
+    """
+
+    handshakes: int
+    handshaking: int
+    handshakes_failed: int
+    handshakes_evicted: int
+    peers: int
+    accepted: int
+    waiting: int
+    refused: int
+    refused_by_network: int
+    evicted: int
+    expired: int
+    closed: int
+    handlers_cancelled: int
+    dropped: int
+
+
+@attrs.frozen(kw_only=True)
+class DTLSChannelStatistics:
+    """The counts of one DTLS channel, as :meth:`dtls.DTLSChannel.statistics` returns them.
+
+    Attributes:
+      received (int): datagrams that ``receive`` returned.
+      dropped (int): datagrams of the peer that were dropped because too many, or too many bytes, were queued.
+      bytes_received (int): decrypted bytes that ``receive`` returned.
+      sent (int): datagrams that the kernel accepted.
+      bytes_sent (int): bytes of those before encryption.
+    """
+
+    received: int
+    dropped: int
+    bytes_received: int
+    sent: int
+    bytes_sent: int
