@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,55 +12,13 @@ from trio_dgram import dtls
 
 from .support.certificates import client_context, serving, shout, write_certificates
 from .support.families import Family
-from .support.programs import find_program
+from .support.programs import coap_answer, printed, started, type_in, unused_port, url_host
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
     """The certificates as programs take them."""
     return write_certificates(tmp_path)
-
-
-@asynccontextmanager
-async def started(name: str, *arguments: str) -> AsyncGenerator[trio.Process]:
-    process = await trio.lowlevel.open_process(
-        [find_program(name), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        await process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            await pipe.aclose()
-
-
-async def printed(process: trio.Process, text: bytes, times: int = 1) -> bytes:
-    """Return what a program prints until ``text`` has been printed so often."""
-    assert process.stdout is not None
-    output = b""
-    while output.count(text) < times:
-        more = await process.stdout.receive_some()
-        assert more, output
-        output += more
-    return output
-
-
-async def type_in(process: trio.Process, text: bytes) -> None:
-    assert process.stdin is not None
-    await process.stdin.send_all(text)
-
-
-def url_host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def unused_port(udp: Family) -> int:
-    with socket.socket(udp.family, socket.SOCK_DGRAM) as unused:
-        unused.bind((udp.loopback, 0))
-        port: int = unused.getsockname()[1]
-        return port
 
 
 # OpenSSL
@@ -146,11 +100,8 @@ async def test_a_connection_talks_to_gnutls_serv(udp: Family, files: dict[str, s
 
 
 async def answer_coap(peer: dtls.DTLSChannel) -> None:
-    """Acknowledge each request (RFC 7252, 4.2) with 2.05 Content and a payload."""
     async for request in peer:
-        token = request[4 : 4 + (request[0] & 0x0F)]
-        acknowledgement = bytes([0x60 | len(token), 0x45])
-        await peer.send(acknowledgement + request[2:4] + token + b"\xffhello from trio")
+        await peer.send(coap_answer(request))
 
 
 @pytest.mark.parametrize("name", ["coap-client-openssl", "coap-client-gnutls"])
