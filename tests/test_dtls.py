@@ -399,20 +399,21 @@ async def test_a_cancelled_send_returns_at_once_while_the_kernel_is_full(
                 last.set()
 
     async with serving(handler, host=udp.loopback, receive_buffer_size=ROOMY) as (listener,):
-        async with connecting(listener) as peer, trio.open_nursery() as nursery:
-            await peer.send(b"first")
-            narrow_loopback("1kbit")
-            await fill(peer)
-            sent = peer.statistics().sent
-            if waiting:
-                nursery.start_soon(peer.send, b"waiting")
-                await trio.testing.wait_all_tasks_blocked()
-            with trio.CancelScope() as scope:
-                nursery.start_soon(_cancel_when_blocked, scope)
-                await peer.send(b"cancelled")
-            assert scope.cancelled_caught
-            assert peer.statistics().sent == sent
-            narrow_loopback("10gbit")
+        async with connecting(listener) as peer:
+            async with trio.open_nursery() as nursery:
+                await peer.send(b"first")
+                narrow_loopback("1kbit")
+                await fill(peer)
+                sent = peer.statistics().sent
+                if waiting:
+                    nursery.start_soon(peer.send, b"waiting")
+                    await trio.testing.wait_all_tasks_blocked()
+                with trio.CancelScope() as scope:
+                    nursery.start_soon(_cancel_when_blocked, scope)
+                    await peer.send(b"cancelled")
+                assert scope.cancelled_caught
+                assert peer.statistics().sent == sent
+                narrow_loopback("10gbit")
             await peer.send(b"last")
             with trio.fail_after(10):
                 await last.wait()
