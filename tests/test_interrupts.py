@@ -78,7 +78,11 @@ def test_the_programs_reach_every_layer(layer: Path) -> None:
 @pytest.mark.parametrize("granularity", ["line", "signal check"])
 @pytest.mark.parametrize("file", FILES)
 def test_an_interrupt_leaves_everything_in_order(file: str, granularity: Granularity) -> None:
-    programs = {"_peers": PEERS, "_dtls": ENCRYPTED}.get(Path(file).parts[0], CORE)
+    programs = {
+        "_peers": PEERS,
+        "_services": {**PEERS, **ENCRYPTED},
+        "_dtls": ENCRYPTED,
+    }.get(Path(file).parts[0], CORE)
     found = interrupt_everywhere(programs, [FILES[file]], granularity=granularity, counts=counts(granularity))
     assert not found, report(found)
 

@@ -17,6 +17,7 @@ LAYERS: Final = {
     "kernel": ["_kernel.*"],
     "socket": ["_socket.*"],
     "nursery": ["_nursery"],
+    "shared by services": ["_services.*"],
     "services": ["_peers.*", "_dtls.*", "dtls"],
     "public names": ["__init__", "lowlevel"],
     "simulation: values": [
@@ -113,6 +114,18 @@ def test_no_module_imports_from_a_later_layer() -> None:
         for module, layer in LAYER_OF.items()
         for other in imported_modules(module)
         if ORDER.index(LAYER_OF[other]) > ORDER.index(layer)
+    ] == []
+
+
+def test_services_do_not_import_each_other() -> None:
+    services = {
+        module: module.partition(".")[0].lstrip("_") for module, layer in LAYER_OF.items() if layer == "services"
+    }
+    assert [
+        f"{module} imports {other}"
+        for module, service in services.items()
+        for other in imported_modules(module)
+        if services.get(other, service) != service
     ] == []
 
 

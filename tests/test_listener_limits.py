@@ -201,7 +201,7 @@ async def test_unvalidated_peers_have_half_of_the_bytes_at_most(udp: Family) -> 
             channels.append(await listener.accept())
         await socks[0].send_many([Datagram(bytes(100), listener.address)] * 20)
         await socks[1].send(b"", listener.address)
-        # The last to be heard of all: whoever waits for it has read the others.
+        # Received last: the task that waits for it has read the others.
         for _ in range(2):
             await channels[1].receive()
         assert listener.statistics().buffered_bytes <= 1000

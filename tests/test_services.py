@@ -25,7 +25,7 @@ from trio_dgram import (
     DatagramSocket,
     sim,
 )
-from trio_dgram._peers import listener as _listener
+from trio_dgram._services import sockets as _sockets
 from trio_dgram.sim import cancel_everywhere
 
 from .support.families import Family
@@ -112,7 +112,7 @@ async def test_each_peer_has_a_channel_of_its_own(udp: Family, client: DatagramS
         assert listener.statistics().peers == 0
 
 
-async def test_whoever_waits_reads_for_all_and_hands_that_on(udp: Family, client: DatagramSocket) -> None:
+async def test_a_waiting_task_reads_for_all_and_passes_that_role_on(udp: Family, client: DatagramSocket) -> None:
     async with await listen(udp) as listener, trio_dgram.open_socket(udp.type) as other, AsyncExitStack() as stack:
         first, second = await accepted(listener, client), await accepted(listener, other)
         for channel in (first, second):
@@ -145,7 +145,7 @@ async def test_whoever_waits_reads_for_all_and_hands_that_on(udp: Family, client
         new.close()
 
 
-async def test_who_reads_for_all_may_be_cancelled_at_any_moment(udp: Family, client: DatagramSocket) -> None:
+async def test_the_reading_task_may_be_cancelled_at_any_moment(udp: Family, client: DatagramSocket) -> None:
     async with await listen(udp) as listener:
         channel = await accepted(listener, client)
         await channel.receive()
@@ -224,7 +224,7 @@ async def test_the_port_is_free_when_the_last_channel_is_closed(udp: Family, cli
         await other.bind(port, udp.loopback)
 
 
-async def test_peers_that_nobody_accepted_go_with_the_listener(udp: Family, client: DatagramSocket) -> None:
+async def test_closing_a_listener_closes_the_peers_in_its_backlog(udp: Family, client: DatagramSocket) -> None:
     listener = await listen(udp)
     channel = await accepted(listener, client)
     async with trio_dgram.open_socket(udp.type) as other:
@@ -297,7 +297,7 @@ async def flood(sock: DatagramSocket, listener: DatagramListener, count: int, si
         ({"max_total_bytes": 500}, 2),
     ],
 )
-async def test_what_a_peer_has_no_room_for_is_dropped_and_counted(
+async def test_datagrams_beyond_a_limit_are_dropped_and_counted(
     udp: Family, client: DatagramSocket, options: dict[str, int], kept: int
 ) -> None:
     async with await listen(udp, **options) as listener, trio_dgram.open_socket(udp.type) as other:
@@ -332,7 +332,7 @@ async def test_an_unvalidated_peer_makes_room_for_a_newcomer_and_a_validated_one
         await peers_of(1, udp, listener, stack)
         third = await listener.accept()
         assert listener.statistics().evicted == 1
-        # What it had sent is discarded: whoever makes room has the memory at once.
+        # What it had sent is discarded: the memory of an evicted peer is free at once.
         assert listener.statistics().discarded == 1
         with pytest.raises(trio.EndOfChannel):
             await first.receive()
@@ -430,7 +430,7 @@ async def test_a_network_has_so_many_peers(host: str) -> None:
     ],
 )
 def test_which_network_a_peer_counts_for(host: str, network: tuple[str, int]) -> None:
-    from trio_dgram._peers.limits import network_of  # noqa: PLC0415 -- for this alone
+    from trio_dgram._services.networks import network_of  # noqa: PLC0415 -- for this alone
 
     assert network_of(host) == network
 
@@ -456,7 +456,9 @@ async def test_no_more_goes_out_than_came_in_allows_until_a_peer_is_validated(
 # Others do not notice
 
 
-async def test_one_peers_trouble_is_not_anothers(udp: Family, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_or_slow_handler_does_not_affect_other_peers(
+    udp: Family, caplog: pytest.LogCaptureFixture
+) -> None:
     async def handler(peer: DatagramChannel) -> None:
         async for data in peer:
             if data == b"hang":
@@ -507,7 +509,7 @@ async def test_a_peer_that_makes_room_before_it_is_accepted_leaves_nothing_behin
         assert listener.statistics().discarded == 5
 
 
-async def test_a_handler_that_answers_a_peer_that_made_room_has_not_failed(
+async def test_a_handler_that_answers_an_evicted_peer_has_not_failed(
     udp: Family, client: DatagramSocket, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -647,7 +649,7 @@ async def test_a_name_is_tried_address_by_address(monkeypatch: pytest.MonkeyPatc
             raise AssertionError
 
 
-async def test_nobody_there_is_told_when_receiving(udp: Family) -> None:
+async def test_a_refusal_is_raised_by_receive(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         port = sock.address.port
     async with trio_dgram.open_connection(udp.loopback, port) as peer:
@@ -656,7 +658,7 @@ async def test_nobody_there_is_told_when_receiving(udp: Family) -> None:
             await peer.receive()
 
 
-async def test_what_is_no_payload_is_refused_before_anything_happened(udp: Family) -> None:
+async def test_an_invalid_payload_is_refused_and_nothing_is_sent(udp: Family) -> None:
     async with trio_dgram.open_connection(udp.loopback, 9) as peer:
         with pytest.raises(TypeError, match="the payload must be bytes-like"):
             await peer.send(7)  # type: ignore[arg-type]
@@ -696,14 +698,14 @@ def test_everything_can_be_cancelled_at_every_point(udp: Family) -> None:
 
 def failing(monkeypatch: pytest.MonkeyPatch, errors: dict[str, list[OSError]]) -> None:
     """Let the sockets of listeners fail to be made, by type and one after the other."""
-    make = _listener.make_socket
+    make = _sockets.make_socket
 
     def make_socket(type_: str, options: Any) -> DatagramSocket:
         if errors.get(type_):
             raise errors[type_].pop(0)
         return make(type_, options)
 
-    monkeypatch.setattr(_listener, "make_socket", make_socket)
+    monkeypatch.setattr(_sockets, "make_socket", make_socket)
 
 
 async def test_where_one_family_is_missing_the_other_is_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:

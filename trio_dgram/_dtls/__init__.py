@@ -1,3 +1,4 @@
-"""DTLS: encrypted channels to peers, on ``trio.DTLSEndpoint``. They are services: they import the layers below them and
-what ``_peers`` has for all services, and only the public module ``dtls`` imports them.
+"""DTLS: encrypted channels to peers, on ``trio.DTLSEndpoint``.
+
+It is a service: it imports ``_services`` and the layers below it, and only the public module ``dtls`` imports it.
 """

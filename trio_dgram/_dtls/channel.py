@@ -14,7 +14,7 @@ from .session import Session
 
 @defer_interrupts
 class DTLSChannel(trio.abc.Channel[bytes], metaclass=NoPublicConstructor):
-    """The encrypted datagrams of one peer, and the way to answer it.
+    """Receives the datagrams of one peer decrypted, and sends to it encrypted.
 
     :func:`serve`, a :class:`DTLSListener` and :func:`open_connection` create it. ``receive`` raises
     ``trio.EndOfChannel`` when the peer has closed its end (the alert close_notify, RFC 5246, 7.2.1) or, on a server,

@@ -11,8 +11,8 @@ import trio
 from OpenSSL import SSL
 
 from .._codecs.families import UDP6
-from .._peers.connecting import addresses_of, connect_next
-from .._peers.listener import make_socket
+from .._services.connecting import addresses_of, connect_next
+from .._services.sockets import make_socket
 from .._socket.config import SocketOptions, check_options
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts

@@ -24,7 +24,7 @@ from .._values.addresses import Address, as_received
 from .._values.datagrams import Datagram
 from .limits import DTLSLimits
 
-_PATIENCE: Final = 0.05
+_LONGEST_WAIT: Final = 0.05
 """How long a handshake message waits on a custom socket factory whose calls are awaited, in seconds."""
 
 _REPORTED_BY_NETWORK: Final = frozenset(
@@ -193,7 +193,7 @@ class EndpointSocket(TrioSocket):
                 self._on_error(error)
 
     async def _send_awaited(self, message: bytes | Datagram) -> None:
-        with trio.move_on_after(_PATIENCE):
+        with trio.move_on_after(_LONGEST_WAIT):
             try:
                 await self.datagram_socket.send(message)
             except OSError as error:

@@ -7,30 +7,23 @@ handshakes run in another, from the first ``accept`` until the socket is closed.
 from __future__ import annotations
 
 import signal
-from typing import Final, Unpack, cast
+from typing import Unpack
 
 import trio
 from OpenSSL import SSL
 
-from .._codecs.families import UDP4, UDP6
-from .._peers.binding import bind_each_family
-from .._peers.listener import check_socket_options, make_socket
-from .._socket.config import SocketOptions
+from .._services.binding import bind_sockets
+from .._services.sockets import answer_from_asked_address, listenable_address
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
-from .._socket.reply_address import enable_reply_address
 from .._values.addresses import Address, format_address
-from .._values.arguments import describe_value
 from .._values.construction import create
-from .._values.errors import AlreadyConnectedError
 from .._values.statistics import DTLSListenerStatistics, SocketStatistics
 from .channel import DTLSChannel
 from .contexts import check_context, server_view
 from .endpoint_socket import EndpointSocket, is_reported_by_network
 from .limits import DTLSListenerOptions, DTLSPeerOptions, check_limits, split_options
 from .peers import DTLSPeers
-
-_WILDCARDS: Final = frozenset({UDP4.wildcard.host, UDP6.wildcard.host})
 
 
 @defer_interrupts
@@ -58,18 +51,14 @@ class DTLSListener(trio.abc.Listener[DTLSChannel]):
     """
 
     def __init__(self, socket: DatagramSocket, ssl_context: SSL.Context, **limits: Unpack[DTLSPeerOptions]) -> None:
-        if not isinstance(cast("object", socket), DatagramSocket):
-            raise TypeError(f"socket must be a DatagramSocket, not {describe_value(socket)}")
+        address = listenable_address(socket)
         if socket.type == "unix":
             raise ValueError("socket must be a UDP socket, not a unix one: DTLS needs addresses of the internet")
         check_context(ssl_context)
         checked = check_limits(limits)
-        self._address = socket.address
-        if socket._association.peer is not None:  # noqa: SLF001 -- the socket is the layer below
-            raise AlreadyConnectedError("socket must not be connected: its listener has many peers")
+        self._address = address
         self._context = server_view(ssl_context)
-        if socket.address.host in _WILDCARDS:
-            enable_reply_address(socket)
+        answer_from_asked_address(socket)
         self._socket = socket
         sock = EndpointSocket(socket, checked, self._on_error)
         self._endpoint = trio.DTLSEndpoint(sock, incoming_packets_buffer=checked.max_buffer_size)
@@ -191,24 +180,6 @@ async def open_listeners(
     """
     check_context(ssl_context)
     limits, socket_options = split_options(options)
-    types = check_socket_options(socket_options)
     server_view(ssl_context)
-
-    @trio.lowlevel.enable_ki_protection
-    async def bind(type_: str, host: str, port: int) -> DatagramSocket:
-        return await bind_socket(type_, host, port, socket_options)
-
-    bound = await bind_each_family(port, host, bind, types)
-    return [DTLSListener(sock, ssl_context, **limits) for sock in bound]
-
-
-@trio.lowlevel.enable_ki_protection
-async def bind_socket(type_: str, host: str, port: int, options: SocketOptions) -> DatagramSocket:
-    """Return a new socket that is bound; it is closed if that fails."""
-    sock = make_socket(type_, options)
-    try:
-        await sock.bind(port, host)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    bound = await bind_sockets(port, host, None, socket_options)
+    return [DTLSListener(socket, ssl_context, **limits) for socket in bound]

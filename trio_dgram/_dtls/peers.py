@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import trio
 
-from .._peers.limits import network_of
-from .._peers.log import RateLimitedLog
+from .._services.log import RateLimitedLog
+from .._services.networks import network_of
 from .._socket.interrupts import defer_interrupts
 from .._values.statistics import DTLSListenerStatistics
 from .endpoint_socket import EndpointSocket

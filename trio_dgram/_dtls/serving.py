@@ -8,7 +8,7 @@ from typing import NoReturn, TypeAlias, Unpack
 import trio
 from OpenSSL import SSL
 
-from .._peers.handlers import HandlerErrors, check_handler, serve_listeners
+from .._services.handlers import HandlerErrors, check_handler, serve_listeners
 from .channel import DTLSChannel
 from .limits import DTLSListenerOptions
 from .listener import DTLSListener, open_listeners

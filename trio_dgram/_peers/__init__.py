@@ -1,4 +1,4 @@
-"""Services for many peers on one socket: listeners, channels per peer, and connections.
+"""The service for many peers on one socket: listeners, channels, connections, exchanges.
 
-They import the socket and the layers below it.
+It imports ``_services`` and the layers below it.
 """

@@ -19,11 +19,12 @@ from .table import Peer, PeerTable
 
 @defer_interrupts
 class DatagramChannel(Peer, trio.abc.Channel[bytes]):
-    """The datagrams of one peer, and the way to answer it.
+    """Receives the datagrams of one peer and sends to it.
 
-    Made by a :class:`DatagramListener` for each peer that it hears, or by :func:`open_connection`. It ends, with
-    ``trio.EndOfChannel``, when nothing has come or gone for the idle timeout, or when it makes room for another peer.
-    What is sent to it may get lost, and so may what the peer sends.
+    A :class:`DatagramListener` creates it for each new peer, and :func:`open_connection` for its one peer. A listener's
+    channel ends when nothing has been received from the peer for the idle timeout, or when a newcomer evicts the peer:
+    ``receive`` raises ``trio.EndOfChannel``, ``send`` ``trio.BrokenResourceError``. Datagrams may get lost in both
+    directions.
     """
 
     __slots__ = (
@@ -75,8 +76,8 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
     def mark_validated(self) -> None:
         """Say that the peer has proved to have the address that it sends from.
 
-        From now on it makes room for no newcomer, and no ``amplification_limit`` holds for it. What is proof, the
-        program has to know: a second datagram is none, the answer to a secret is.
+        From now on no newcomer evicts it, and ``amplification_limit`` does not apply to it. A second datagram is no
+        proof, since its source can be forged as well; the answer to a secret is.
         """
         self._table.validate(self)
 
@@ -97,7 +98,7 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
             raise trio.EndOfChannel from None
 
     async def __anext__(self) -> bytes:
-        # The ordinary way to receive, and therefore not a coroutine around another.
+        # The ordinary idiom, so it does not wrap receive(): that would add a coroutine per datagram.
         self._check_open()
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this peer")
@@ -109,7 +110,7 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
             elif table.reader is None:
                 await table.read_until(self._has_come)
             else:
-                # Here and not in a coroutine of the table's: what each of many peers waits in is to be small.
+                # Not in a coroutine of the table: each of many idle peers would take the memory of its frame.
                 task = trio.lowlevel.current_task()
                 table.receivers[self] = task
                 await trio.lowlevel.wait_task_rescheduled(self._give_up)

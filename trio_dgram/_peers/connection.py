@@ -12,18 +12,18 @@ import attrs
 import trio
 
 from .._codecs.families import UDP6, AnyAddress, check_type
+from .._services.connecting import addresses_of, connect_next
+from .._services.sockets import make_socket
 from .._socket.config import SocketOptions, check_options
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
 from .._values.addresses import UnixPath, check_host, check_port
 from .channel import DatagramChannel
-from .connecting import addresses_of, connect_next
 from .limits import UNLIMITED
-from .listener import make_socket
 from .table import PeerTable
 
 _REFUSALS: Final = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
-"""What ICMP reports about an address at which nobody listens."""
+"""The errors that ICMP reports about an address without a server."""
 
 
 @attrs.frozen

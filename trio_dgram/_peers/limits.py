@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import socket
 from collections.abc import Callable
 from typing import Any, Final, TypedDict, cast
 
@@ -15,8 +14,6 @@ from .._values.arguments import check_integer, check_names, check_number, descri
 from .._values.datagrams import Datagram
 
 _MOST: Final = 2**62
-_MAPPED: Final = bytes(10) + b"\xff\xff"
-"""The first bytes of an IPv4-mapped address (RFC 4291, 2.5.5.2)."""
 
 
 class PeerOptions(TypedDict, total=False):
@@ -135,16 +132,3 @@ def split_options(options: ListenerOptions) -> tuple[PeerLimits, SocketOptions]:
     given: dict[str, Any] = dict(options)
     limits = {name: given.pop(name) for name in PeerOptions.__annotations__ if name in given}
     return PeerLimits(**limits), cast("SocketOptions", given)
-
-
-def network_of(host: str) -> tuple[str, int]:
-    """Return the network that a peer counts for, and the index of its limit: 0 for an IPv4 /24, 1 for an IPv6 /56.
-
-    An IPv4-mapped address counts as IPv4. A flood of forged sources calls this per datagram.
-    """
-    if ":" not in host:
-        return f"{host.rpartition('.')[0]}.0/24", 0
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    if packed.startswith(_MAPPED):
-        return "{}.{}.{}.0/24".format(*packed[12:15]), 0
-    return f"{socket.inet_ntop(socket.AF_INET6, packed[:7] + bytes(9))}/56", 1

@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Unpack, cast
+from typing import Unpack
 
 import attrs
 import trio
 
-from .._codecs.families import UDP4, UDP6, is_unspecified
-from .._socket.config import SocketOptions, check_options
+from .._services.binding import bind_sockets
+from .._services.sockets import answer_from_asked_address, listenable_address
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
-from .._socket.reply_address import enable_reply_address
 from .._values.addresses import Address, UnixPath, format_address
-from .._values.arguments import describe_value
-from .._values.construction import create
-from .._values.errors import AlreadyConnectedError
 from .._values.statistics import ListenerStatistics, SocketStatistics
-from .binding import bind_each_family
 from .channel import DatagramChannel
-from .limits import ListenerOptions, PeerLimits, PeerOptions, check_limits, split_options
+from .limits import ListenerOptions, PeerOptions, check_limits, split_options
 from .table import PeerTable
-
-
-@defer_interrupts
-class _NoNursery:
-    """The owner of a socket that its listener or its channels close."""
-
-    def start_background(self, _async_fn: Callable[..., Awaitable[object]], /, *_args: Any) -> None:
-        """Never called: such a socket has no event channels."""
-        raise AssertionError
-
-    def state_changed(self, socket: Any, /) -> None:
-        """Nothing depends on the state."""
-
-
-@trio.lowlevel.enable_ki_protection
-def make_socket(type_: str, options: SocketOptions) -> DatagramSocket:
-    """Create a socket that lives in no nursery; a udp6 one does not receive from IPv4 unless ``options`` say so."""
-    given: Any = {"ipv6_only": True, **options}
-    if type_ != UDP6.type:
-        del given["ipv6_only"]
-    return create(DatagramSocket, check_options(type_, given), _NoNursery())
 
 
 @defer_interrupts
@@ -70,15 +43,9 @@ class DatagramListener(trio.abc.Listener[DatagramChannel]):
     """
 
     def __init__(self, socket: DatagramSocket, **limits: Unpack[PeerOptions]) -> None:
-        if not isinstance(cast("object", socket), DatagramSocket):
-            raise TypeError(f"socket must be a DatagramSocket, not {describe_value(socket)}")
-        self._address = socket.address
-        if socket._association.peer is not None:  # noqa: SLF001 -- of the library
-            raise AlreadyConnectedError("socket must not be connected: a listener receives from many peers")
+        self._address = listenable_address(socket)
         checked = check_limits(limits)
-        if is_unspecified(self._address.host):
-            # Bound to one address, a socket has only that to answer from.
-            enable_reply_address(socket)
+        answer_from_asked_address(socket)
         self._table = PeerTable[DatagramChannel](socket, checked, DatagramChannel)
 
     @property
@@ -160,39 +127,5 @@ async def open_listeners(
       OSError: the kernel's error, such as EADDRINUSE; no socket stays open.
     """
     limits, socket_options = split_options(options)
-    if path is not None:
-        if port is not None or host is not None:
-            raise TypeError("open_listeners takes a path alone, or port and host, not both")
-        sock = make_socket("unix", socket_options)
-        try:
-            await sock.bind(path)
-        except BaseException:
-            sock.close()
-            raise
-        return [_listener(sock, limits)]
-    if port is None:
-        raise TypeError("a port is needed (0 for any), or the path of a unix socket")
-    families = check_socket_options(socket_options)
-
-    @trio.lowlevel.enable_ki_protection
-    async def bind(type_: str, host: str, port: int) -> DatagramSocket:
-        sock = make_socket(type_, socket_options)
-        try:
-            await sock.bind(port, host)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    bound = await bind_each_family(port, host, bind, families)
-    return [_listener(sock, limits) for sock in bound]
-
-
-def _listener(socket: DatagramSocket, limits: PeerLimits) -> DatagramListener:
-    return DatagramListener(socket, **attrs.asdict(limits, recurse=False))
-
-
-def check_socket_options(options: SocketOptions) -> tuple[str, ...]:
-    """Return the socket types that listening on all interfaces needs, or raise what is wrong with an option."""
-    check_options(UDP6.type, options)
-    return (UDP6.type,) if options.get("ipv6_only") is False else (UDP6.type, UDP4.type)
+    bound = await bind_sockets(port, host, path, socket_options)
+    return [DatagramListener(socket, **attrs.asdict(limits, recurse=False)) for socket in bound]

@@ -7,10 +7,10 @@ from typing import NoReturn, TypeAlias, Unpack, cast
 
 import trio
 
+from .._services.handlers import HandlerErrors, check_handler, serve_listeners
 from .._values.addresses import UnixPath
 from .._values.arguments import describe_value
 from .channel import DatagramChannel
-from .handlers import HandlerErrors, check_handler, serve_listeners
 from .limits import ListenerOptions
 from .listener import DatagramListener, open_listeners
 

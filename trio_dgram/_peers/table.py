@@ -1,9 +1,9 @@
-"""The peers of one socket: which datagram is whose, who is let in, and who reads for all.
+"""The peers of one socket: their queues, their limits, and the task that reads for all of them.
 
-Rule 1: whichever task waits, for a new peer or for a datagram of one, reads for all of them, and hands that on when it
-    has what it waited for. Nothing runs in the background.
-Rule 2: nobody is read for so that others must wait: what a peer has no room for is dropped, and counted.
-Rule 3: a peer that has not been validated makes room for a newcomer; one that has does not.
+Rule 1: there is no background task. A task that waits for a new peer, or for a datagram of its peer, reads for all
+    peers and passes that role on when it is done.
+Rule 2: a slow peer never blocks others: its queue overflows, and drops are counted.
+Rule 3: a newcomer may evict an unvalidated peer, never a validated one.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from typing import Final, Generic, TypeVar
 import trio
 
 from .._codecs.families import FAMILIES, Family
+from .._services.log import RateLimitedLog, cause_of
+from .._services.networks import network_of
 from .._socket.budget import Budget, current_budget
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
 from .._values.addresses import Address
 from .._values.datagrams import Datagram, PacketInfo
 from .._values.statistics import ListenerStatistics
-from .limits import PeerLimits, network_of
-from .log import RateLimitedLog, cause_of
+from .limits import PeerLimits
 
 # ruff: noqa: SLF001 -- a peer hides its state from the programs that see it as a channel
 
 _log = logging.getLogger("trio_dgram")
 
 _BATCH: Final = 100
-"""How many datagrams are sorted before those they are for have their turn: about what a receive buffer holds, so that a
-flood leaves room for others' as soon as it can, and so few that most of the peers there may be outlive it."""
+"""How many datagrams are dispatched before the tasks that wait for them run: about as many as a receive buffer holds,
+so that a flood is drained early, and so few that one batch of newcomers evicts only a part of the peers."""
 
 
 @defer_interrupts
@@ -89,18 +90,19 @@ class PeerTable(Generic[PeerT]):
         self.budget: Budget = current_budget()
         self.accepting: bool = True
         self.on_error: Callable[[OSError], Awaitable[None]] | None = None
-        """Handles or raises an error of receiving. Without it, whoever reads raises the error."""
+        """Handles or raises an error of receiving; without it, the reading task raises the error."""
         self.backlog: OrderedDict[PeerT, None] = OrderedDict()
         self.amplification_refused: int = 0
         self.dropped: int = 0
         self.reader: trio.lowlevel.Task | None = None
-        """Who reads for all, or has been woken to do so."""
+        """The task that reads for all peers, or that has been woken to do so."""
         self.receivers: dict[PeerT, trio.lowlevel.Task] = {}
-        """Who waits for a peer's datagram while another reads: woken when something has come, or to read."""
+        """The tasks that wait for a datagram of their peer while another task reads. A task is woken when a datagram is
+        queued, or to read."""
         self._make = make
         self._log = RateLimitedLog(_log)
         self._peers: dict[Address, PeerT] = {}
-        # In the order of their last activity, so that the one idle longest is found at once.
+        # In the order of their last datagram, so that the first has been idle longest.
         self._unvalidated: OrderedDict[PeerT, None] = OrderedDict()
         self._validated: OrderedDict[PeerT, None] = OrderedDict()
         self._networks: dict[str, int] = {}
@@ -143,7 +145,7 @@ class PeerTable(Generic[PeerT]):
     # Waiting
 
     async def read_until(self, has_come: Callable[[], bool]) -> None:
-        """Read for all until ``has_come()``, then let another go on."""
+        """Read for all peers until ``has_come()``, then pass that role on."""
         self.reader = trio.lowlevel.current_task()
         try:
             while not has_come():
@@ -152,7 +154,7 @@ class PeerTable(Generic[PeerT]):
             self.reader = self._wake_any()
 
     async def wait_for_peer(self, has_come: Callable[[], bool]) -> None:
-        """Wait until ``has_come()``: a peer that nobody has accepted."""
+        """Wait until ``has_come()``: until a peer is in the backlog, or the listener is closed."""
         task = trio.lowlevel.current_task()
 
         def give_up(_: object) -> trio.lowlevel.Abort:
@@ -167,7 +169,7 @@ class PeerTable(Generic[PeerT]):
                 await self.read_until(has_come)
 
     async def _read(self, has_come: Callable[[], bool]) -> None:
-        """Read for all until ``has_come()``, or until a peer is to be given up."""
+        """Read for all peers until ``has_come()``, or until a peer expires."""
         self._reader_has_come = has_come
         self._due = self._next_expiry()
         self._reading = trio.CancelScope(deadline=self._due)
@@ -181,14 +183,16 @@ class PeerTable(Generic[PeerT]):
                             raise
                         await self.on_error(error)
                     else:
-                        self._sort(datagrams)
+                        self._dispatch(datagrams)
         finally:
             self._reading = None
         self._expire_overdue(trio.current_time())
 
     def _wake_any(self) -> trio.lowlevel.Task | None:
-        """Wake somebody to read for the others, if anybody waits: one who waits for a new peer, which is rare, can go
-        on for long."""
+        """Wake a waiting task to read for the others, if there is one, and return it.
+
+        A task that waits for a new peer is preferred: new peers are rare, so it keeps the role for long.
+        """
         if self._accepters:
             return self._wake_accepter()
         if not self.receivers:
@@ -207,24 +211,24 @@ class PeerTable(Generic[PeerT]):
         if task is not None:
             trio.lowlevel.reschedule(task)
 
-    def look_again(self, peer: PeerT | None) -> None:
-        """Let who waits for ``peer``, or for a new one, ask again whether it has come."""
+    def recheck(self, peer: PeerT | None) -> None:
+        """Wake the task that waits for ``peer``, or those that wait for a new one, to check their condition again."""
         if peer is None:
             while self._accepters:
                 self._wake_accepter()
         else:
             self._wake_receiver(peer)
         if self._reading is not None and self._reader_has_come():
-            # It has consumed nothing then.
+            # A cancelled receive has consumed nothing.
             self._reading.cancel()
 
     def _expect(self, expiry: float) -> None:
-        """See to it that whoever reads looks then whether a peer is overdue, if he would not have before."""
+        """Make the reading task check for overdue peers at ``expiry`` at the latest."""
         if self._reading is not None and expiry < self._due:
             self._reading.deadline = self._due = expiry
 
     def _next_expiry(self) -> float:
-        """Return when the peer is to be given up that is idle longest."""
+        """Return the time at which the next peer expires."""
         limits = self.limits
         times = [
             next(iter(order))._last_heard + limits.timeout(validated=validated)
@@ -242,10 +246,10 @@ class PeerTable(Generic[PeerT]):
                     break
                 self.expire(oldest)
 
-    # Sorting
+    # Dispatching
 
-    def _sort(self, datagrams: list[Datagram]) -> None:
-        # In one loop without calls of our own: they would cost a quarter of what sorting a datagram does.
+    def _dispatch(self, datagrams: list[Datagram]) -> None:
+        # One loop without calls of Python functions, which would add a quarter to its cost per datagram.
         now = trio.current_time()
         self._received += len(datagrams)
         known, waiting, wake = self._peers.get, self.receivers.pop, trio.lowlevel.reschedule
@@ -300,7 +304,7 @@ class PeerTable(Generic[PeerT]):
             self._unvalidated_bytes -= size
         self._delivered += 1
         if not queue:
-            # Most peers are idle most of the time, and an empty queue is larger than all else of them.
+            # Most peers are idle most of the time, and an empty deque takes more memory than the rest of a peer.
             peer._queue = None
         return data
 
@@ -342,7 +346,7 @@ class PeerTable(Generic[PeerT]):
             # The filter may close the listener.
             return self.limits.accept_filter(datagram) and self.accepting
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is logged
-            # It is no fault of the task that happens to read.
+            # The task that happens to read must not fail for it.
             self._log.report(
                 cause_of(error), "accept_filter failed on a datagram from %s", datagram.address, exc_info=error
             )
@@ -360,7 +364,7 @@ class PeerTable(Generic[PeerT]):
         oldest._evicted = True
         self._cancel_handler(oldest)
         self._end(oldest)
-        # Its network chose how much it queued, and its handler is cancelled.
+        # Its handler is cancelled, and memory that forged addresses filled must be free at once.
         self.discard(oldest)
         return True
 
@@ -405,7 +409,7 @@ class PeerTable(Generic[PeerT]):
             del self._unvalidated[peer]
             peer._validated = True
             self._unvalidated_bytes -= peer._queued_bytes
-            # The proof has just come in.
+            # The proof was a datagram, perhaps one that was queued for long.
             peer._last_heard = trio.current_time()
             self._validated[peer] = None
             self._expect(peer._last_heard + self.limits.timeout(validated=True))
@@ -434,10 +438,10 @@ class PeerTable(Generic[PeerT]):
             if not self._networks[peer._network]:
                 del self._networks[peer._network]
         if peer in self.backlog:
-            # No channel will deliver its datagrams, so they must not count any longer.
+            # No channel will deliver its datagrams.
             del self.backlog[peer]
             self.discard(peer)
-        self.look_again(peer)
+        self.recheck(peer)
         self.close_if_done()
 
     def discard(self, peer: PeerT) -> None:
@@ -451,14 +455,14 @@ class PeerTable(Generic[PeerT]):
             peer._queued_bytes = 0
 
     def stop_accepting(self) -> None:
-        """Let nobody else in; those that nobody has accepted go."""
+        """Admit no more peers, and close those in the backlog."""
         self.accepting = False
-        self.look_again(None)
+        self.recheck(None)
         while self.backlog:
             self.close(next(iter(self.backlog)))
         self.close_if_done()
 
     def close_if_done(self) -> None:
-        """Close the socket once nobody accepts and no peer is left."""
+        """Close the socket once the listener is closed and no peer is left."""
         if not self.accepting and not self._peers:
             self.socket.close()
