@@ -39,7 +39,7 @@ from .support.descriptors import same_descriptors
 from .support.factories import awaited_sockets
 from .support.families import Family
 from .support.faults import Faults, faulty_kernel
-from .support.namespaces import run
+from .support.namespaces import Machine, ip, run
 
 needs_packet_info = pytest.mark.skipif(
     "config.getoption('--portable')", reason="kernel: the portable path has no ancillary data"
@@ -337,6 +337,25 @@ def test_a_listener_on_all_interfaces_replies_from_the_address_that_was_asked(
         assert peers[0].host.removeprefix("::ffff:") == host
 
     run_(ask)
+
+
+@needs_packet_info
+async def test_each_address_of_an_interface_and_a_link_local_one_reply_for_themselves(
+    udp: Family, machine: Machine
+) -> None:
+    link = machine.link()
+    second = {"udp4": "198.18.1.77", "udp6": "2001:db8:1::77"}[udp.type]
+    ip(f"addr add {second}/{24 if udp.type == 'udp4' else 64} dev {link.name} {'nodad' * (udp.type == 'udp6')}")
+    hosts = [second, link.here[udp.type]]
+    if udp.type == "udp6":
+        ip(f"addr add fe80::1/64 dev {link.name} nodad")
+        hosts.append(f"fe80::1%{link.peer_name}")
+    async with serving() as listeners:
+        for host in hosts:
+            with machine.entered():
+                connection = connecting(listeners[0], host, server_hostname="server.example")
+                async with connection as peer:
+                    await talk(peer)
 
 
 # Sending
