@@ -152,7 +152,7 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         """
         self._check_open()
         table = self._table
-        payload = encode(table.family, value)
+        payload = value if type(value) is bytes else encode(table.family, value)
         if self._ended:
             await trio.lowlevel.checkpoint()
             raise trio.BrokenResourceError(f"the channel to {format_address(self.address)} has ended")

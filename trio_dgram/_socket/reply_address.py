@@ -59,7 +59,8 @@ def reply_destination(socket: DatagramSocket, datagram: Datagram) -> Destination
 async def send_to(socket: DatagramSocket, payload: bytes, destination: Destination) -> None:
     """Send one datagram as ``socket.send`` does, to a destination that :func:`reply_destination` has returned."""
     lifetime, budget = socket._lifetime, socket._budget
-    lifetime.check("send")
+    if lifetime.closed:
+        lifetime.check("send")
     budget.left = left = budget.left - 1
     if left > 0 and perf_counter() < budget.deadline:
         await checkpoint_if_cancelled()
