@@ -147,6 +147,7 @@ async def test_a_wrong_argument_of_a_server_is_refused() -> None:
         ((shout,), {"listeners": [7]}, "only DatagramListener"),
         ((7, 0), {}, "handler must be"),
         ((shout, 0), {"handler_errors": "ignore"}, '"log" or "raise"'),
+        ((shout, 0), {"handler_nursery": 7}, "handler_nursery must be a nursery"),
     ]
     for arguments, options, error in wrong:
         with pytest.raises((TypeError, ValueError), match=error):

@@ -50,6 +50,6 @@ async def serve(
 
     Raises as :func:`open_listeners` does. When it ends or is cancelled, the listeners are closed.
     """
-    check_handler(handler, handler_errors)
+    check_handler(handler, handler_errors, handler_nursery)
     listeners = await open_listeners(port, ssl_context, host=host, **options)
     await serve_listeners(handler, listeners, handler_nursery, handler_errors, task_status)

@@ -61,7 +61,7 @@ async def serve(
 
     Raises as :func:`open_listeners` does. When it ends or is cancelled, the listeners are closed.
     """
-    check_handler(handler, handler_errors)
+    check_handler(handler, handler_errors, handler_nursery)
     if listeners is None:
         opened = await open_listeners(port, host=host, path=path, **options)
     elif port is None and host is None and path is None and not options:

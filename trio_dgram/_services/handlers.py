@@ -58,12 +58,14 @@ class Listener(Protocol[ChannelT_co]):
         """Accept no more."""
 
 
-def check_handler(handler: object, handler_errors: object) -> None:
+def check_handler(handler: object, handler_errors: object, handler_nursery: object) -> None:
     """Raise what is wrong with an argument of ``serve``."""
     if not callable(handler):
         raise TypeError(f"handler must be an async function that takes a channel, not {describe_value(handler)}")
     if handler_errors not in ("log", "raise"):
         raise ValueError(f'handler_errors must be "log" or "raise", not {describe_value(handler_errors)}')
+    if handler_nursery is not None and not hasattr(handler_nursery, "start_soon"):
+        raise TypeError(f"handler_nursery must be a nursery, not {describe_value(handler_nursery)}")
 
 
 @trio.lowlevel.enable_ki_protection
