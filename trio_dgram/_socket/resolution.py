@@ -73,9 +73,11 @@ async def _ask_for_each_family(lookup: Lookup, host: str, port: int) -> list[tup
     failures: list[OSError] = []
     for family in (UDP6, UDP4):
         try:
-            found += [(family.type, address.host) for address in await look_up(Address(host, port), family, lookup)]
+            addresses = await look_up(Address(host, port), family, lookup)
         except OSError as error:
             failures.append(error)
+        else:
+            found.extend((family.type, address.host) for address in addresses)
     if not found:
         raise failures[0]
     return found
