@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import importlib
 import socket
 import ssl
 import subprocess
@@ -961,6 +962,23 @@ async def test_an_unsuitable_socket_is_refused(kind: str, error: type[Exception]
 
 
 # Without the extra
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("OpenSSL", r"trio_dgram.dtls needs OpenSSL: pip install trio_dgram\[dtls\]"),
+        ("trio_dgram._dtls.channel", "import of trio_dgram._dtls.channel halted"),
+    ],
+)
+def test_an_import_without_a_module_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, missing: str, message: str
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("trio_dgram._dtls", "trio_dgram.dtls"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=message):
+        importlib.import_module("trio_dgram.dtls")
 
 
 def test_without_the_extra_the_import_names_it() -> None:

@@ -85,7 +85,9 @@ async def test_half_open_handshakes_are_bounded_and_an_honest_client_is_admitted
     assert check_sums(listener).handshakes_failed == 7
 
 
-def begin_many(count: int, to: trio_dgram.Address, family: socket.AddressFamily) -> None:
+def begin_many(  # pragma: no cover -- only a long test calls it
+    count: int, to: trio_dgram.Address, family: socket.AddressFamily
+) -> None:
     """Begin handshakes with sockets that cost this process next to nothing."""
     for _ in range(count):
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
@@ -96,7 +98,7 @@ def begin_many(count: int, to: trio_dgram.Address, family: socket.AddressFamily)
             assert sock.recv(3000)[0] == 22
 
 
-def resident_kilobytes() -> int:
+def resident_kilobytes() -> int:  # pragma: no cover -- only a long test calls it
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4
 

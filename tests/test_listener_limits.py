@@ -24,6 +24,7 @@ from trio_dgram import (
     ListenerStatistics,
     sim,
 )
+from trio_dgram._services.log import RateLimitedLog, cause_of
 
 from .support.families import Family
 from .test_listener_sockets import serving
@@ -69,10 +70,12 @@ class Handlers:
             self.running -= 1
 
 
-@pytest.mark.long
-def test_newcomers_never_make_more_handlers_run_than_there_may_be_peers() -> None:
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.long)])
+def test_newcomers_never_make_more_handlers_run_than_there_may_be_peers(count: int) -> None:
+    addresses = ADDRESSES[:count]
+
     async def scenario(network: sim.Network) -> None:
-        server, forger = network.host("server"), network.host("forger", addresses=ADDRESSES)
+        server, forger = network.host("server"), network.host("forger", addresses=addresses)
         handlers = Handlers()
         honest: list[bytes] = []
 
@@ -84,7 +87,7 @@ def test_newcomers_never_make_more_handlers_run_than_there_may_be_peers() -> Non
             else:
                 await handlers(peer)
 
-        forged = frozenset(ADDRESSES)
+        forged = frozenset(addresses)
         async with trio.open_nursery() as nursery:
             with server.entered():
                 listeners = await nursery.start(partial(trio_dgram.serve, handler, PORT, max_peers=100))
@@ -92,7 +95,7 @@ def test_newcomers_never_make_more_handlers_run_than_there_may_be_peers() -> Non
             listener = next(each for each in listeners if ":" not in each.address.host)
             async with trio_dgram.open_connection("server", PORT) as peer, trio_dgram.open_nursery() as sockets:
                 await peer.send(b"first")
-                for number, source in enumerate(ADDRESSES):
+                for number, source in enumerate(addresses):
                     with forger.entered():
                         sock = sockets.create_socket("udp4")
                         await sock.bind(0, source)
@@ -105,11 +108,11 @@ def test_newcomers_never_make_more_handlers_run_than_there_may_be_peers() -> Non
                         assert_sums(listener.statistics())
                 await trio.sleep(1)
                 now = listener.statistics()
-                assert now.accepted == len(ADDRESSES) + 1
-                assert now.evicted == len(ADDRESSES) - 99
+                assert now.accepted == count + 1
+                assert now.evicted == count - 99
                 assert now.handlers_cancelled == handlers.cancelled
                 assert handlers.most <= 100
-                assert len(honest) == 1 + len(ADDRESSES) // 20
+                assert len(honest) == 1 + count // 20
                 sockets.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
 
@@ -154,6 +157,34 @@ def test_a_handler_that_runs_on_after_its_peer_has_expired_is_cancelled_first(ud
             now = listener.statistics()
             assert (now.peers, now.expired, now.evicted, now.handlers_cancelled) == (2, 1, 1, 2)
             assert_sums(now)
+
+    sim.run(scenario)
+
+
+@pytest.mark.parametrize("evicted", [True, False])
+def test_a_handler_that_starts_after_its_peer_has_gone_is_cancelled_for_a_newcomer(udp: Family, evicted: bool) -> None:
+    async def scenario(_: sim.Network) -> None:
+        (listener,) = await trio_dgram.open_listeners(PORT, host=udp.loopback, max_peers=1, idle_timeout=10)
+        async with listener, AsyncExitStack() as stack:
+            socks = [await stack.enter_async_context(trio_dgram.open_socket(udp.type)) for _ in range(2)]
+            await socks[0].send(b"one", listener.address)
+            channel = await listener.accept()
+            scope = trio.CancelScope()
+            if not evicted:
+                with trio.move_on_after(11):
+                    await listener.accept()
+                channel._handler_starts(scope)
+                assert not scope.cancel_called
+            await socks[1].send(b"two", listener.address)
+            newcomer = await listener.accept()
+            if evicted:
+                channel._handler_starts(scope)
+            assert scope.cancel_called
+            now = listener.statistics()
+            assert (now.handlers_cancelled, now.evicted, now.expired) == (1, evicted, not evicted)
+            for each in (channel, newcomer):
+                each._handler_ended()
+                each.close()
 
     sim.run(scenario)
 
@@ -350,6 +381,26 @@ async def test_the_network_cannot_flood_the_log(
                 assert all("and 99 more like it" in record.getMessage() for record in caplog.records)
             await trio.sleep(1)
         assert_sums(listener.statistics())
+
+
+def test_a_log_knows_errors_by_their_origin_and_forgets_old_causes(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    del autojump_clock
+
+    async def main() -> None:
+        log = RateLimitedLog(logging.getLogger("trio_dgram"))
+        group = ExceptionGroup("of a nursery", [ExceptionGroup("of another", [ValueError("the cause")])])
+        for error in (group, ValueError("alike"), KeyError("another")):
+            log.report(cause_of(error), "%s failed", "it", level=logging.WARNING)
+        assert len(caplog.records) == 2
+        for number in range(100):
+            log.report(number, "cause %d", number)
+        # Its cause was forgotten in favour of later ones, so it is reported again within the second.
+        log.report(cause_of(group), "%s failed", "it")
+        assert caplog.records[-1].getMessage() == "it failed"
+
+    trio.run(main)
 
 
 # Random walks

@@ -18,6 +18,7 @@ from trio_dgram import Address, DatagramChannel, DatagramListener, UnixAddress, 
 
 from .support.descriptors import same_descriptors
 from .support.families import Family
+from .support.faults import faulty_kernel
 from .support.namespaces import Machine, ip
 from .test_services import shout
 
@@ -204,6 +205,12 @@ async def test_unix_sockets_are_served_and_connected_to(tmp_path: Path) -> None:
             raise AssertionError
 
 
+async def test_a_path_that_cannot_be_bound_leaves_nothing_open(tmp_path: Path) -> None:
+    with same_descriptors():
+        with pytest.raises(FileNotFoundError):
+            await trio_dgram.open_listeners(path=str(tmp_path / "missing" / "server"))
+
+
 async def test_unix_peers_without_a_name_are_heard_and_not_answered(tmp_path: Path) -> None:
     path = str(tmp_path / "server")
     (listener,) = await trio_dgram.open_listeners(path=path)
@@ -294,6 +301,43 @@ async def test_a_connection_closes_every_socket_that_it_has_tried(monkeypatch: p
                         await peer.receive()
 
 
+async def test_a_send_that_waits_while_the_connection_moves_on_is_lost_and_one_on_a_closed_socket_raises() -> None:
+    async with trio_dgram.open_connection("127.0.0.1", 9) as peer:
+        table: Any = peer._table
+        used = table.socket
+
+        class MovesOn:
+            async def send(self, _: bytes) -> None:
+                table.socket = used
+                await trio.lowlevel.checkpoint()
+                raise trio.ClosedResourceError
+
+        table.socket = MovesOn()
+        await peer.send(b"lost")
+        used.close()
+        with pytest.raises(trio.ClosedResourceError):
+            await peer.send(b"x")
+
+
+async def test_a_connection_that_is_closed_while_it_moves_on_keeps_no_socket() -> None:
+    async with trio_dgram.open_connection("127.0.0.1", 9) as peer, trio_dgram.open_socket("udp4") as other:
+        await peer.aclose()
+        peer._table.replace_socket(other, peer)
+        assert other.closed
+
+
+async def test_an_error_of_receiving_is_raised_by_accept(udp: Family) -> None:
+    with faulty_kernel() as faults:
+        (listener,) = await trio_dgram.open_listeners(0, host=udp.loopback)
+    async with listener:
+        for call in ("recvfrom", "recvmsg", "recvmmsg"):
+            faults.set(call, errno.ENOMEM)
+        async with trio_dgram.open_socket(udp.type) as client:
+            await client.send(b"x", listener.address)
+            with pytest.raises(OSError, match="memory"):
+                await listener.accept()
+
+
 # Answers leave from the address that was asked
 
 ASKED: Final = [("127.0.0.1", {}), ("127.0.0.2", {}), ("::1", {}), ("127.0.0.2", {"ipv6_only": False})]
@@ -345,6 +389,17 @@ async def test_two_addresses_of_an_interface_and_a_link_local_one_answer(udp: Fa
                 connection = trio_dgram.open_connection(host, listeners[0].address.port)
                 async with connection as peer:
                     await assert_shouts(peer)
+
+
+@pytest.mark.parametrize("on_all", [False, pytest.param(True, marks=needs_packet_info)])
+async def test_a_server_on_a_link_local_address_answers(machine: Machine, on_all: bool) -> None:
+    link = machine.link()
+    ip(f"addr add fe80::1/64 dev {link.name} nodad")
+    async with serving(shout, 0, host=None if on_all else f"fe80::1%{link.name}") as listeners:
+        with machine.entered():
+            connection = trio_dgram.open_connection(f"fe80::1%{link.peer_name}", listeners[0].address.port)
+            async with connection as peer:
+                await assert_shouts(peer)
 
 
 def test_a_simulated_server_answers_from_where_it_was_asked(udp: Family) -> None:

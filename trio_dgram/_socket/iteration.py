@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, islice
+from itertools import islice
 from time import perf_counter
 from typing import Any, Final, cast
 
@@ -25,11 +25,11 @@ def parts_of(datagrams: object, seconds: float) -> Iterator[list[Any]]:
     if type(datagrams) in (list, tuple):
         # They run no code of the program, and slicing costs a third of iterating.
         sequence = cast("Sequence[Any]", datagrams)
-        for start in count(0, _PART):
-            part = list(sequence[start : start + _PART])
-            if not part:
-                return
+        start = 0
+        while part := list(sequence[start : start + _PART]):
             yield part
+            start += _PART
+        return
     items = interruptibly(iter, datagrams)
     while part := interruptibly(_take, items, seconds):
         yield part
