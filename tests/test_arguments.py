@@ -221,8 +221,11 @@ OPTIONS: Final[dict[str, tuple[str, tuple[object, ...], tuple[object, ...]]]] = 
     "multicast_interface": ("must be", (1.5, True, b"lo", []), ("", 0, -1)),
     "device": ("must", (0, 1.5, True, b"lo", []), ("", "a" * 16, "a\0b")),
     "lookup": ("must be", ("name", "lookup", "", True, False, 0, 1, math.nan, [], {}, object()), ()),
+    "proxy_versions": ("must be a set of 1 and 2", (1, "12", [1, 2], None), (set(), {0}, {1, 3}, {True}, {"1"})),
+    "proxy_sessions": ("must be a bool", NOT_BOOLS, ()),
+    "proxy_stream_ok": ("must be a bool", NOT_BOOLS, ()),
     **dict.fromkeys(
-        ("receive_block_list", "send_block_list"),
+        ("receive_block_list", "send_block_list", "proxy_protocol"),
         (
             "",
             (1, True, None, "10.0.0.0/8", b"x", [1], [1.5], [None]),

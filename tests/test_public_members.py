@@ -60,8 +60,9 @@ MEMBERS: Final = {
     "trio_dgram.ListenerOptions": """
         accept_filter amplification_limit broadcast device dscp ecn icmp_errors idle_timeout ipv6_only lookup
         max_buffer_bytes max_buffer_size max_peers max_peers_per_network max_total_bytes mtu_discovery
-        multicast_interface multicast_loopback multicast_ttl offload packet_info receive_block_list receive_buffer_size
-        reuse_address reuse_port send_block_list send_buffer_size ttl unvalidated_timeout
+        multicast_interface multicast_loopback multicast_ttl offload packet_info proxy_protocol proxy_sessions
+        proxy_stream_ok proxy_versions receive_block_list receive_buffer_size reuse_address reuse_port send_block_list
+        send_buffer_size ttl unvalidated_timeout
     """,
     "trio_dgram.ListenerStatistics": """
         accepted amplification_refused buffered_bytes closed delivered discarded dropped dropped_by_kernel evicted
@@ -71,23 +72,29 @@ MEMBERS: Final = {
     "trio_dgram.Membership": "group index interface source",
     "trio_dgram.NotBoundError": "",
     "trio_dgram.NotConnectedError": "",
-    "trio_dgram.PacketInfo": "credentials dscp ecn hop_limit interface local_address timestamp_ns truncated",
+    "trio_dgram.PacketInfo": """
+        credentials dscp ecn hop_limit interface local_address proxy_header timestamp_ns truncated
+    """,
     "trio_dgram.PeerOptions": """
         accept_filter amplification_limit idle_timeout max_buffer_bytes max_buffer_size max_peers max_peers_per_network
         max_total_bytes unvalidated_timeout
     """,
     "trio_dgram.PeerStatistics": "bytes_received bytes_sent dropped queued queued_bytes received validated",
     "trio_dgram.PeerUnreachable": "address icmp_code icmp_type offender operation path_mtu reason",
+    "trio_dgram.ProxiedAddress": "family host parse port proxy",
+    "trio_dgram.ProxyHeader": "command destination source tlvs",
+    "trio_dgram.ProxyHeaderError": "",
     "trio_dgram.SendManyError": "index sent",
     "trio_dgram.SocketOptions": """
         broadcast device dscp ecn icmp_errors ipv6_only lookup mtu_discovery multicast_interface multicast_loopback
-        multicast_ttl offload packet_info receive_block_list receive_buffer_size reuse_address reuse_port
-        send_block_list send_buffer_size ttl
+        multicast_ttl offload packet_info proxy_protocol proxy_sessions proxy_stream_ok proxy_versions
+        receive_block_list receive_buffer_size reuse_address reuse_port send_block_list send_buffer_size ttl
     """,
     "trio_dgram.SocketStateError": "",
     "trio_dgram.SocketStatistics": """
         coalesced_datagrams coalesced_receives discarded_at_close dropped_by_kernel filtered kernel_drops_exact
-        receive_errors received segmented_datagrams segmented_sends send_errors sent truncated unsplit_batches
+        proxy_headers proxy_refused receive_errors received segmented_datagrams segmented_sends send_errors sent
+        truncated unsplit_batches
     """,
     "trio_dgram.UnixAddress": "family host parse path port",
     "trio_dgram.dtls.CertificateError": "",
@@ -97,8 +104,9 @@ MEMBERS: Final = {
     "trio_dgram.dtls.DTLSListenerOptions": """
         broadcast device dscp ecn handshake_timeout icmp_errors idle_timeout ipv6_only lookup max_buffer_bytes
         max_buffer_size max_handshakes max_peers max_peers_per_network max_total_bytes mtu_discovery multicast_interface
-        multicast_loopback multicast_ttl offload packet_info receive_block_list receive_buffer_size reuse_address
-        reuse_port send_block_list send_buffer_size ttl
+        multicast_loopback multicast_ttl offload packet_info proxy_protocol proxy_sessions proxy_stream_ok
+        proxy_versions receive_block_list receive_buffer_size reuse_address reuse_port send_block_list send_buffer_size
+        ttl
     """,
     "trio_dgram.dtls.DTLSListenerStatistics": """
         accepted closed dropped evicted expired handlers_cancelled handshakes handshakes_evicted handshakes_failed

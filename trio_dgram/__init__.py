@@ -23,8 +23,8 @@ from ._socket.datagram_socket import DatagramSocket
 from ._socket.event_channel import ChannelOptions, EventChannel
 from ._socket.resolution import resolve
 from ._socket.trio_socket import as_trio_socket
-from ._values.addresses import Address, UnixAddress
-from ._values.datagrams import Credentials, Datagram, PacketInfo
+from ._values.addresses import Address, ProxiedAddress, UnixAddress
+from ._values.datagrams import Credentials, Datagram, PacketInfo, ProxyHeader
 from ._values.errors import (
     AddressBlockedError,
     AlreadyBoundError,
@@ -34,6 +34,7 @@ from ._values.errors import (
     NotBoundError,
     NotConnectedError,
     PeerUnreachable,
+    ProxyHeaderError,
     SendManyError,
     SocketStateError,
 )
@@ -80,6 +81,9 @@ __all__ = [
     "PeerOptions",
     "PeerStatistics",
     "PeerUnreachable",
+    "ProxiedAddress",
+    "ProxyHeader",
+    "ProxyHeaderError",
     "SendManyError",
     "SocketOptions",
     "SocketStateError",

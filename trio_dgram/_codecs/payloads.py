@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from .._values.addresses import Address, check_host
+from .._values.addresses import Address, ProxiedAddress, check_host
 from .._values.arguments import check_integer, describe_value
 from .._values.datagrams import Datagram, PacketInfo, ReceivedPacketInfo, info_for_reply
 from .families import Family, is_literal
@@ -90,6 +90,9 @@ def check_datagrams(family: Family, items: list[Any], first: int) -> tuple[list[
         wanted: Address = address
         if type(address) is not source_type:
             wanted = family.check_address(f"the address of item {first + index} of datagrams", address)
+            if type(wanted) is ProxiedAddress:
+                # An equal address may have another proxy.
+                last = None
         if with_info:
             info = _check_info(f"the info of item {first + index} of datagrams", infos[index], wanted)
         # Equal addresses differ if the program chose one and the network the other.

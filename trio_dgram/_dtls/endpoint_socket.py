@@ -20,7 +20,7 @@ import trio
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
 from .._socket.trio_socket import TrioSocket
-from .._values.addresses import Address, as_received
+from .._values.addresses import Address, ProxiedAddress, as_received
 from .._values.datagrams import Datagram
 from .limits import DTLSLimits
 
@@ -135,6 +135,9 @@ class EndpointSocket(TrioSocket):
                 if not is_reported_by_network(error):
                     raise trio.ClosedResourceError from error
                 continue
+            if type(source) is ProxiedAddress:
+                # Trio tells peers apart by their addresses, and those of two proxies' clients may be equal.
+                source = (*source, 0, 0, source.proxy.host)
             if datagram.data and (data := self._admit(datagram, source)):
                 self._latest = (source, datagram)
                 return data, source

@@ -100,7 +100,7 @@ class SystemSocket:
         unspecified = bytes(16) if sys.platform == "linux" else struct.pack("B15x", 16)
         if connect(self._sock.fileno(), unspecified, len(unspecified)) == -1:
             number = ctypes.get_errno()
-            if number not in _DISSOLVED_ANYWAY or self._has_peer():
+            if number not in _DISSOLVED_ANYWAY or self.has_peer:
                 raise OSError(number, os.strerror(number))
 
     def setsockopt(self, level: int, option: int, *value: Any) -> None:
@@ -146,7 +146,9 @@ class SystemSocket:
         former.connect(("::1", _DISCARD))
         return former
 
-    def _has_peer(self) -> bool:
+    @property
+    def has_peer(self) -> bool:
+        """Whether the socket is connected."""
         try:
             self._sock.getpeername()
         except OSError as error:

@@ -22,7 +22,7 @@ from .._services.networks import network_of
 from .._socket.budget import Budget, current_budget
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
-from .._values.addresses import Address
+from .._values.addresses import Address, peer_key
 from .._values.datagrams import Datagram, PacketInfo
 from .._values.statistics import ListenerStatistics
 from .limits import PeerLimits
@@ -101,7 +101,9 @@ class PeerTable(Generic[PeerT]):
         queued, or to read."""
         self._make = make
         self._log = RateLimitedLog(_log)
-        self._peers: dict[Address, PeerT] = {}
+        # By peer_key().
+        self._peers: dict[object, PeerT] = {}
+        self._is_proxied = bool(socket._config.proxy_protocol)
         # In the order of their last datagram, so that the first has been idle longest.
         self._unvalidated: OrderedDict[PeerT, None] = OrderedDict()
         self._validated: OrderedDict[PeerT, None] = OrderedDict()
@@ -252,7 +254,8 @@ class PeerTable(Generic[PeerT]):
         # One loop without calls of Python functions, which would add a quarter to its cost per datagram.
         now = trio.current_time()
         self._received += len(datagrams)
-        known, waiting, wake = self._peers.get, self.receivers.pop, trio.lowlevel.reschedule
+        known: Callable[[Address], PeerT | None] = self._find_proxied if self._is_proxied else self._peers.get
+        waiting, wake = self.receivers.pop, trio.lowlevel.reschedule
         validated, unvalidated = self._validated, self._unvalidated
         limits = self.limits
         for datagram in datagrams:
@@ -291,6 +294,9 @@ class PeerTable(Generic[PeerT]):
             if task is not None:
                 wake(task)
 
+    def _find_proxied(self, address: Address) -> PeerT | None:
+        return self._peers.get(peer_key(address))
+
     def take(self, peer: PeerT) -> bytes | None:
         """Return the next datagram of a peer, if there is one."""
         queue = peer._queue
@@ -327,7 +333,7 @@ class PeerTable(Generic[PeerT]):
             self._refused += 1
             return None
         peer = self._make(self, datagram.address, now)
-        self._peers[datagram.address] = peer
+        self._peers[peer_key(datagram.address)] = peer
         self._unvalidated[peer] = None
         if network:
             peer._network = network
@@ -428,7 +434,7 @@ class PeerTable(Generic[PeerT]):
 
     def _end(self, peer: PeerT) -> None:
         peer._ended = True
-        del self._peers[peer.address]
+        del self._peers[peer_key(peer.address)]
         self._unvalidated.pop(peer, None)
         self._validated.pop(peer, None)
         if peer._handler is not None:

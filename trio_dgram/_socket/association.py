@@ -23,7 +23,14 @@ import trio
 from .._codecs.ancillary import ControlMessage
 from .._codecs.families import Destination, SocketAddress
 from .._kernel.capabilities import not_supported
-from .._values.addresses import Address, UnixAddress, format_address, is_mapped
+from .._values.addresses import (
+    Address,
+    ProxiedAddress,
+    UnixAddress,
+    format_address,
+    is_mapped,
+    transport_address,
+)
 from .._values.datagrams import PacketInfo
 from .._values.errors import (
     AlreadyBoundError,
@@ -35,6 +42,7 @@ from .._values.errors import (
 from .config import SocketConfig
 from .interrupts import defer_interrupts
 from .lifetime import Lifetime
+from .proxy import ProxyDecoder
 from .resolution import look_up
 from .transport import Transport
 
@@ -66,6 +74,7 @@ class Association:
       lifetime: its lifetime.
       config: its options.
       on_bound: called whenever the socket has become bound.
+      proxy: knows where the clients of proxies are.
     """
 
     __slots__ = (
@@ -78,6 +87,7 @@ class Association:
         "_on_bound",
         "_own_port",
         "_peer_route",
+        "_proxy",
         "_routes",
         "_source_type",
         "_transport",
@@ -86,7 +96,12 @@ class Association:
     )
 
     def __init__(
-        self, transport: Transport, lifetime: Lifetime, config: SocketConfig, on_bound: Callable[[], None]
+        self,
+        transport: Transport,
+        lifetime: Lifetime,
+        config: SocketConfig,
+        on_bound: Callable[[], None],
+        proxy: ProxyDecoder | None,
     ) -> None:
         self.bound = False
         self.peer: Address | None = None
@@ -95,6 +110,7 @@ class Association:
         self._lifetime = lifetime
         self._config = config
         self._on_bound = on_bound
+        self._proxy = proxy
         self._binding: trio.Event | None = None
         self._connecting = False
         # While the socket's own address is filtered as a source, its port: a send to that port may end the filter.
@@ -273,7 +289,15 @@ class Association:
             return self._peer_route
         if (kind is tuple or kind is Address) and len(to) == 2 and type(to[1]) is int and type(to[0]) is str:
             return self._routes.get(to)
+        if kind is ProxiedAddress:
+            transport = self._transport_address(to)
+            if type(transport) is self._source_type:
+                return Destination(to, transport, None)
         return None
+
+    def _transport_address(self, to: ProxiedAddress) -> Address:
+        """Return where to send what is for a client behind a proxy."""
+        return to.proxy if self._proxy is None else self._proxy.transport_address(to)
 
     def route_with_info(self, to: Address, info: PacketInfo) -> Destination | None:
         """Do as :meth:`route` does, for a datagram that is sent with ``info``."""
@@ -305,6 +329,7 @@ class Association:
         return self.peer
 
     def _is_peer(self, to: Address) -> bool:
+        to = transport_address(to)
         # The IPv4 peer of an IPv6 socket has a mapped address.
         return self.peer in (to, (f"::ffff:{to.host}", to.port))
 
@@ -376,7 +401,7 @@ class Association:
     def remember(self, to: Address | None, destination: Destination) -> None:
         """Cache the route to ``to``, a numeric address that the program chose, and note if it is the socket's own."""
         address, sockaddr, ancillary = destination
-        if sockaddr is None or to is None or not self._descriptor.family.is_internet:
+        if sockaddr is None or to is None or not self._descriptor.family.is_internet or type(to) is ProxiedAddress:
             return
         self._note_own(address)
         if type(to) is not Address:
@@ -412,6 +437,9 @@ class Association:
 
     def locate(self, to: Address) -> tuple[Address, SocketAddress | None]:
         """Return ``to``, an empty host replaced by loopback, and its form for the kernel: ``None`` for a name."""
+        if type(to) is ProxiedAddress:
+            _, sockaddr = self.locate(self._transport_address(to))
+            return to, sockaddr
         return self._descriptor.family.locate(to, dual_stack=self._descriptor.dual_stack)
 
     async def _numeric(self, to: Address) -> list[tuple[Address, SocketAddress]]:

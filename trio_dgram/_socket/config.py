@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Final, TypedDict, cast
 
 import attrs
 
 from .._codecs.families import FAMILIES, UDP6, Family, check_type
+from .._codecs.proxy_header import ALL_VERSIONS
 from .._kernel.options import OPTIONS, MTUDiscovery, check_option
 from .._kernel.system_socket import SharedSocket, share
 from .._values.arguments import check_bool, check_names, describe_value
@@ -25,6 +27,15 @@ def _check_lookup(name: str, value: Any) -> Lookup | None:
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be an async function, not {describe_value(value)}")
     return cast("Lookup | None", value)
+
+
+def _check_versions(name: str, value: Any) -> frozenset[int]:
+    if not isinstance(value, set | frozenset):
+        raise TypeError(f"{name} must be a set of 1 and 2, not {describe_value(value)}")
+    given: frozenset[object] = frozenset(cast("set[object]", value))
+    if not given or not given <= ALL_VERSIONS or any(type(each) is not int for each in given):
+        raise ValueError(f"{name} must be a set of 1 and 2, not {describe_value(value)}")
+    return cast("frozenset[int]", given)
 
 
 def _option(
@@ -77,6 +88,25 @@ class SocketConfig:
         default=(),
         type_="iterable of addresses and networks",
     )
+    proxy_protocol: tuple[IPNetwork, ...] = _option(
+        "Take the address of the client from the PROXY protocol header that each datagram from these addresses and "
+        "networks must begin with (see ProxiedAddress). Such a socket cannot be connected.",
+        check_block_list,
+        default=(),
+        type_="iterable of addresses and networks",
+    )
+    proxy_versions: frozenset[int] = _option(
+        "The versions of the PROXY protocol to accept.", _check_versions, default=ALL_VERSIONS, type_="set of 1 and 2"
+    )
+    proxy_sessions: bool = _option(
+        "A PROXY protocol header holds for all datagrams that follow it from the same address and port of the proxy, "
+        "until 60 seconds pass without one; a header alone is not handed out.",
+        check_bool,
+        default=False,
+    )
+    proxy_stream_ok: bool = _option(
+        "Accept PROXY protocol headers of version 2 whose transport is STREAM.", check_bool, default=False
+    )
     packet_info: bool = _option(
         "Attach a PacketInfo to each received datagram.", check_bool, default=False, internet_only=False
     )
@@ -123,6 +153,10 @@ class SocketOptions(TypedDict, total=False):
     lookup: Lookup | None
     receive_block_list: Iterable[BlockListEntry]
     send_block_list: Iterable[BlockListEntry]
+    proxy_protocol: Iterable[BlockListEntry]
+    proxy_versions: AbstractSet[int]
+    proxy_sessions: bool
+    proxy_stream_ok: bool
     packet_info: bool
     icmp_errors: bool
     offload: bool
@@ -154,6 +188,8 @@ def check_options(type_: object, options: SocketOptions, adopted: SharedSocket |
             internet_only = OPTIONS[name].internet_only if name in OPTIONS else value and _OWN[name]["internet_only"]
             if internet_only:
                 raise ValueError(f"{name} is for udp4 and udp6 sockets, not for {family.type} sockets")
+    if adopted is not None and own.get("proxy_protocol") and adopted.has_peer:
+        raise ValueError("proxy_protocol is for sockets that are not connected")
     if adopted is not None and family is UDP6:
         own["ipv6_only"] = bool(adopted.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
     return SocketConfig(family=family, adopted=adopted, kernel_options=kernel_options, **own)

@@ -36,6 +36,7 @@ from .iteration import parts_of
 from .lifetime import Lifetime
 from .outbox import NO_ROUTE, Outbox
 from .pending_errors import PendingErrors
+from .proxy import create_decoder
 from .socket_events import SocketWithEvents
 
 _START = 0  # the default offset, recognised by its identity
@@ -68,8 +69,9 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
         self._descriptor = transport.descriptor
         self._hub = EventHub()
         self._pending = pending = PendingErrors(transport.descriptor, self._hub.report)
-        self._association = Association(transport, lifetime, config, self._on_bound)
-        self._inbox = Inbox(transport, lifetime, budget, blocker(config.receive_block_list), pending)
+        self._proxy = proxy = create_decoder(config, pending.report)
+        self._association = Association(transport, lifetime, config, self._on_bound, proxy)
+        self._inbox = Inbox(transport, lifetime, budget, blocker(config.receive_block_list), pending, proxy)
         sent_blocked = blocker(config.send_block_list)
         self._outbox = Outbox(transport, lifetime, budget, self._association, sent_blocked, pending)
         self._reader = BackgroundReader(self._hub, self._inbox, pending, owner)
@@ -123,7 +125,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
             For a ``"unix"`` socket the path of the peer's socket.
 
         Raises:
-          TypeError, ValueError: if ``to`` is not such an address.
+          TypeError, ValueError: if ``to`` is not such an address, or the socket has ``proxy_protocol``.
           AlreadyConnectedError: if the socket is connected or being connected.
           AddressBlockedError: if the peer is on the send block list.
           socket.gaierror: if the name does not resolve.
@@ -135,6 +137,8 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
         checkpoint. A cancelled call has changed nothing; one that took effect returns.
         """
         peer = self._descriptor.family.check_address("to", to)
+        if self._proxy is not None:
+            raise ValueError("a socket with proxy_protocol cannot be connected: its peers are clients of proxies")
         try:
             await self._association.connect(peer, self._outbox.check_allowed)
         except OSError as error:

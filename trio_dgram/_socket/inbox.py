@@ -22,6 +22,7 @@ from .disposal import dispose
 from .interrupts import defer_interrupts
 from .lifetime import Lifetime
 from .pending_errors import PendingErrors
+from .proxy import ProxyDecoder
 from .transport import Transport
 
 Reader: TypeAlias = Literal["receive", "events"]
@@ -55,6 +56,8 @@ class Inbox:
         "_lifetime",
         "_peer",
         "_pending",
+        "_proxy",
+        "_selects",
         "_slice",
         "_stale_until_drained",
         "_transport",
@@ -72,6 +75,7 @@ class Inbox:
         budget: Budget,
         blocked: Callable[[str], bool] | None,
         pending: PendingErrors,
+        proxy: ProxyDecoder | None,
     ) -> None:
         self.ready: deque[Datagram] = deque()
         """What can be handed out now. It is replaced, so a reference to it must not outlive a wait."""
@@ -83,6 +87,9 @@ class Inbox:
         self._budget = budget
         self._blocked = blocked
         self._pending = pending
+        self._proxy = proxy
+        # Whether datagrams pass through the inbox before they are handed out, on any socket that is not connected.
+        self._selects = blocked is not None or proxy is not None
         self._batch = 1
         # In CPU time, so that a burst is returned whole by a call that other processes interrupt.
         self._slice = budget.seconds * _SLICE
@@ -144,7 +151,7 @@ class Inbox:
             self._filter_handed_back()
             return self.has_datagrams or pending.due is not None
         ready = self.ready
-        filtering = self._blocked is not None or self._stale_until_drained
+        filtering = self._selects or self._stale_until_drained
         fresh: deque[Datagram] | list[Datagram] = [] if filtering else ready
         before = len(fresh)
         drained = False
@@ -163,7 +170,7 @@ class Inbox:
         if count >= FLOOD:
             self._transport.descriptor.coalesce()
         if filtering:
-            self._filter(fresh)
+            self._filter(fresh if self._proxy is None else self._proxy.decode(fresh))
             if drained:
                 self._stale_until_drained = False
         return bool(ready) or pending.due is not None

@@ -18,7 +18,7 @@ import trio
 from .._codecs.families import Destination
 from .._kernel.segmentation import LARGEST_UDP_PAYLOAD, Segmentation
 from .._kernel.unix_paths import why_not_reached
-from .._values.addresses import Address, ReceivedAddress, UnixAddress
+from .._values.addresses import Address, ReceivedAddress, UnixAddress, transport_address
 from .._values.errors import AddressBlockedError, SendManyError, with_context, with_reason
 from .association import Association
 from .budget import Budget
@@ -110,7 +110,8 @@ class Outbox:
 
     def check_allowed(self, address: Address) -> None:
         """Raise :class:`AddressBlockedError` if ``address`` is on the send block list."""
-        if self._blocked is not None and self._blocked(address.host):
+        blocked = self._blocked
+        if blocked is not None and (blocked(address.host) or blocked(transport_address(address).host)):
             raise AddressBlockedError(errno.EPERM, "the address is on the send block list")
 
     def try_send(self, payload: bytes, destination: Destination) -> OSError | None:

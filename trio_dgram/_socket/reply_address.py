@@ -11,7 +11,7 @@ from time import perf_counter
 from trio.lowlevel import checkpoint_if_cancelled
 
 from .._codecs.families import Destination
-from .._values.addresses import ScopedReceivedAddress
+from .._values.addresses import ProxiedAddress, ScopedReceivedAddress
 from .._values.datagrams import Datagram, info_for_reply
 from .datagram_socket import DatagramSocket
 
@@ -44,11 +44,14 @@ def reply_destination(socket: DatagramSocket, datagram: Datagram) -> Destination
 
     Returns:
       The destination, which remains valid while the source and the info are those of ``datagram``; ``None`` if only
-      ``socket.send(datagram.reply(...))`` will do: the zone of the peer may come to denote another interface.
+      ``socket.send(datagram.reply(...))`` will do: the zone of the peer may come to denote another interface, and the
+      client of a proxy may come by another port.
     """
     _, address, info = datagram
     if info is not None:
         info = info_for_reply(info, address)
+    if type(address) is ProxiedAddress:
+        return None
     if type(address) is ScopedReceivedAddress and (info is None or info.interface is None):
         return None
     association = socket._association

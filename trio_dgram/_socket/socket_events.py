@@ -24,6 +24,7 @@ from .inbox import Inbox
 from .interrupts import defer_interrupts
 from .outbox import Outbox
 from .pending_errors import PendingErrors
+from .proxy import ProxyDecoder
 from .socket_options import SocketWithOptions
 
 A = TypeVar("A", bound=Event)
@@ -36,13 +37,14 @@ D = TypeVar("D", bound=Event)
 class SocketWithEvents(SocketWithOptions):
     """The events of a socket and its counts, beside its options."""
 
-    __slots__ = ("_budget", "_hub", "_inbox", "_outbox", "_pending", "_reader")
+    __slots__ = ("_budget", "_hub", "_inbox", "_outbox", "_pending", "_proxy", "_reader")
 
     _budget: Budget
     _hub: EventHub
     _inbox: Inbox
     _outbox: Outbox
     _pending: PendingErrors
+    _proxy: ProxyDecoder | None
     _reader: BackgroundReader
 
     @overload
@@ -102,14 +104,16 @@ class SocketWithEvents(SocketWithOptions):
 
     def statistics(self) -> SocketStatistics:
         """Return the counts of the socket, also after it was closed."""
-        descriptor, inbox, outbox = self._descriptor, self._inbox, self._outbox
+        descriptor, inbox, outbox, proxy = self._descriptor, self._inbox, self._outbox, self._proxy
         counts = descriptor.calls.counts
         return SocketStatistics(
             sent=outbox.sent,
             received=counts.received,
             dropped_by_kernel=descriptor.drops(),
             kernel_drops_exact=descriptor.drops_are_datagrams,
-            filtered=counts.filtered + inbox.filtered,
+            filtered=counts.filtered + inbox.filtered + (proxy.filtered if proxy else 0),
+            proxy_refused=proxy.refused if proxy else 0,
+            proxy_headers=proxy.headers if proxy else 0,
             truncated=counts.truncated,
             unsplit_batches=counts.unsplit_batches,
             discarded_at_close=counts.discarded + inbox.discarded,

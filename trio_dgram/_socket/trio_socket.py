@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, Self, cast
 import trio
 
 from .._codecs.families import is_literal
-from .._values.addresses import Address, UnixAddress
+from .._values.addresses import Address, ProxiedAddress, UnixAddress, peer_key
 from .._values.arguments import describe_value
 from .._values.datagrams import Datagram, PacketInfo, info_for_reply
 from .._values.errors import (
@@ -64,6 +64,7 @@ def as_trio_socket(socket: DatagramSocket) -> trio.socket.SocketType:
     - Receiving binds an unbound socket to an automatically chosen port on all interfaces.
     - If the socket has ``packet_info``, ``sendto`` to a peer that has sent before leaves from the local address (and,
       link-local, by the interface) that the peer's latest datagram was sent to; the latest 4096 peers are remembered.
+    - The source of a datagram that came by a proxy is a :class:`ProxiedAddress`; sending to it sends to the proxy.
     - On a connected socket ``sendto`` and ``connect`` raise EISCONN.
     - OSError(ENOTSUP): flags, ancillary data, ``shutdown``, ``dup``, ``detach``, ``wait_writable``, and sharing the
       descriptor with other processes.
@@ -283,7 +284,7 @@ class TrioSocket(trio.socket.SocketType):
             datagram = await self._socket.receive()
         source = self._sockaddr(datagram.address) if datagram.address.host else None
         if datagram.info is not None:
-            self._remember(source, info_for_reply(datagram.info, datagram.address))
+            self._remember(self._canonical(source) if source else None, info_for_reply(datagram.info, datagram.address))
         return datagram, source
 
     def _remember(self, source: Any, info: PacketInfo | None) -> None:
@@ -318,6 +319,9 @@ class TrioSocket(trio.socket.SocketType):
 
     def _sockaddr(self, address: Address) -> Any:
         """Return an address in the kernel's form."""
+        if type(address) is ProxiedAddress:
+            # Its class is how it is sent to the proxy.
+            return address
         if isinstance(address, UnixAddress):
             return os.fsencode(address.host) if address.host.startswith("\0") else address.host
         sockaddr: Any = tuple(self._family.sockaddr(address, dual_stack=True) or address)
@@ -325,6 +329,8 @@ class TrioSocket(trio.socket.SocketType):
 
     def _canonical(self, sockaddr: Any) -> Any:
         """Return ``sockaddr`` as :meth:`_sockaddr` returns it: programs leave out what is zero."""
+        if type(sockaddr) is ProxiedAddress:
+            return peer_key(sockaddr)
         if self.family != socket.AF_INET6:
             return tuple(sockaddr) if isinstance(sockaddr, tuple | list) else sockaddr
         host, port, *rest = sockaddr
@@ -332,7 +338,7 @@ class TrioSocket(trio.socket.SocketType):
 
     async def _address(self, sockaddr: Any) -> Any:
         """Return an address in the kernel's form as one that the socket takes."""
-        if not self._family.is_internet:
+        if not self._family.is_internet or type(sockaddr) is ProxiedAddress:
             return sockaddr
         most = 2 if self.family == socket.AF_INET else 4
         if not isinstance(sockaddr, tuple | list) or not 2 <= len(sockaddr) <= most:

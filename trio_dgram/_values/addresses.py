@@ -113,7 +113,72 @@ class ScopedReceivedAddress(ReceivedAddress):
     __slots__ = ()
 
 
-_KERNEL_SUPPLIED: Final = frozenset({ReceivedIPv4Address, ReceivedIPv6Address, ScopedReceivedAddress})
+class ProxiedAddress(ReceivedAddress):
+    """The address of a client behind a proxy, as the PROXY protocol header of its datagram names it.
+
+    It equals, and hashes as, the plain ``(host, port)`` of the client, whatever its proxy. Sending to it sends to the
+    proxy, without a header: to the port from which the socket last heard that client by that proxy. ``str``,
+    ``tuple`` and ``_replace`` return the client's address alone, and ``Address(*address)`` is sent to directly::
+
+        >>> from trio_dgram import Address, ProxiedAddress
+        >>> client = ProxiedAddress("192.0.2.1", 40000, Address("10.0.0.5", 5300))
+        >>> client == ("192.0.2.1", 40000), str(client), str(client.proxy)
+        (True, '192.0.2.1:40000', '10.0.0.5:5300')
+
+    Args:
+      host: the numeric address of the client.
+      port: the UDP port of the client, 0 to 65535.
+      proxy: the ``(host, port)`` of the proxy, a numeric address.
+
+    Raises:
+      TypeError, ValueError: if an argument is not that.
+    """
+
+    # Without __slots__: a tuple has no place for another attribute.
+
+    def __new__(cls, host: str, port: int, proxy: tuple[str, int]) -> Self:
+        """Create the address of a client behind ``proxy``."""
+        client = check_pair("the client", (host, port), lowest_port=0)
+        checked = check_pair("proxy", proxy)
+        for name, address in (("the client", client), ("proxy", checked)):
+            if not _is_numeric(address.host):
+                raise ValueError(f"{name} must have a numeric host, not {address.host!r}")
+        made: Self = tuple.__new__(cls, client)
+        made.__dict__["_proxy"] = checked
+        return made
+
+    def __getnewargs__(self) -> tuple[str, int, Address]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (self.host, self.port, self.proxy)
+
+    @property
+    def proxy(self) -> Address:
+        """The transport address that the client was heard from: the proxy's."""
+        proxy: Address = self.__dict__["_proxy"]
+        return proxy
+
+
+def behind_proxy(client: Address, proxy: Address) -> ProxiedAddress:
+    """Return the address of ``client`` behind ``proxy``, unchecked: it is created per datagram."""
+    made: ProxiedAddress = new_tuple(ProxiedAddress, client)
+    made.__dict__["_proxy"] = proxy
+    return made
+
+
+def transport_address(address: Address) -> Address:
+    """Return the address that datagrams of ``address`` come from: that of the proxy, if there is one."""
+    return address.proxy if isinstance(address, ProxiedAddress) else address
+
+
+def peer_key(address: Address) -> object:
+    """Return what identifies a peer: its address and, if it is behind a proxy, the proxy's host.
+
+    A client's port at the proxy changes, and two proxies may have clients with equal addresses.
+    """
+    return (address, address.proxy.host) if type(address) is ProxiedAddress else address
+
+
+_KERNEL_SUPPLIED: Final = frozenset({ReceivedIPv4Address, ReceivedIPv6Address, ScopedReceivedAddress, ProxiedAddress})
+"""The classes whose instances need no check before they are sent to."""
 
 
 _LONGEST_PATH: Final = 107 if sys.platform == "linux" else 103
@@ -189,6 +254,14 @@ def as_received(address: Address) -> ReceivedAddress:
     kind = ReceivedUnixAddress if isinstance(address, UnixAddress) else ReceivedAddress
     received: ReceivedAddress = new_tuple(kind, address)
     return received
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_link_local(host: str) -> bool:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import attrs
 
-from .addresses import Address, ReceivedAddress, as_received, is_link_local, is_mapped, new_tuple
+from .addresses import (
+    Address,
+    ProxiedAddress,
+    ReceivedAddress,
+    as_received,
+    is_link_local,
+    is_mapped,
+    new_tuple,
+)
 
 
 @attrs.frozen
@@ -22,6 +30,24 @@ class Credentials:
     pid: int
     uid: int
     gid: int
+
+
+@attrs.frozen(kw_only=True)
+class ProxyHeader:
+    """The header that a proxy put before a datagram (the PROXY protocol of HAProxy, versions 1 and 2).
+
+    Attributes:
+      command (Literal['proxy', 'local']): ``"proxy"`` for a datagram of a client, ``"local"`` for one of the proxy
+        itself, such as a health check.
+      source (Address | None): the address of the client; None for ``"local"`` without addresses.
+      destination (Address | None): the address that the client sent to; None for ``"local"`` without addresses.
+      tlvs (tuple[tuple[int, bytes], ...]): type and value of each extension, in order, without padding.
+    """
+
+    command: Literal["proxy", "local"]
+    source: Address | None
+    destination: Address | None
+    tlvs: tuple[tuple[int, bytes], ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -43,6 +69,7 @@ class PacketInfo:
         time of its batch. Default: None.
       truncated (bool): whether the payload was longer than ``data``. Default: False.
       credentials (Credentials | None): the sending process, on ``"unix"`` sockets. Default: None.
+      proxy_header (ProxyHeader | None): the header of the proxy, on sockets with ``proxy_protocol``. Default: None.
     """
 
     local_address: str | None = None
@@ -53,6 +80,7 @@ class PacketInfo:
     timestamp_ns: int | None = None
     truncated: bool = False
     credentials: Credentials | None = None
+    proxy_header: ProxyHeader | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -100,10 +128,12 @@ def info_for_reply(info: PacketInfo, peer: Address) -> PacketInfo | None:
     """Return the part of ``info`` that a reply to ``peer`` keeps: the local address and, if the two share only a link,
     the interface."""
     local = info.unicast_address if isinstance(info, ReceivedPacketInfo) else info.local_address
-    if local is not None and _is_ipv6(local) != _is_ipv6(peer.host):
+    # The reply to a client behind a proxy goes to the proxy, perhaps over the other family.
+    host = peer.proxy.host if type(peer) is ProxiedAddress else peer.host
+    if local is not None and _is_ipv6(local) != _is_ipv6(host):
         # The datagram is forwarded to a peer of the other family, which that address cannot reach.
         local = None
-    interface = info.interface if is_link_local(peer.host) or is_link_local(local or "") else None
+    interface = info.interface if is_link_local(host) or is_link_local(local or "") else None
     if local is None and interface is None:
         return None
     known = _replies.get((local, interface))

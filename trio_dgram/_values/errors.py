@@ -42,6 +42,13 @@ class AmplificationLimitError(DatagramError):
     """The bytes sent to a peer that is not validated would exceed ``amplification_limit``; nothing was sent."""
 
 
+class ProxyHeaderError(DatagramError, OSError, ValueError):
+    """A datagram does not begin with the PROXY protocol header that its source must send. Its errno is EBADMSG.
+
+    It is reported as a :class:`Failure` and never raised by a socket.
+    """
+
+
 class PeerUnreachable(DatagramError, OSError):  # noqa: N818 -- the name of the condition, not of a mistake
     """The network reported that an earlier datagram could not be delivered (RFC 792, RFC 4443).
 

@@ -34,7 +34,8 @@ class Connected:
 
 @attrs.frozen(eq=False)
 class Failure:
-    """An error that no call raised: an ICMP error, a failed reply, a receive error in the background.
+    """An error that no call raised: an ICMP error, a failed reply, a receive error in the background, or a datagram of
+    a proxy without its header.
 
     Attributes:
       error (OSError): the error.

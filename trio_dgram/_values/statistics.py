@@ -23,6 +23,10 @@ class SocketStatistics:
       filtered (int): datagrams of ``received`` that were not handed out because of their source: a blocked address,
         port 0, an unspecified address, the socket's own address and port or, on a connected socket, another address
         than the peer's.
+      proxy_refused (int): datagrams of ``received`` that were not handed out because their source is in
+        ``proxy_protocol`` and they had no valid header.
+      proxy_headers (int): datagrams of ``received`` that were a header alone and opened a session
+        (``proxy_sessions``).
       truncated (int): datagrams of ``received`` whose payload was longer than what was read.
       unsplit_batches (int): batches of receive offload whose segment size was lost, so that they were discarded. Each
         counts as one in ``received``, the number of its datagrams is unknown.
@@ -43,6 +47,8 @@ class SocketStatistics:
     dropped_by_kernel: int | None
     kernel_drops_exact: bool
     filtered: int
+    proxy_refused: int
+    proxy_headers: int
     truncated: int
     unsplit_batches: int
     discarded_at_close: int

@@ -1,0 +1,215 @@
+"""Datagrams that come by proxies: their headers, and the ports at which their clients are reached.
+
+Rule 1: from a source in ``proxy_protocol`` every datagram must begin with a header; from any other none is looked for.
+Rule 2: a datagram to a client goes to the host of the proxy that it was heard by, and to no other.
+Rule 3: within a session no header changes the client: the client itself could have written it.
+Rule 4: what is remembered is bounded, since the network chooses clients and ports.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias
+
+import attrs
+import trio
+
+from .._codecs.families import is_unspecified
+from .._codecs.proxy_header import V2_FIXED_SIZE, begins_like_header, malformed, parse_untrusted
+from .._values.addresses import Address, ProxiedAddress, behind_proxy, new_tuple
+from .._values.block_lists import blocker
+from .._values.datagrams import Datagram, ProxyHeader
+from .._values.errors import ProxyHeaderError, with_context
+from .config import SocketConfig
+from .interrupts import defer_interrupts
+from .pending_errors import Report
+
+_log = logging.getLogger("trio_dgram")
+
+_MOST_CLIENTS: Final = 65_536
+"""How many clients the transport address is remembered of."""
+_MOST_SESSIONS: Final = 65_536
+_SESSION_TIMEOUT: Final = 60.0
+"""After how many seconds without a datagram a session ends."""
+_REPORT_INTERVAL: Final = 1.0
+"""The time between two reports of datagrams that were refused, in seconds."""
+_MOST_HEADERS: Final = 16_384
+"""How many parsed headers are cached."""
+_CACHED_SIZES: Final = {b"\x21\x12\0\x0c": V2_FIXED_SIZE + 12, b"\x21\x22\0\x24": V2_FIXED_SIZE + 36}
+"""The sizes of version 2 headers of clients without extensions, by the bytes behind their signature: the headers of one
+client are equal each time, so that they are cached."""
+
+_ClientKey: TypeAlias = "tuple[str, int, str]"
+"""Host and port of a client, and the host of its proxy."""
+
+
+@attrs.define
+class _Session:
+    header: ProxyHeader
+    last_heard: float
+
+
+@defer_interrupts
+class ProxyDecoder:
+    """Removes the headers of one socket's datagrams, and remembers where its clients are.
+
+    Args:
+      config: the options of the socket.
+      is_proxy: whether a host is in ``proxy_protocol``.
+      report: reports a refused datagram to the event channels.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_clients",
+        "_config",
+        "_headers",
+        "_is_proxy",
+        "_report",
+        "_reported",
+        "_sessions",
+        "filtered",
+        "headers",
+        "refused",
+    )
+
+    def __init__(self, config: SocketConfig, is_proxy: Callable[[str], bool], report: Report) -> None:
+        self.filtered = 0
+        self.refused = 0
+        self.headers = 0
+        """The headers that came alone and opened a session."""
+        self._config = config
+        self._is_proxy = is_proxy
+        self._blocked = blocker(config.receive_block_list)
+        self._report = report
+        self._reported: float | None = None
+        # The latest address of each client, with its transport address; the client heard longest ago is the first.
+        self._clients: OrderedDict[_ClientKey, ProxiedAddress] = OrderedDict()
+        # By transport address; the one heard longest ago is the first.
+        self._sessions: OrderedDict[Address, _Session] = OrderedDict()
+        self._headers: dict[bytes, ProxyHeader] = {}
+
+    def decode(self, datagrams: Iterable[Datagram]) -> list[Datagram]:
+        """Return ``datagrams`` as their clients sent them, without those that are refused, filtered, or headers alone.
+
+        The receive block list is applied to the proxies here; the caller applies it to the clients.
+        """
+        decoded: list[Datagram] = []
+        append, is_proxy, blocked = decoded.append, self._is_proxy, self._blocked
+        has_sessions, with_info = self._config.proxy_sessions, self._config.packet_info
+        cached_size, cached_header, split = _CACHED_SIZES.get, self._headers.get, self._split
+        for datagram in datagrams:
+            data, transport, info = datagram
+            host = transport[0]
+            if not is_proxy(host):
+                append(datagram)
+                continue
+            if blocked is not None and blocked(host):
+                self.filtered += 1
+                continue
+            offset = 0 if has_sessions else cached_size(data[12:16], 0)
+            header = cached_header(data[:offset])
+            if header is None:
+                try:
+                    header, offset = self._split_within_session(data, transport) if has_sessions else split(data)
+                except ProxyHeaderError as error:
+                    self._refuse(error, transport)
+                    continue
+                if has_sessions and offset and offset == len(data):
+                    self.headers += 1
+                    continue
+            address = transport if header.command == "local" else self._client(header, transport)
+            if address is None:
+                self.filtered += 1
+                continue
+            if with_info and info is not None:
+                info = attrs.evolve(info, proxy_header=header)
+            append(new_tuple(Datagram, (data[offset:], address, info)))
+        return decoded
+
+    def transport_address(self, client: ProxiedAddress) -> Address:
+        """Return the address at the proxy's host at which ``client`` was last heard."""
+        known = self._clients.get((client[0], client[1], client.proxy[0]))
+        return (known or client).proxy
+
+    def _client(self, header: ProxyHeader, transport: Address) -> ProxiedAddress | None:
+        """Return the address of the client, ``None`` if it must not be answered, and note where it is reached."""
+        source: Any = header.source
+        key = (*source, transport[0])
+        clients = self._clients
+        known = clients.get(key)
+        if known is None or known.proxy != transport:
+            if not source[1] or is_unspecified(source[0]):
+                return None
+            known = clients[key] = behind_proxy(source, transport)
+            if len(clients) > _MOST_CLIENTS:
+                clients.popitem(last=False)
+        clients.move_to_end(key)
+        return known
+
+    def _split(self, data: bytes) -> tuple[ProxyHeader, int]:
+        """Return the header that ``data`` begins with, and where the payload begins."""
+        config = self._config
+        header, end = parse_untrusted(data, versions=config.proxy_versions, stream_ok=config.proxy_stream_ok)
+        if data[12:16] in _CACHED_SIZES:
+            if len(self._headers) >= _MOST_HEADERS:
+                self._headers.clear()
+            self._headers[data[:end]] = header
+        return header, end
+
+    # Sessions
+
+    def _split_within_session(self, data: bytes, transport: Address) -> tuple[ProxyHeader, int]:
+        """Do as :meth:`_split` does, for a source whose headers hold for the datagrams that follow them."""
+        now = trio.current_time()
+        session = self._sessions.get(transport)
+        if session is None or now >= session.last_heard + _SESSION_TIMEOUT:
+            self._sessions.pop(transport, None)
+            header, offset = self._split(data)
+            self._open_session(transport, header, now)
+            return header, offset
+        session.last_heard = now
+        self._sessions.move_to_end(transport)
+        offset = 0
+        if begins_like_header(data):
+            try:
+                header, offset = self._split(data)
+            except ProxyHeaderError:
+                # No header: data of the client that begins like one.
+                return session.header, 0
+            if (header.command, header.source) != (session.header.command, session.header.source):
+                # The client forges an address, or the proxy has given the port to another client. Either way it is
+                # unknown whose the next datagram is.
+                del self._sessions[transport]
+                raise malformed("a header names another client within a session")
+        return session.header, offset
+
+    def _open_session(self, transport: Address, header: ProxyHeader, now: float) -> None:
+        sessions = self._sessions
+        sessions[transport] = _Session(header, now)
+        oldest = next(iter(sessions))
+        if len(sessions) > _MOST_SESSIONS or now >= sessions[oldest].last_heard + _SESSION_TIMEOUT:
+            del sessions[oldest]
+
+    # Refusing
+
+    def _refuse(self, error: ProxyHeaderError, transport: Address) -> None:
+        """Count a datagram without a valid header, and report it unless one was reported within a second."""
+        self.refused += 1
+        now = trio.current_time()
+        if self._reported is None or now >= self._reported + _REPORT_INTERVAL:
+            self._reported = now
+            self._report(with_context(error, "receive", transport), "receive", transport)
+
+
+def create_decoder(config: SocketConfig, report: Report) -> ProxyDecoder | None:
+    """Return the decoder of a socket with ``proxy_protocol``, ``None`` for any other socket."""
+    is_proxy = blocker(config.proxy_protocol)
+    if is_proxy is None:
+        return None
+    for network in config.proxy_protocol:
+        if not network.prefixlen:
+            _log.warning("proxy_protocol has %s: every host can forge the address of its datagrams", network)
+    return ProxyDecoder(config, is_proxy, report)
