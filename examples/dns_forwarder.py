@@ -316,6 +316,7 @@ async def run(arguments: argparse.Namespace) -> None:
         host=arguments.host,
         idle_timeout=IDLE_TIMEOUT,
         max_peers=arguments.max_clients,
+        proxy_protocol=arguments.proxy,
     )
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
@@ -365,6 +366,13 @@ def main() -> None:
     parser.add_argument("--attempts", type=count, default=3, help="how often upstream is asked (default: %(default)s)")
     parser.add_argument("--cache", type=count, default=10_000, help="how many answers are kept (default: %(default)s)")
     parser.add_argument("--max-clients", type=count, default=1024, help="at a time (default: %(default)s)")
+    parser.add_argument(
+        "--proxy",
+        action="append",
+        default=[],
+        metavar="NETWORK",
+        help="a balancer, such as dnsdist, that writes PROXY protocol headers; may be given several times",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     failure: Exception | None = None

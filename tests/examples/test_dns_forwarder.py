@@ -329,8 +329,7 @@ getServer(0):setUp()
 
 
 def test_two_hundred_outstanding_queries_through_dnsdist_lose_nothing(busy_forwarder: int, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
+    with closing(unused_socket("127.0.0.1")) as sock:
         port = sock.getsockname()[1]
     configuration = tmp_path / "dnsdist.conf"
     configuration.write_text(DNSDIST.format(port=port, server=busy_forwarder))
@@ -338,6 +337,49 @@ def test_two_hundred_outstanding_queries_through_dnsdist_lose_nothing(busy_forwa
     with program(*command) as running:
         Example(running).line_with("Listening on")
         check_nothing_lost(dnsperf("127.0.0.1", port, tmp_path))
+
+
+def unused_socket(host: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((host, 0))
+    return sock
+
+
+PROXYING_DNSDIST: Final = """
+setSecurityPollSuffix("")
+setLocal("127.0.0.1:{port}")
+addLocal("[::1]:{port}")
+newServer{{
+    address="127.0.0.1:{server}", useProxyProtocol=true, checkName="health.example.", checkInterval=1,
+    maxCheckFailures=1, checkTimeout=500
+}}
+"""
+
+
+@pytest.mark.long
+def test_clients_behind_dnsdist_are_logged_and_health_checks_answered(upstream: Upstream, tmp_path: Path) -> None:
+    # Both at once, so that they differ.
+    with closing(unused_socket("127.0.0.1")) as one, closing(unused_socket("127.0.0.1")) as other:
+        port, server = one.getsockname()[1], other.getsockname()[1]
+    configuration = tmp_path / "dnsdist.conf"
+    configuration.write_text(PROXYING_DNSDIST.format(port=port, server=server))
+    balancing = [find_program("dnsdist"), "--supervised", "--disable-syslog", "-C", str(configuration)]
+    options = ("--port", str(server), "--proxy", "127.0.0.1", "--timeout", "0.1")
+    with program(*balancing) as running:
+        balancer = Example(running)
+        with example("dns_forwarder.py", f"127.0.0.1:{upstream.port}", *options) as forwarding:
+            for _ in range(2):
+                forwarding.line_with("listening on")
+            balancer.line_with("as 'up'")
+            assert re.search(r"^127.0.0.1:\d+ asked for health", forwarding.line_with("asked for health"))
+            forwarder = Forwarder(forwarding, port)
+            # The connection of dnsdist to the forwarder is IPv4's.
+            for host, shown in (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")):
+                with closing(unused_socket(host)) as unused:
+                    source = unused.getsockname()[1]
+                assert "192.0.2.1" in forwarder.dig(host, "first.example", "-b", f"{host}#{source}")
+                assert forwarding.line_with("first.example").startswith(f"{shown}:{source} asked for")
+        balancer.line_with("as 'down'")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
