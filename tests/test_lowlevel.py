@@ -329,7 +329,9 @@ ROUNDS: Final = 60_000
 MOST: Final = 34
 """Messages in one round: a million in all."""
 KNOWN: Final = [*_ancillary._DECODERS, *_error_queue._LEVELS, (socket.IPPROTO_UDP, _ancillary.UDP_GRO)]
-INFO_FIELDS: Final = [field.name for field in attrs.fields(ReceivedPacketInfo) if field.name != "truncated"]
+OTHER_FIELDS: Final = {"truncated", "proxy_header"}
+"""What control messages do not carry."""
+INFO_FIELDS: Final = [field.name for field in attrs.fields(ReceivedPacketInfo) if field.name not in OTHER_FIELDS]
 SIZES: Final = [1, 4, 12, 16, 20, 32, 44]
 
 

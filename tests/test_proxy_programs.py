@@ -15,6 +15,7 @@ import trio
 import trio_dgram
 from trio_dgram import DatagramSocket, ProxiedAddress
 
+from .support.examples import Example
 from .support.families import FAMILIES, Family
 from .support.namespaces import Machine, ip, program
 from .support.programs import find_program, printed, started, unused_port, url_host
@@ -67,8 +68,7 @@ def nginx(folder: Path, host: str, port: int, server: str, *options: str) -> Gen
     command = [find_program("nginx"), "-p", str(folder), "-c", str(configuration), "-e", "stderr"]
     # Not by a thread of Trio's, which may be in another namespace.
     with program(*command) as running:
-        while b"event method" not in running.read_line():
-            pass
+        Example(running).line_with("event method")
         yield
 
 

@@ -253,8 +253,8 @@ async def test_every_segment_of_a_coalesced_batch_has_its_header(udp: Family) ->
             assert [(datagram.address, int(datagram.data)) for datagram in got] == [
                 (client, number) for number, client in enumerate(clients)
             ]
-        if trio_dgram.capabilities().receive_offload:
-            assert setup.service.statistics().coalesced_datagrams
+        coalesced = setup.service.statistics().coalesced_datagrams
+        assert bool(coalesced) == trio_dgram.capabilities().receive_offload
 
 
 @needs_packet_info
@@ -461,6 +461,13 @@ async def test_a_plain_address_is_sent_to_directly(udp: Family) -> None:
         for plain in (Address(*client), (client.host, client.port), direct.address):
             await setup.service.send(b"direct", plain)
             assert (await received(direct)).data == b"direct"
+
+
+async def test_the_path_mtu_to_a_client_is_that_to_its_proxy(udp: Family) -> None:
+    async with proxied(udp) as setup:
+        for client in (CLIENT, CLIENT6):
+            datagram = await setup.ask(v2(client))
+            assert setup.service.path_mtu(datagram.address) == setup.service.path_mtu(setup.proxy.address)
 
 
 async def test_a_client_that_is_not_remembered_is_reached_at_the_proxy_of_its_address(

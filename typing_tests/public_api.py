@@ -27,6 +27,7 @@ from trio_dgram import (
     Listening,
     Membership,
     PacketInfo,
+    ProxiedAddress,
     SocketOptions,
     SocketStatistics,
     lowlevel,
@@ -48,6 +49,18 @@ async def a_socket_is_a_channel_of_datagrams(socket: DatagramSocket) -> None:
         assert_type(entered, DatagramSocket)
     async for datagram in socket:
         assert_type(datagram, Datagram)
+
+
+async def clients_behind_proxies(nursery: DatagramNursery) -> None:
+    options: SocketOptions = {"proxy_protocol": ["10.0.0.0/8"], "proxy_versions": {2}, "packet_info": True}
+    socket = nursery.create_socket("udp4", **options)
+    datagram = await socket.receive()
+    if isinstance(datagram.address, ProxiedAddress):
+        assert_type(datagram.address.proxy, Address)
+    if datagram.info is not None and datagram.info.proxy_header is not None:
+        assert_type(datagram.info.proxy_header.source, Address | None)
+        assert_type(datagram.info.proxy_header.tlvs, tuple[tuple[int, bytes], ...])
+    await socket.send(b"", ProxiedAddress("192.0.2.1", 1, Address("10.0.0.1", 1)))
 
 
 async def nurseries() -> None:

@@ -397,6 +397,7 @@ REFUSED: Final[list[tuple[list[str], int, str]]] = [
     (["::1", "--attempts", "0"], 2, "a number from 1"),
     (["::1", "--port", "65536"], 1, "port must be from 0 to 65535"),
     (["::1", "--host", "192.0.2.1"], 1, "192.0.2.1"),
+    (["::1", "--proxy", "balancer"], 1, "proxy_protocol must hold addresses and networks"),
 ]
 
 

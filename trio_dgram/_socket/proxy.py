@@ -37,9 +37,15 @@ _REPORT_INTERVAL: Final = 1.0
 """The time between two reports of datagrams that were refused, in seconds."""
 _MOST_HEADERS: Final = 16_384
 """How many parsed headers are cached."""
-_CACHED_SIZES: Final = {b"\x21\x12\0\x0c": V2_FIXED_SIZE + 12, b"\x21\x22\0\x24": V2_FIXED_SIZE + 36}
-"""The sizes of version 2 headers of clients without extensions, by the bytes behind their signature: the headers of one
-client are equal each time, so that they are cached."""
+_LONGEST_CACHED: Final = 128
+"""The size of the longest header that is cached, in bytes."""
+_CACHED_SIZES: Final = {
+    bytes([0x21, kind, 0, size]): V2_FIXED_SIZE + size
+    for kind, smallest in ((0x12, 12), (0x22, 36))
+    for size in range(smallest, _LONGEST_CACHED - V2_FIXED_SIZE + 1)
+}
+"""The sizes of version 2 headers of clients, by the bytes behind their signature. Most headers of one client are equal,
+so they are cached: to parse one costs several times as much."""
 
 _ClientKey: TypeAlias = "tuple[str, int, str]"
 """Host and port of a client, and the host of its proxy."""

@@ -162,7 +162,8 @@ class SocketWithOptions:
         28 bytes of it on IPv4, 48 on IPv6. ``None`` where the system does not report it.
 
         Args:
-          address: the ``(host, port)`` of a peer; the host is numeric, an empty one is loopback.
+          address: the ``(host, port)`` of a peer; the host is numeric, an empty one is loopback. For a
+            :class:`ProxiedAddress` it is the path to the proxy.
 
         Raises:
           TypeError, ValueError: if it is not such a pair.
@@ -173,7 +174,7 @@ class SocketWithOptions:
         descriptor = self._descriptor
         descriptor.family.check_internet("path MTU")
         destination = descriptor.family.check_address("address", address)
-        located, sockaddr = descriptor.family.locate(destination, dual_stack=descriptor.dual_stack)
+        located, sockaddr = self._association.locate(destination)
         if sockaddr is None:
             raise ValueError(f"path_mtu needs a numeric host, not {located.host!r}: resolve it first")
         self._lifetime.check("path_mtu")

@@ -147,7 +147,7 @@ class ProxiedAddress(ReceivedAddress):
         made.__dict__["_proxy"] = checked
         return made
 
-    def __getnewargs__(self) -> tuple[str, int, Address]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getnewargs__(self) -> tuple[str, int, Address]:
         return (self.host, self.port, self.proxy)
 
     @property
