@@ -34,7 +34,9 @@ from .support.interrupts import (
 )
 
 PACKAGE: Final = Path(trio_dgram.__file__).parent
-LAYERS: Final = [path for path in sorted(PACKAGE.glob("_*")) if path.name not in {"__init__.py", "__pycache__"}]
+OTHERS: Final = {"__init__.py", "__pycache__", "__main__.py", "_commands"}
+"""What is no layer. The command line receives SIGINT as a signal, not as KeyboardInterrupt."""
+LAYERS: Final = [path for path in sorted(PACKAGE.glob("_*")) if path.name not in OTHERS]
 """Every private module and folder; the simulator is a public one."""
 FILES: Final = {
     str(path.relative_to(PACKAGE)): str(path)

@@ -65,7 +65,7 @@ LAYERS: Final = {
         "sim._explorer",
         "sim.__init__",
     ],
-    "edges": ["pytest_plugin"],
+    "edges": ["pytest_plugin", "_commands.*", "__main__"],
 }
 # The layers before this one wait for nothing.
 FIRST_THAT_KNOWS_TRIO: Final = "socket"
