@@ -20,7 +20,7 @@ import trio_dgram
 from trio_dgram._commands.datagrams import hexdump
 from trio_dgram._kernel import capabilities as _capabilities
 
-from .support.commands import PROGRAM, running
+from .support.commands import PROGRAM, not_portable, running
 from .support.families import Family
 from .support.namespaces import Link, Machine, program, run
 from .support.programs import find_program, printed, started, type_in, url_host
@@ -63,6 +63,7 @@ def test_a_hexdump_is_that_of_xxd() -> None:
     assert "\n".join([*hexdump(data), ""]) == xxd.stdout.decode()
 
 
+@not_portable
 async def test_a_port_alone_listens_in_both_families() -> None:
     async with running("listen", "0", "--text", "--count", "2") as listen:
         port = await listen.port()
@@ -83,6 +84,7 @@ async def test_text_of_the_network_is_escaped(udp: Family) -> None:
     assert listen.out.text.splitlines()[0].endswith(r": \x1b[2J\xff grueß\n")
 
 
+@not_portable
 async def test_raw_writes_payloads_alone_and_the_summary_to_standard_error(udp: Family) -> None:
     async with running("listen", where(udp), "--raw", "--count", "3") as listen:
         send(udp, await listen.port(), b"\x1b\xff", b"", b"end")
@@ -91,6 +93,7 @@ async def test_raw_writes_payloads_alone_and_the_summary_to_standard_error(udp: 
     assert listen.err.text.endswith("\n3 received, 0 dropped by the kernel, 0 filtered\n")
 
 
+@not_portable
 async def test_json_lines_have_the_documented_fields(udp: Family) -> None:
     before = time.time()
     async with running("listen", where(udp), "--json", "--count", "1") as listen:
@@ -129,6 +132,7 @@ async def test_socat_is_answered(udp: Family, option: list[str], answer: bytes) 
             assert await printed(socat, answer) == answer
 
 
+@not_portable
 async def test_the_answer_leaves_from_the_address_that_was_asked() -> None:
     async with running("listen", "0", "--echo") as listen:
         port = await listen.port()
@@ -146,6 +150,7 @@ async def test_a_query_of_dig_is_printed(udp: Family) -> None:
     assert r"\x04name\x07example\x00" in listen.out.text
 
 
+@not_portable
 async def test_a_group_on_one_interface_is_joined() -> None:
     async with running("listen", "0.0.0.0:0", "--group", "239.1.2.3%lo", "--text", "--count", "1") as listen:
         port = await listen.port()

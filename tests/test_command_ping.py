@@ -18,7 +18,7 @@ from trio_dgram import sim
 from trio_dgram._commands.probes import DNSProbe, EchoProbe, FixedProbe, Probe
 from trio_dgram._commands.round_trips import RoundTrips
 
-from .support.commands import running
+from .support.commands import not_portable, running
 from .support.examples import Example
 from .support.families import Family
 from .support.namespaces import program
@@ -104,6 +104,7 @@ async def test_the_query_asks_what_dig_asks(name: str) -> None:
     assert ours[2:] == theirs[2:]
 
 
+@not_portable
 async def test_a_refusal_is_named_once(udp: Family) -> None:
     address = f"{url_host(udp.loopback)}:{unused_port(udp)}"
     async with running("ping", address, "--count", "3", "--timeout", "0.05", *FAST) as ping:

@@ -11,7 +11,7 @@ import trio
 import trio_dgram
 from trio_dgram import DatagramSocket, sim
 
-from .support.commands import run_command, running
+from .support.commands import not_portable, run_command, running
 from .support.families import Family
 from .support.programs import printed, started, unused_port, url_host
 from .test_command_listen import SOCAT, hosts
@@ -121,6 +121,7 @@ async def test_answers_of_socat_are_printed(udp: Family, option: list[str]) -> N
         assert send.out.text.endswith("\n1 sent, 1 received\n")
 
 
+@not_portable
 async def test_a_refusal_is_named_and_ends_the_wait(udp: Family) -> None:
     address = f"{url_host(udp.loopback)}:{unused_port(udp)}"
     async with running("send", address, "x", "--wait", "100", "--count", "3") as send:

@@ -8,11 +8,17 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 
 import attrs
+import pytest
 import trio
 
 from trio_dgram.__main__ import COMMANDS, main
 from trio_dgram._commands.command import parse, report
 from trio_dgram._commands.console import Console
+
+not_portable = pytest.mark.skipif(
+    "config.getoption('--portable')",
+    reason="kernel: the portable path reports no drops, ICMP errors or local addresses",
+)
 
 PROGRAM = [sys.executable, "-m", "trio_dgram"]
 
