@@ -6,12 +6,13 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import unicodedata
 from argparse import Namespace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import pytest
@@ -127,7 +128,17 @@ FAILURES: Final = [
 @pytest.mark.parametrize(
     ("words", "text"), FAILURES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_what_only_the_system_refuses_is_one_line_and_code_1(words: list[str], text: str) -> None:
+def test_what_only_the_system_refuses_is_one_line_and_code_1(
+    words: list[str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getaddrinfo(host: str, *arguments: Any, **options: Any) -> Any:
+        # The query for an unknown name would leave this machine.
+        if host in (b"nohost.invalid", "nohost.invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return ask(host, *arguments, **options)
+
+    ask = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     outcome = run_command(*words)
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (1, "", 1)
     assert text in outcome.err
