@@ -20,7 +20,7 @@ from .support.families import FAMILIES, Family
 from .support.faults import RefusingSocket, faulty_kernel
 from .support.refusals import NAMES
 
-pytest_plugins = ["pytester", "tests.support.namespaces"]
+pytest_plugins = ["pytester", "tests.support.namespaces", "tests.support.passing"]
 
 # Plain pytest does not put it there; last, so that it hides no package that is installed.
 sys.path.append(str(Path(__file__).parents[1]))

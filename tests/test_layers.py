@@ -18,7 +18,7 @@ LAYERS: Final = {
     "socket": ["_socket.*"],
     "nursery": ["_nursery"],
     "shared by services": ["_services.*"],
-    "services": ["_peers.*", "_dtls.*", "dtls"],
+    "services": ["_peers.*", "_dtls.*", "dtls", "workers"],
     "public names": ["__init__", "lowlevel"],
     "simulation: values": [
         "sim._places",

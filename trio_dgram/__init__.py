@@ -6,6 +6,8 @@ in channels.
 
 from __future__ import annotations
 
+import os as _os
+
 from ._codecs.families import SocketType
 from ._kernel.capabilities import Capabilities, capabilities
 from ._kernel.interfaces import Interface, interfaces
@@ -113,3 +115,7 @@ def _show_public_names() -> None:
 
 
 _show_public_names()
+
+if "LISTEN_FDS" in _os.environ:
+    # Read before the program opens descriptors: a missing one would have the number of another.
+    __import__(f"{__name__}.workers")

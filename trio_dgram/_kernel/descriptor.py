@@ -48,6 +48,7 @@ from .hot_calls import HotCalls
 from .interfaces import find_interface
 from .memberships import Memberships
 from .options import Place, Target, multicast_source, read_option, write_option
+from .passed_sockets import Passed
 from .recvmmsg import ANCILLARY_SIZE
 from .system_socket import MSG_ERRQUEUE
 from .unix_paths import BoundPath, bound_path, why_not_bound
@@ -124,6 +125,22 @@ class Descriptor:
                 with suppress(OSError):
                     self.has_error_queue |= bool(self._socket.getsockopt(*place))
         self._drops_before = self.drops() or 0
+
+    def take_passed(self, sockaddr: SocketAddress, *, ipv6_only: bool | None, exclusive: bool) -> bool:
+        """Become the socket for ``sockaddr`` that was passed to this process, if there is one; return whether."""
+        take = getattr(self._socket, "take_passed", None)
+        if take is None or not take(sockaddr, ipv6_only=ipv6_only, exclusive=exclusive):
+            return False
+        self._may_coalesce = False
+        self.dual_stack = self.options.dual_stack = getattr(self.passed, "ipv6_only", None) is False
+        self.memberships.keeps_former = True
+        self.set_up_adopted()
+        return True
+
+    @property
+    def passed(self) -> Passed | None:
+        """The socket that was passed to this process and that this one has taken."""
+        return getattr(self._socket, "passed", None)
 
     def enable_offload(self, *, receive: bool) -> None:
         """Send segments where the system can and, with ``receive``, allow :meth:`coalesce`."""

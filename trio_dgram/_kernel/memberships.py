@@ -95,10 +95,12 @@ class Membership:
 class Memberships:
     """The memberships of one socket."""
 
-    __slots__ = ("_joined", "_socket")
+    __slots__ = ("_joined", "_socket", "keeps_former")
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
+        self.keeps_former: bool = False
+        """Whether former processes may have joined groups on this socket, which joining again then confirms."""
         self._joined: dict[tuple[Group, int], str] = {}
         """The interface's name, by group and index, in the order of joining."""
 
@@ -111,7 +113,7 @@ class Memberships:
     def add(self, group: Group, interface: Interface | None) -> tuple[Interface, ...]:
         """Join ``group`` on one interface, or on every one that can multicast; return where it was joined."""
         if interface is not None:
-            self._change(group, interface, _join, "add_membership")
+            self._join_one(group, interface)
             self._forget_predecessors(group, interface)
             self._joined[group, interface.index] = interface.name
             return (interface,)
@@ -134,6 +136,14 @@ class Memberships:
             raise failures[0] from ExceptionGroup(f"{group} could not be joined on any interface", failures)
         no_device = OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         raise with_context(no_device, "add_membership", f"{group} on every interface")
+
+    def _join_one(self, group: Group, interface: Interface) -> None:
+        try:
+            self._change(group, interface, _join, "add_membership")
+        except OSError as error:
+            is_former = self.keeps_former and (group, interface.index) not in self._joined
+            if not is_former or error.errno not in _ALREADY_JOINED:
+                raise
 
     def drop(self, group: Group, interface: Interface | None) -> tuple[Interface, ...]:
         """Leave ``group`` on one interface, or wherever it was joined; return where it was left."""

@@ -65,7 +65,7 @@ class SystemSocket:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        # The options that were set, for renew(): empty where nothing will ask for it.
+        # The options that were set, for a socket that may replace this one: empty where none will.
         self._options: dict[tuple[int, int], tuple[Any, ...]] = {}
 
     @classmethod
@@ -106,14 +106,19 @@ class SystemSocket:
     def setsockopt(self, level: int, option: int, *value: Any) -> None:
         """Set an option as ``socket.setsockopt`` does."""
         self._sock.setsockopt(level, option, *value)
-        if self.must_renew and (level, option) not in _MEMBERSHIP_OPTIONS:
+        if self.must_renew:
+            self.remember(level, option, *value)
+
+    def remember(self, level: int, option: int, *value: Any) -> None:
+        """Note an option that was set, for the socket that may replace this one."""
+        if (level, option) not in _MEMBERSHIP_OPTIONS:
             self._options[level, option] = value
 
     @property
     def must_renew(self) -> bool:
         """Whether :meth:`disconnect` leaves the socket deaf: Linux does not clear the peer's IPv6 address, so that it
         drops the datagrams of every other host."""
-        return sys.platform == "linux" and self._sock.family == socket.AF_INET6
+        return is_deaf_once_disconnected(self._sock)
 
     def renew(self) -> SystemSocket:
         """Exchange the disconnected socket of the kernel for a new one with the same number, options and address.
@@ -204,6 +209,11 @@ class SystemSocket:
         # EPOLLERR is always reported.
         watch.register(self._sock.fileno(), 0)
         return watch
+
+
+def is_deaf_once_disconnected(sock: socket.socket) -> bool:
+    """Whether a socket of this kind hears only its former peer after it was disconnected."""
+    return sys.platform == "linux" and sock.family == socket.AF_INET6
 
 
 class _LocalHosts:

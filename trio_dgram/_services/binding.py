@@ -10,6 +10,7 @@ import trio
 
 from .._codecs.families import FAMILIES, UDP4, UDP6
 from .._socket.config import SocketOptions, check_options
+from .._socket.creation import passed_on_port
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.resolution import numeric_addresses
 from .._values.addresses import UnixPath, check_host, check_port
@@ -27,7 +28,8 @@ async def bind_sockets(
 
     Args:
       port: 0 for one of the kernel's choice that is free in each family.
-      host: a local address, or a name that resolves to some; all interfaces without one. With ``ipv6_only=False``
+      host: a local address, or a name that resolves to some. Without one the sockets for this port that were passed to
+        this process, or else all interfaces. With ``ipv6_only=False``
         these are one dual-stack socket.
       path: the path of a ``"unix"`` socket, instead of port and host.
       options: the options of the sockets.
@@ -49,6 +51,10 @@ async def bind_sockets(
     check_port("port", port)
     name = check_host("host", host)
     check_options(UDP6.type, options)
+    passed = [] if name or not port else passed_on_port(port)
+    if passed:
+        await trio.lowlevel.checkpoint()
+        return await _take_all([(each.family.type, each.address.host) for each in passed], port, options)
     types = (UDP6.type,) if options.get("ipv6_only") is False else (UDP6.type, UDP4.type)
     everywhere = [(type_, FAMILIES[type_].wildcard.host) for type_ in types]
     await trio.lowlevel.checkpoint()
@@ -61,6 +67,18 @@ async def bind_sockets(
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
+
+
+async def _take_all(passed: Sequence[tuple[str, str]], port: int, options: SocketOptions) -> list[DatagramSocket]:
+    taken: list[DatagramSocket] = []
+    try:
+        for type_, host in passed:
+            taken.append(await bind_socket(type_, (port, host), options))
+    except BaseException:
+        for each in taken:
+            each.close()
+        raise
+    return taken
 
 
 async def _bind_all(addresses: Sequence[tuple[str, str]], port: int, options: SocketOptions) -> list[DatagramSocket]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+import attrs
 import trio
 
 from .._codecs.families import UDP6, is_unspecified
@@ -36,7 +37,8 @@ def make_socket(type_: str, options: SocketOptions) -> DatagramSocket:
     given: Any = {"ipv6_only": True, **options}
     if type_ != UDP6.type:
         del given["ipv6_only"]
-    return create(DatagramSocket, check_options(type_, given), _NoNursery())
+    config = attrs.evolve(check_options(type_, given), ipv6_only_named="ipv6_only" in options)
+    return create(DatagramSocket, config, _NoNursery())
 
 
 @trio.lowlevel.enable_ki_protection

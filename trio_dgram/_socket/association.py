@@ -136,8 +136,8 @@ class Association:
 
     # Binding
 
-    async def bind(self, local: Address) -> None:
-        """Bind to ``local``, a name being resolved."""
+    async def bind(self, local: Address, *, exclusive: bool) -> None:
+        """Bind to ``local``, a name being resolved, or take the socket of that address that this process was passed."""
         self._lifetime.check("bind")
         if self.bound or self._binding is not None:
             raise AlreadyBoundError("bind: the socket is bound already, or is being bound")
@@ -145,8 +145,10 @@ class Association:
             await trio.lowlevel.checkpoint()
             address, sockaddr = (await self._numeric(local))[0]
             self._lifetime.check("bind")
+            ipv6_only = self._config.ipv6_only if self._config.ipv6_only_named else None
             with self._becoming_bound(address):
-                await self._transport.bind(address, sockaddr)
+                if not self._descriptor.take_passed(sockaddr, ipv6_only=ipv6_only, exclusive=exclusive):
+                    await self._transport.bind(address, sockaddr)
         self._on_bound()
 
     def ensure_bound(self) -> None:
@@ -189,7 +191,8 @@ class Association:
         except OSError as error:
             raise with_context(error, "bind", address) from None
         self.bound = True
-        if self._config.has_port_alone and not self._descriptor.memberships.list():
+        has_port_alone = self._config.has_port_alone and self._descriptor.passed is None
+        if has_port_alone and not self._descriptor.memberships.list():
             self._own_port = self._descriptor.filter_own()
         self._update_routes()
 
@@ -220,6 +223,11 @@ class Association:
     async def connect(self, to: Address, check_allowed: Callable[[Address], None]) -> None:
         """Fix the peer: the first address of ``to`` that can be connected."""
         self._lifetime.check("connect")
+        if self._descriptor.passed is not None:
+            raise ValueError(
+                "connect: a socket that was passed to this process must not be connected, because later processes "
+                "would get it with that peer: create another socket"
+            )
         if self.peer is not None or self._connecting:
             raise AlreadyConnectedError("connect: the socket is connected already, or is being connected")
         self._connecting = True

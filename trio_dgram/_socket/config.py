@@ -54,6 +54,8 @@ class SocketConfig:
     """The descriptor to run on, if it exists already."""
     kernel_options: Mapping[str, Any] = attrs.field(factory=dict)
     """The options that the kernel keeps and that the program named, in the order in which to write them."""
+    ipv6_only_named: bool = False
+    """Whether the program named ``ipv6_only``."""
 
     reuse_address: bool = _option(
         "SO_REUSEADDR: bind even if another socket is bound to the address.", check_bool, default=False
@@ -192,7 +194,8 @@ def check_options(type_: object, options: SocketOptions, adopted: SharedSocket |
         raise ValueError("proxy_protocol is for sockets that are not connected")
     if adopted is not None and family is UDP6:
         own["ipv6_only"] = bool(adopted.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
-    return SocketConfig(family=family, adopted=adopted, kernel_options=kernel_options, **own)
+    named = "ipv6_only" in given
+    return SocketConfig(family=family, adopted=adopted, kernel_options=kernel_options, ipv6_only_named=named, **own)
 
 
 def check_adoptable(value: object, options: SocketOptions) -> SocketConfig:

@@ -10,6 +10,7 @@ import trio
 from .._codecs.families import UDP6
 from .._kernel.descriptor import Descriptor
 from .._kernel.options import write_option
+from .._kernel.passed_sockets import PassableSocket, Passed, registry
 from .._kernel.python_calls import PythonCalls
 from .._kernel.system_socket import SystemSocket
 from .._values.errors import with_context
@@ -35,14 +36,24 @@ def create_transport(config: SocketConfig, lifetime: Lifetime) -> Transport:
         raise
 
 
-def _create_socket(config: SocketConfig) -> Any:
-    # Trio has no other public way to read the factory that a program or a test has installed.
+def _custom_factory() -> Any:
+    """Return the socket factory that a program or a test has installed: Trio has no other public way to read it."""
     factory = trio.socket.set_custom_socket_factory(None)
     trio.socket.set_custom_socket_factory(factory)
+    return factory
+
+
+def passed_on_port(port: int) -> list[Passed]:
+    """Return the untaken passed sockets that are bound to ``port``; none where a custom socket factory is installed."""
+    return registry.untaken(port) if registry.present and _custom_factory() is None else []
+
+
+def _create_socket(config: SocketConfig) -> Any:
+    factory = _custom_factory()
     family = config.family.family
     try:
         if factory is None:
-            return SystemSocket.create(family)
+            return (PassableSocket if registry.present else SystemSocket).create(family)
         made: Any = factory.socket(family, socket.SOCK_DGRAM, 0)
     except OSError as error:
         raise with_context(error, "create_socket", config.family.type) from None

@@ -6,6 +6,7 @@ by way of ``association``, which selects its destination, and ``outbox``, which 
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -95,8 +96,8 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
           port: the UDP port, 0 for an automatically chosen one; or a ``(host, port)`` tuple. For a ``"unix"`` socket
             its path or, with a leading null character, its abstract name; without one, Linux chooses an abstract name.
           host: a local address, or a name that resolves to one; None or ``""`` for all interfaces.
-          exclusive: whether the port must not be shared, neither by a reuse option nor between worker processes.
-            Default: False.
+          exclusive: whether the port must not be shared, neither by a reuse option nor between worker processes: a
+            socket that was passed to this process is not taken. Default: False.
 
         Returns:
           The address that the socket is bound to.
@@ -114,7 +115,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
         local = self._descriptor.family.check_local(port, host)
         if check_bool("exclusive", exclusive) and (self._config.reuse_address or self._config.reuse_port):
             raise ValueError("exclusive must not be combined with reuse_address or reuse_port")
-        await self._association.bind(local)
+        await self._association.bind(local, exclusive=exclusive)
         return self.address
 
     async def connect(self, to: AnyAddress) -> None:
@@ -472,6 +473,8 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
                 parts.append(f"bound to {format_address(self._descriptor.local_address())}")
             if self._association.peer is not None:
                 parts.append(f"connected to {format_address(self._association.peer)}")
+            if self._descriptor.passed is not None:
+                parts.append("passed")
         return f"<{', '.join(parts)}>"
 
     @property
@@ -487,6 +490,8 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
         return self
 
     def _on_bound(self) -> None:
+        if self._descriptor.passed is not None:
+            self._descriptor.passed.user = weakref.ref(self)
         self._hub.announce(Listening(self._descriptor.local_address()))
         self._reader.start()
         self._owner.state_changed(self)

@@ -1,0 +1,93 @@
+"""What this process is to a supervisor: a worker with an index, which reports when it is ready.
+
+``trio_dgram.workers`` calls :func:`read_environment` when it is imported, which ``trio_dgram`` does if sockets were
+passed to the process.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import MutableMapping
+from contextlib import suppress
+from typing import Final
+
+from .._kernel.passed_sockets import PassedSockets, registry
+from .._values.addresses import Address, format_address
+
+INDEX_VARIABLE: Final = "TRIO_DGRAM_WORKER"
+NOTIFY_VARIABLE: Final = "NOTIFY_SOCKET"
+UNTAKEN: Final = "STATUS=not bound yet: "
+"""What a worker reports while it has not bound every passed socket; the addresses follow."""
+
+
+class WorkerProcess:
+    """The place of this process under a supervisor."""
+
+    def __init__(self) -> None:
+        self._index: int | None = None
+        self._process = os.getpid()
+        self._notify_path: str | None = None
+
+    @property
+    def index(self) -> int | None:
+        """The number of this worker; None in every other process."""
+        return self._index if self._process == os.getpid() else None
+
+    def read(self, environment: MutableMapping[str, str], sockets: PassedSockets) -> None:
+        """Read the variables of the environment if they concern this process, and remove those that name it."""
+        if not sockets.read(environment):
+            return
+        number = environment.pop(INDEX_VARIABLE, "")
+        self._process = os.getpid()
+        self._index = int(number) if number.isascii() and number.isdigit() else None
+        self._notify_path = environment.get(NOTIFY_VARIABLE)
+        sockets.on_taken = lambda: self._report(sockets)
+
+    def _report(self, sockets: PassedSockets) -> None:
+        if self._notify_path is None:
+            return
+        untaken = sockets.untaken()
+        if untaken:
+            notify(self._notify_path, UNTAKEN + ", ".join(format_address(each.address) for each in untaken))
+            return
+        notify(self._notify_path, "READY=1")
+        self._notify_path = None
+
+
+def notify(path: str, text: str) -> None:
+    """Send ``text`` to a NOTIFY_SOCKET (sd_notify(3)); nobody may be listening there."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.sendto(text.encode(), f"\0{path[1:]}" if path.startswith("@") else path)
+
+
+process: Final = WorkerProcess()
+
+
+def read_environment() -> None:
+    """Find out what a supervisor, or systemd, has passed to this process."""
+    process.read(os.environ, registry)
+
+
+def passed_sockets() -> list[tuple[str, Address]]:
+    """Return the datagram sockets that systemd or a supervisor passed to this process (sd_listen_fds(3))::
+
+        for name, address in trio_dgram.workers.passed_sockets():
+            print(f"{name} is bound to {address}")
+
+    ``bind`` finds them by their address: a program that binds to it needs no change. systemd does not define the order
+    of several units.
+
+    Returns:
+      The name (``FileDescriptorName=`` in a socket unit) and the local address of each; an empty list without any, and
+      in a forked child.
+
+    Raises:
+      OSError: EBADF if fewer descriptors were open at the start than LISTEN_FDS announces.
+    """
+    return [(each.name, each.address) for each in registry.all()]
+
+
+def index() -> int | None:
+    """Return the number of this worker process, from 0; None in a process that no supervisor started."""
+    return process.index

@@ -1,0 +1,18 @@
+"""Worker processes: one process per core, each with a socket of its own for the same port.
+
+A supervisor opens the sockets and passes them to its workers, so that a worker that ends loses nothing that was queued.
+Importing this module reads the variables of systemd's protocol for passed sockets (sd_listen_fds(3)); ``trio_dgram``
+imports it if they are set.
+"""
+
+from __future__ import annotations
+
+from ._services.worker_process import index, passed_sockets, read_environment
+
+__all__ = ["index", "passed_sockets"]
+
+# Documentation and tracebacks show the public name of a class, not the module that defines it.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+
+read_environment()
