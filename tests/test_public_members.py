@@ -16,13 +16,13 @@ import attrs
 import pytest
 
 import trio_dgram
-from trio_dgram import DatagramNursery, DatagramSocket, EventChannel, Exchange, dtls, lowlevel
+from trio_dgram import DatagramNursery, DatagramSocket, EventChannel, Exchange, dtls, lowlevel, workers
 from trio_dgram._dtls.limits import DTLSLimits
 from trio_dgram._kernel.options import OPTIONS
 from trio_dgram._peers.limits import PeerLimits
 from trio_dgram._socket.config import SocketConfig, check_options
 
-PACKAGES: Final = (trio_dgram, dtls, lowlevel)
+PACKAGES: Final = (trio_dgram, dtls, lowlevel, workers)
 
 MEMBERS: Final = {
     "trio_dgram.Address": "family host parse port",
@@ -117,6 +117,11 @@ MEMBERS: Final = {
         max_total_bytes
     """,
     "trio_dgram.lowlevel.ErrorRecord": "errno icmp_code icmp_type offender origin path_mtu reason",
+    "trio_dgram.workers.Backoff": "factor healthy_after initial maximum",
+    "trio_dgram.workers.Supervisor": "addresses events reload stop workers",
+    "trio_dgram.workers.Worker": "dropped_by_kernel index pid queued_bytes restarts state",
+    "trio_dgram.workers.WorkerEvent": "event exit_code index pid",
+    "trio_dgram.workers.WorkersFailedError": "",
 }
 """The members that the specification of the public API names."""
 
@@ -130,6 +135,7 @@ NO_CONSTRUCTOR: Final = {
     EventChannel: "DatagramSocket.events()",
     Exchange: "open_exchange()",
     dtls.DTLSChannel: "dtls.open_connection(), dtls.serve() or DTLSListener.accept()",
+    workers.Supervisor: "supervise()",
 }
 
 

@@ -8,8 +8,20 @@ imports it if they are set.
 from __future__ import annotations
 
 from ._services.worker_process import index, passed_sockets, read_environment
+from ._workers.settings import Backoff
+from ._workers.supervisor import Supervisor, supervise
+from ._workers.values import Worker, WorkerEvent, WorkersFailedError
 
-__all__ = ["index", "passed_sockets"]
+__all__ = [
+    "Backoff",
+    "Supervisor",
+    "Worker",
+    "WorkerEvent",
+    "WorkersFailedError",
+    "index",
+    "passed_sockets",
+    "supervise",
+]
 
 # Documentation and tracebacks show the public name of a class, not the module that defines it.
 for _name in __all__:

@@ -1,0 +1,126 @@
+"""The command that runs workers: its exit codes, its signals and its table."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from trio_dgram._workers.command import main
+
+from .support.families import FAMILIES
+from .support.passing import bound
+from .support.programs import started
+from .support.supervised import ROOT, children, light
+from .test_workers import pytestmark  # noqa: F401 -- the same kernel is needed
+
+REFUSED: Final = [
+    (["--udp", "127.0.0.1:0", "--processes", "0", "--", "true"], 2, "processes must be from 1 to 1024, not 0"),
+    (["--udp", "127.0.0.1:0", "--processes", "1025", "--", "true"], 2, "processes must be from 1 to 1024"),
+    (["--", "true"], 2, "listen must name at least one address"),
+    (["--udp", "127.0.0.1", "--", "true"], 2, "host:port"),
+    (["--udp", "127.0.0.1:0", "--name", "a:b", "--", "true"], 2, "without a colon"),
+    (["--udp", "127.0.0.1:0", "--receive-buffer", "0", "--", "true"], 2, "receive_buffer_size must be from 1"),
+    (["--udp", "192.0.2.1:5", "--", "true"], 1, "192.0.2.1:5"),
+    (["--udp", "name.invalid:5", "--", "true"], 1, ""),
+    (["--udp", "127.0.0.1:0", "--", "no-such-program"], 127, "no-such-program"),
+    (["--udp", "127.0.0.1:0", "--processes", "1", "--", *light("sys.exit(3)")], 1, "exited with code 3"),
+]
+UNPARSED: Final = [
+    (["--udp", "127.0.0.1:0", "--receive-buffer", "8X", "--", "true"], "a number of bytes, with K, M or G, not '8X'"),
+    (["--udp", "127.0.0.1:0", "--steer", "1", "--", "true"], "must be hash, quic or OFFSET,MASK, not '1'"),
+    (["--udp", "127.0.0.1:0"], "command"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), REFUSED)
+def test_an_exit_code_says_what_failed(
+    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == code
+    assert message in capsys.readouterr().err
+    assert children() == []
+
+
+@pytest.mark.parametrize(("words", "message"), UNPARSED)
+def test_arguments_that_cannot_be_read_exit_with_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_busy_port_exits_with_1_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with bound(FAMILIES[0]) as busy:
+        address = f"127.0.0.1:{busy.getsockname()[1]}"
+        assert main(["--udp", address, "--", "true"]) == 1
+        assert f"bind {address}" in capsys.readouterr().err
+
+
+def signalling(*numbers: signal.Signals) -> list[str]:
+    """Return the command of a worker that sends signals to its supervisor, one per start."""
+    return light(
+        "import signal\n"
+        "notify('READY=1')\n"
+        f"for number in {[int(number) for number in numbers]}:\n"
+        "    os.kill(os.getppid(), number)\n"
+        "answer()"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_workers_and_the_command(number: signal.Signals) -> None:
+    words = ["--udp", "127.0.0.1:0", "--processes", "2", "--receive-buffer", "64K", "--steer", "0,255", "--"]
+    assert main([*words, *signalling(number)]) == 0
+    assert children() == []
+
+
+def test_a_signal_prints_the_state_of_the_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--udp", "127.0.0.1:0", "--processes", "1", "--steer", "quic", "--"]
+    assert main([*words, *signalling(signal.SIGUSR1, signal.SIGTERM)]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].split() == ["worker", "pid", "state", "restarts", "dropped", "by", "kernel", "queued", "bytes"]
+    assert lines[1].split()[0] == "0"
+
+
+def test_sighup_replaces_the_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flag = str(tmp_path / "replaced")
+    body = (
+        "import signal\n"
+        "notify('READY=1')\n"
+        f"again = os.path.exists({flag!r})\n"
+        f"open({flag!r}, 'w').close()\n"
+        "os.kill(os.getppid(), signal.SIGTERM if again else signal.SIGHUP)\n"
+        "answer()"
+    )
+    assert main(["--udp", "127.0.0.1:0", "--processes", "1", "--", *light(body)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+COMMAND: Final = "import sys; from trio_dgram._workers.command import main; sys.exit(main())"
+
+
+async def test_sighup_replaces_the_workers_of_a_running_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with bound(FAMILIES[0]) as unused:
+        port = unused.getsockname()[1]
+    words = ["--udp", f"127.0.0.1:{port}", "--processes", "1", "--no-gro", "--drain-timeout", "5", "--"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind(("127.0.0.1", 0))
+        client.settimeout(20)
+        reporting = light(f"passed.sendto(b'%d' % os.getpid(), ('127.0.0.1', {client.getsockname()[1]}))\n" + LIGHT)
+        async with started(sys.executable, "-c", COMMAND, *words, *reporting) as command:
+            first = client.recv(100)
+            command.send_signal(signal.SIGHUP)
+            assert client.recv(100) != first
+            command.send_signal(signal.SIGTERM)
+            assert await command.wait() == 0
+
+
+LIGHT: Final = "notify('READY=1')\nanswer()"
