@@ -7,6 +7,7 @@ imports it if they are set.
 
 from __future__ import annotations
 
+from ._services.draining import is_draining, wait_draining
 from ._services.worker_process import index, passed_sockets, read_environment
 from ._workers.settings import Backoff
 from ._workers.supervisor import Supervisor, supervise
@@ -19,8 +20,10 @@ __all__ = [
     "WorkerEvent",
     "WorkersFailedError",
     "index",
+    "is_draining",
     "passed_sockets",
     "supervise",
+    "wait_draining",
 ]
 
 # Documentation and tracebacks show the public name of a class, not the module that defines it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NoReturn, TypeAlias, Unpack
+from typing import TypeAlias, Unpack
 
 import trio
 from OpenSSL import SSL
@@ -28,7 +28,7 @@ async def serve(
     handler_errors: HandlerErrors = "log",
     task_status: trio.TaskStatus[list[DTLSListener]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[DTLSListenerOptions],
-) -> NoReturn:
+) -> None:
     """Call ``handler`` with an encrypted channel for each peer, for ever, as :func:`trio_dgram.serve` does without
     encryption.
 
@@ -48,7 +48,8 @@ async def serve(
     A handler runs once the handshake of its peer is done. A peer proves its address by a cookie before anything is
     stored for it (RFC 6347, 4.2.1). Failed handshakes are counted, and logged at most once a second for each cause.
 
-    Raises as :func:`open_listeners` does. When it ends or is cancelled, the listeners are closed.
+    Raises as :func:`open_listeners` does. When it ends or is cancelled, the listeners are closed. In a worker process
+    it returns after SIGTERM: it cancels the handlers and closes their channels.
     """
     check_handler(handler, handler_errors, handler_nursery)
     listeners = await open_listeners(port, ssl_context, host=host, **options)

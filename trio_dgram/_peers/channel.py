@@ -131,7 +131,7 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _has_come(self) -> bool:
-        return self._queue is not None or self._ended
+        return self._queue is not None or self._ended or self._table.draining
 
     async def send(self, value: Payload) -> None:
         """Send one datagram to the peer.

@@ -76,11 +76,17 @@ class DatagramListener(trio.abc.Listener[DatagramChannel]):
             await trio.lowlevel.checkpoint()
         await self._table.wait_for_peer(self._has_come)
         self._check_open()
+        if not self._table.backlog:
+            raise trio.ClosedResourceError("this listener drains: it accepts no more peers")
         channel, _ = self._table.backlog.popitem(last=False)
         return channel
 
     def _has_come(self) -> bool:
-        return bool(self._table.backlog) or not self._table.accepting
+        return bool(self._table.backlog) or not self._table.accepting or self._table.draining
+
+    def _drain(self) -> None:
+        """Read no more: accept the peers that were read, and end each channel after what was read."""
+        self._table.drain()
 
     def _check_open(self) -> None:
         if not self._table.accepting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import NoReturn, TypeAlias, Unpack, cast
+from typing import TypeAlias, Unpack, cast
 
 import trio
 
@@ -30,7 +30,7 @@ async def serve(
     handler_errors: HandlerErrors = "log",
     task_status: trio.TaskStatus[list[DatagramListener]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ListenerOptions],
-) -> NoReturn:
+) -> None:
     """Call ``handler`` with a channel for each peer, for ever, as ``trio.serve_tcp`` does for TCP::
 
         async def handler(peer: trio.abc.Channel[bytes]) -> None:
@@ -59,7 +59,8 @@ async def serve(
 
     A handler's ``trio.BrokenResourceError`` because its peer was evicted or has expired is no failure.
 
-    Raises as :func:`open_listeners` does. When it ends or is cancelled, the listeners are closed.
+    Raises as :func:`open_listeners` does. When it ends or is cancelled, the listeners are closed. In a worker process
+    it returns after SIGTERM: it reads no more, channels end after what was read, and it waits for the handlers.
     """
     check_handler(handler, handler_errors, handler_nursery)
     if listeners is None:

@@ -89,6 +89,8 @@ class PeerTable(Generic[PeerT]):
         self.limits: PeerLimits = limits
         self.budget: Budget = current_budget()
         self.accepting: bool = True
+        self.draining: bool = False
+        """Whether nothing is read any more, so that each channel ends after its queue; it can still send."""
         self.on_error: Callable[[OSError], Awaitable[None]] | None = None
         """Handles or raises an error of receiving; without it, the reading task raises the error."""
         self.backlog: OrderedDict[PeerT, None] = OrderedDict()
@@ -467,6 +469,15 @@ class PeerTable(Generic[PeerT]):
         while self.backlog:
             self.close(next(iter(self.backlog)))
         self.close_if_done()
+
+    def drain(self) -> None:
+        """Read no more from the kernel, and dispatch what was read ahead."""
+        ready = self.socket._inbox.ready
+        self._dispatch([ready.popleft() for _ in range(len(ready))])
+        self.draining = True
+        self.recheck(None)
+        for peer in list(self.receivers):
+            self._wake_receiver(peer)
 
     def close_if_done(self) -> None:
         """Close the socket once the listener is closed and no peer is left."""

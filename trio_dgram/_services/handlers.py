@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import trio
 
 from .._socket.interrupts import interruptibly_awaited
 from .._values.addresses import Address
 from .._values.arguments import describe_value
+from .draining import drain_request
 from .log import RateLimitedLog, cause_of
 
 # ruff: noqa: SLF001 -- the channels hide from programs what is for their handlers
@@ -75,7 +76,7 @@ async def serve_listeners(
     handler_nursery: trio.Nursery | None,
     handler_errors: HandlerErrors,
     task_status: trio.TaskStatus[Any],
-) -> NoReturn:
+) -> None:
     """Call ``handler`` with each channel that ``listeners`` accept; close the listeners at the end.
 
     The arguments are those of :func:`trio_dgram.serve`.
@@ -85,11 +86,25 @@ async def serve_listeners(
         async with trio.open_nursery() as nursery:
             for listener in listeners:
                 nursery.start_soon(_accept_all, listener, handler, handler_nursery or nursery, log)
+            if drain_request.can_be_received:
+                nursery.start_soon(_drain_on_request, listeners, nursery)
             task_status.started(listeners)
     finally:
         for listener in listeners:
             listener.close()
-    raise AssertionError  # pragma: no cover -- accepting ends by an exception only
+
+
+@trio.lowlevel.enable_ki_protection
+async def _drain_on_request(listeners: Sequence[Listener[Any]], nursery: trio.Nursery) -> None:
+    """End this worker's part of the service: unread datagrams stay in the sockets for its successor."""
+    await drain_request.wait()
+    for listener in listeners:
+        drain = getattr(listener, "_drain", None)
+        if drain is None:
+            # Its channels have a state that no successor knows, so they are closed.
+            nursery.cancel_scope.cancel()
+        else:
+            drain()
 
 
 @trio.lowlevel.enable_ki_protection
@@ -98,9 +113,14 @@ async def _accept_all(
     handler: Callable[[ChannelT], Awaitable[object]],
     nursery: trio.Nursery,
     log: RateLimitedLog | None,
-) -> NoReturn:
+) -> None:
     while True:
-        channel = await listener.accept()
+        try:
+            channel = await listener.accept()
+        except trio.ClosedResourceError:
+            if drain_request.is_made:
+                return
+            raise
         nursery.start_soon(_handle, handler, channel, log, name=handler)
 
 

@@ -1,0 +1,158 @@
+"""A worker that is asked to end: what it reads no more, and what it finishes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+import trio_dgram
+from trio_dgram import DatagramChannel, DatagramListener, workers
+from trio_dgram._services.draining import drain_request
+from trio_dgram._services.handlers import serve_listeners
+from trio_dgram._services.worker_process import process
+
+
+@pytest.fixture(autouse=True)
+def worker(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """Make this process a worker for the test, which must leave the handler of the signal as it was."""
+    monkeypatch.setattr(process, "_index", 0)
+    monkeypatch.setattr(drain_request, "is_made", False)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def request_to_end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@asynccontextmanager
+async def serving(handler: Any, **options: Any) -> AsyncGenerator[DatagramListener]:
+    """Serve on a loopback address, and wait until the server has returned by itself."""
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            serve = partial(trio_dgram.serve, handler, 0, host="127.0.0.1", **options)
+            (listener,) = await nursery.start(serve)
+            await trio.testing.wait_all_tasks_blocked()
+            yield listener
+
+
+async def shout(peer: DatagramChannel) -> None:
+    async for data in peer:
+        await peer.send(data.upper())
+
+
+async def test_serve_returns_once_its_handlers_have_answered_what_was_read() -> None:
+    answer = trio.Event()
+
+    async def slow(peer: DatagramChannel) -> None:
+        async for data in peer:
+            await answer.wait()
+            await peer.send(data.upper())
+
+    async with serving(slow) as listener, trio_dgram.open_connection(*listener.address) as client:
+        await client.send(b"one")
+        await client.send(b"two")
+        async with trio_dgram.open_connection(*listener.address) as other:
+            await other.send(b"three")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            request_to_end()
+            await workers.wait_draining()
+            assert workers.is_draining()
+            await trio.testing.wait_all_tasks_blocked()
+            answer.set()
+            assert [await client.receive(), await client.receive()] == [b"ONE", b"TWO"]
+            assert await other.receive() == b"THREE"
+
+
+async def test_a_peer_that_was_read_but_not_accepted_is_served() -> None:
+    async with serving(shout) as listener, trio_dgram.open_connection(*listener.address) as client:
+        await client.send(b"first")
+        assert await client.receive() == b"FIRST"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as late:
+            late.sendto(b"late", listener.address)
+            # Read, and not dispatched yet: no task has run in between.
+            listener._table.socket._inbox.pull()
+            assert listener._table.socket._inbox.has_datagrams
+            request_to_end()
+            await trio.lowlevel.wait_readable(late)
+            assert late.recv(100) == b"LATE"
+
+
+async def test_what_was_not_read_stays_in_the_socket() -> None:
+    async with serving(shout) as listener:
+        kept = os.dup(listener._table.socket.fileno())
+        address = listener.address
+        request_to_end()
+        await workers.wait_draining()
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio_dgram.open_nursery() as nursery:
+            client = nursery.create_socket("udp4").unref()
+            await client.send(b"unread", address)
+            successor = nursery.adopt_socket(kept)
+            assert (await successor.receive()).data == b"unread"
+            successor.close()
+
+
+async def test_waiting_handlers_and_servers_of_one_process_all_end() -> None:
+    async with serving(shout) as one, serving(shout) as other:
+        for listener in (one, other):
+            async with trio_dgram.open_connection(*listener.address) as client:
+                await client.send(b"hello")
+                assert await client.receive() == b"HELLO"
+        request_to_end()
+
+
+async def test_an_accept_of_a_program_ends_with_an_error() -> None:
+    async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as sock:
+        listener = DatagramListener(sock)
+        listener._drain()
+        with pytest.raises(trio.ClosedResourceError, match="drains"):
+            await listener.accept()
+
+
+async def test_a_listener_that_is_closed_ends_serve_with_an_error_as_ever() -> None:
+    with pytest.raises(ExceptionGroup) as ended:
+        async with serving(shout) as listener:
+            listener.close()
+    assert ended.group_contains(trio.ClosedResourceError)
+
+
+async def test_a_service_that_cannot_drain_closes_its_channels() -> None:
+    class Listener:
+        closed = False
+
+        async def accept(self) -> Any:
+            await trio.sleep_forever()
+
+        def close(self) -> None:
+            self.closed = True
+
+    listener = Listener()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: serve_listeners(shout, [listener], None, "log", task_status))
+        await trio.testing.wait_all_tasks_blocked()
+        request_to_end()
+        await workers.wait_draining()
+        # Later requests are known at once.
+        await workers.wait_draining()
+    assert listener.closed
+
+
+async def test_outside_a_worker_nothing_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr(process, "_index", None)
+    with trio.move_on_after(1) as scope:
+        await workers.wait_draining()
+    assert scope.cancelled_caught
+    assert not workers.is_draining()
