@@ -24,6 +24,7 @@ from trio_dgram._codecs.ancillary import UDP_GRO, UDP_SEGMENT
 from trio_dgram._kernel import passed_sockets
 from trio_dgram._kernel.capabilities import capabilities
 from trio_dgram._kernel.system_socket import SharedSocket
+from trio_dgram._services.worker_process import process
 
 from .support.examples import EXAMPLES
 from .support.families import FAMILIES, Family
@@ -448,6 +449,20 @@ def test_a_number_of_a_pidfd_must_be_that_of_this_process(pass_sockets: Pass, mo
             monkeypatch.setattr(os, "pidfd_open", replaced)
             assert pass_sockets(passed, LISTEN_PIDFDID=str(own + 1))
             monkeypatch.setattr(passed_sockets.registry, "_sockets", [])
+
+
+@pytest.mark.parametrize("size", [0, 32])
+def test_the_secret_of_a_worker_is_read_once_and_its_descriptor_closed(size: int, pass_sockets: Pass) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, bytes(size))
+    os.close(writing)
+    with bound(UDP4) as passed:
+        pass_sockets(passed, TRIO_DGRAM_QUIC_SECRET_FD=str(reading))
+        assert process.secret == (bytes(32) if size else None)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(reading)
+        pass_sockets(passed, TRIO_DGRAM_QUIC_SECRET_FD=str(reading))
+        assert process.secret is None
 
 
 # Readiness

@@ -82,6 +82,25 @@ async def test_a_killed_worker_is_replaced_and_what_was_queued_for_it_is_answere
         assert supervisor.workers[0].restarts == 1
 
 
+async def test_all_workers_get_one_secret_by_a_descriptor() -> None:
+    reveal = (
+        "secret = os.read(int(os.environ['TRIO_DGRAM_QUIC_SECRET_FD']), 100).hex().encode()\n"
+        "notify('READY=1')\n"
+        "while True:\n"
+        "    data, address = passed.recvfrom(100)\n"
+        "    passed.sendto(os.environ['TRIO_DGRAM_WORKER'].encode() + secret, address)\n"
+    )
+    async with supervised(light(reveal)) as supervisor:
+        answers: set[bytes] = set()
+        while len(answers) < 2:
+            async with trio_dgram.open_connection(*supervisor.addresses[0]) as peer:
+                await peer.send(b"?")
+                answers.add(await peer.receive())
+    assert {answer[:1] for answer in answers} == {b"0", b"1"}
+    (secret,) = {answer[1:] for answer in answers}
+    assert len(secret) == 64
+
+
 async def test_events_report_each_change_and_end_with_the_supervisor() -> None:
     async with supervised(light(), processes=1, restart=AT_ONCE) as supervisor:
         events, closed = supervisor.events(), supervisor.events()
@@ -128,17 +147,21 @@ async def test_a_worker_that_exits_is_started_again(caplog: pytest.LogCaptureFix
     assert "worker 0 exited with code 0: it is started again in 0 s; the kernel has dropped 0 datagrams" in caplog.text
 
 
-async def test_many_restarts_leave_no_descriptor_and_no_zombie() -> None:
+async def assert_restarts_leave_nothing(supervisor: Supervisor, times: int) -> None:
+    """Kill the only worker so often, and check that neither descriptors nor zombies are left."""
+    events, before = supervisor.events(), descriptors()
+    for _ in range(times):
+        pid = supervisor.workers[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await happens(events, "ready")
+    assert len(children()) == 1
+    assert descriptors() == before
+
+
+async def test_restarts_leave_no_descriptor_and_no_zombie() -> None:
     async with supervised(light(), processes=1, restart=AT_ONCE) as supervisor:
-        events = supervisor.events()
-        before = descriptors()
-        for _ in range(10):
-            pid = supervisor.workers[0].pid
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
-            await happens(events, "ready")
-        assert len(children()) == 1
-        assert descriptors() == before
+        await assert_restarts_leave_nothing(supervisor, 10)
 
 
 async def test_stderr_is_passed_through_by_lines(capfd: pytest.CaptureFixture[str]) -> None:
@@ -287,6 +310,65 @@ async def test_a_reload_of_serving_workers_loses_and_duplicates_nothing(monkeypa
             nursery.cancel_scope.cancel()
         assert len(answers) == total
         assert set(answers.values()) == {1}
+
+
+@pytest.mark.long
+async def test_a_kill_under_load_loses_no_more_than_the_dead_worker_had_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    total, answers = 4000, set[bytes]()
+    async with supervised(SERVING, receive_buffer_size=8 << 20, restart=AT_ONCE) as supervisor:
+        events = supervisor.events()
+        async with trio_dgram.open_nursery() as nursery:
+            clients = [nursery.create_socket("udp4").unref() for _ in range(16)]
+
+            async def receive(client: trio_dgram.DatagramSocket) -> None:
+                async for datagram in client:
+                    answers.add(datagram.data)
+
+            for client in clients:
+                await client.bind(0, "127.0.0.1")
+                nursery.start_soon(receive, client)
+            victim = supervisor.workers[0].pid
+            assert victim is not None
+            for number in range(total):
+                await clients[number % 16].send(b"%d" % number, supervisor.addresses[0])
+                await trio.sleep(0.00025)
+                if number == total // 2:
+                    os.kill(victim, signal.SIGKILL)
+            await happens(events, "ready", 0)
+            # Answered after everything else in the queues of both workers.
+            await both_sockets_are_empty(supervisor)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            nursery.cancel_scope.cancel()
+        assert sum(worker.dropped_by_kernel for worker in supervisor.workers) == 0
+        assert total - len(answers) <= 128
+
+
+async def both_sockets_are_empty(supervisor: Supervisor) -> None:
+    while any(worker.queued_bytes for worker in supervisor.workers):  # noqa: ASYNC110 -- the kernel reports no event
+        await trio.sleep(0.01)
+
+
+@pytest.mark.long
+async def test_hundreds_of_restarts_leave_no_descriptor_and_no_zombie() -> None:
+    async with supervised(light(), processes=1, restart=AT_ONCE) as supervisor:
+        await assert_restarts_leave_nothing(supervisor, 200)
+
+
+@pytest.mark.long
+async def test_workers_outlive_the_threads_of_trio_and_not_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    async with started(sys.executable, "-c", PARENT, "setpriv", *light()) as parent:
+        pids = list(map(int, (await printed(parent, b"\n")).split()))
+        # Trio ends an idle thread after 10 s, and PR_SET_PDEATHSIG belongs to a thread.
+        await trio.sleep(15)
+        assert all(map(running, pids))
+        handles = [os.pidfd_open(pid) for pid in pids]
+        parent.kill()
+        with trio.fail_after(20):
+            for handle in handles:
+                await trio.lowlevel.wait_readable(handle)
+                os.close(handle)
 
 
 SERVING: Final = [

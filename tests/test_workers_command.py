@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -13,8 +14,9 @@ import pytest
 from trio_dgram._workers.command import main
 
 from .support.families import FAMILIES
+from .support.namespaces import program
 from .support.passing import bound
-from .support.programs import started
+from .support.programs import find_program, started, unused_port
 from .support.supervised import ROOT, children, light
 from .test_workers import pytestmark  # noqa: F401 -- the same kernel is needed
 
@@ -124,3 +126,27 @@ async def test_sighup_replaces_the_workers_of_a_running_command(monkeypatch: pyt
 
 
 LIGHT: Final = "notify('READY=1')\nanswer()"
+
+
+def test_the_command_runs_on_a_socket_of_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    port = unused_port(FAMILIES[0])
+    activate = [find_program("systemd-socket-activate"), "-d", "-l", f"127.0.0.1:{port}", "--setenv=PYTHONPATH"]
+    words = [sys.executable, "-c", COMMAND, "--processes", "2", "--", *light()]
+    with program(*activate, *words) as command, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        assert b"Listening on" in command.read_line()
+        client.settimeout(20)
+        client.sendto(b"hello", ("127.0.0.1", port))
+        assert client.recv(100).endswith(b" hello")
+        lines = iter(command.read_line, b"")
+        assert any(b"2 workers share one socket on 127.0.0.1" in line for line in lines)
+
+
+UNITS: Final = sorted((ROOT / "docs" / "deploying").glob("*.s*"))
+
+
+def test_the_units_of_the_documentation_are_valid() -> None:
+    assert len(UNITS) == 4
+    verify = [find_program("systemd-analyze"), "verify", "--man=no", *map(str, UNITS)]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

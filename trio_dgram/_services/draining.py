@@ -8,9 +8,11 @@ from typing import Any, Final
 
 import trio
 
+from .._socket.interrupts import defer_interrupts
 from .worker_process import process
 
 
+@defer_interrupts
 class DrainRequest:
     """SIGTERM to this worker. While nothing waits for it, and outside a worker, the signal keeps its usual meaning."""
 

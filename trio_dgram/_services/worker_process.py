@@ -17,6 +17,9 @@ from .._values.addresses import Address, format_address
 
 INDEX_VARIABLE: Final = "TRIO_DGRAM_WORKER"
 NOTIFY_VARIABLE: Final = "NOTIFY_SOCKET"
+SECRET_VARIABLE: Final = "TRIO_DGRAM_QUIC_SECRET_FD"  # noqa: S105 -- the name of a variable
+SECRET_SIZE: Final = 32
+"""How many bytes all workers of a supervisor share as a secret."""
 UNTAKEN: Final = "STATUS=not bound yet: "
 """What a worker reports while it has not bound every passed socket; the addresses follow."""
 
@@ -28,6 +31,8 @@ class WorkerProcess:
         self._index: int | None = None
         self._process = os.getpid()
         self._notify_path: str | None = None
+        self.secret: bytes | None = None
+        """What all workers of one supervisor know, also later ones, and nothing else; None without a supervisor."""
 
     @property
     def index(self) -> int | None:
@@ -42,6 +47,7 @@ class WorkerProcess:
         self._process = os.getpid()
         self._index = int(number) if number.isascii() and number.isdigit() else None
         self._notify_path = environment.get(NOTIFY_VARIABLE)
+        self.secret = _read_secret(environment.pop(SECRET_VARIABLE, ""))
         sockets.on_taken = lambda: self._report(sockets)
 
     def _report(self, sockets: PassedSockets) -> None:
@@ -53,6 +59,16 @@ class WorkerProcess:
             return
         notify(self._notify_path, "READY=1")
         self._notify_path = None
+
+
+def _read_secret(number: str) -> bytes | None:
+    """Read the secret from the descriptor that the supervisor has opened for it, and close that."""
+    if not (number.isascii() and number.isdigit()):
+        return None
+    with suppress(OSError), open(int(number), "rb", buffering=0) as pipe:  # noqa: PTH123 -- a descriptor
+        secret = pipe.read(SECRET_SIZE)
+        return secret if secret is not None and len(secret) == SECRET_SIZE else None
+    return None
 
 
 def notify(path: str, text: str) -> None:

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
-from .._services.sockets import bind_socket
+import trio
+
 from .._socket.datagram_socket import DatagramSocket
 
 
-@asynccontextmanager
-async def open_notifications() -> AsyncGenerator[tuple[DatagramSocket, str]]:
-    """Open the socket in a directory that only this user can enter; also return its path."""
+@contextmanager
+def private_path() -> Generator[str]:
+    """Return a path for the socket in a directory that only this user can enter, for the block."""
     folder = tempfile.mkdtemp(prefix="trio-dgram-")
     try:
-        path = str(Path(folder, "notify"))
-        sock = await bind_socket("unix", (path,), {"packet_info": True})
-        try:
-            yield sock, path
-        finally:
-            sock.close()
+        yield str(Path(folder, "notify"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@trio.lowlevel.enable_ki_protection
 async def receive_notifications(sock: DatagramSocket, handle: Callable[[int, str], None]) -> None:
     """Call ``handle`` with the pid of the sender and each line that it sends."""
     async for datagram in sock:

@@ -54,6 +54,7 @@ class Process:
                     nursery.start_soon(self._pass_stderr_on)
                     await trio.lowlevel.wait_readable(self._pidfd)
                     _, status = os.waitpid(self.pid, 0)  # noqa: ASYNC222 -- it has ended
+                    self.exit_code = os.waitstatus_to_exitcode(status)
                     nursery.cancel_scope.cancel()
             finally:
                 # Descriptors of its children may keep the pipe open, so it is read without waiting for its end.
@@ -61,7 +62,6 @@ class Process:
                 self._show(self._partial)
                 os.close(self._stderr)
                 os.close(self._pidfd)
-        self.exit_code = os.waitstatus_to_exitcode(status)
         self.exited.set()
 
     def signal(self, number: signal.Signals) -> None:
@@ -118,6 +118,7 @@ class Process:
             sys.stderr.flush()
 
 
+@trio.lowlevel.enable_ki_protection
 async def first_of(*events: trio.Event) -> None:
     """Wait until one of the events is set."""
     async with trio.open_nursery() as nursery:

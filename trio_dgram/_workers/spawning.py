@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from .._kernel.passed_sockets import FIRST_DESCRIPTOR, VARIABLES
-from .._services.worker_process import INDEX_VARIABLE, NOTIFY_VARIABLE
+from .._services.worker_process import INDEX_VARIABLE, NOTIFY_VARIABLE, SECRET_VARIABLE
 
 # The death signal belongs to the thread that forks (PR_SET_PDEATHSIG, prctl(2)), so a worker must be started in the
 # thread of the Trio run and in no thread of Trio's cache, which ends after some seconds. Only the new process knows its
@@ -43,7 +44,20 @@ def worker_environment(index: int, names: Sequence[str], notify_path: str) -> di
         "LISTEN_FDNAMES": ":".join(names),
         NOTIFY_VARIABLE: notify_path,
         INDEX_VARIABLE: str(index),
+        # Its descriptor follows the sockets.
+        SECRET_VARIABLE: str(FIRST_DESCRIPTOR + len(names)),
     }
+
+
+def open_secret(secret: bytes, lowest: int) -> int:
+    """Return a descriptor, of at least ``lowest``, that ``secret`` can be read from once."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, secret)
+        return fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, lowest)
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def spawn(arguments: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int], stderr: int) -> int:
@@ -52,7 +66,7 @@ def spawn(arguments: Sequence[str], environment: Mapping[str, str], descriptors:
     Args:
       arguments: the program and its arguments.
       environment: its environment.
-      descriptors: the sockets; their numbers are above those that the process gets.
+      descriptors: the sockets, and what else it gets; their numbers are above those that the process gets.
       stderr: the descriptor of its standard error.
 
     Raises:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 from collections.abc import Sequence
 from typing import Final, Literal
 
 import trio
 
-from .._services.worker_process import NOTIFY_VARIABLE, UNTAKEN, notify
+from .._services.worker_process import NOTIFY_VARIABLE, SECRET_SIZE, UNTAKEN, notify
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
 from .._values.addresses import format_address
@@ -27,7 +28,7 @@ from .notifications import receive_notifications
 from .process import Process, first_of
 from .settings import Settings, next_pause
 from .sockets import Group, memory_of
-from .spawning import shim, spawn, worker_environment
+from .spawning import open_secret, shim, spawn, worker_environment
 from .values import State, Worker, WorkerEvent, WorkersFailedError
 
 _log = logging.getLogger("trio_dgram")
@@ -173,6 +174,7 @@ class Supervision:
         """Set once every worker is, or was, ready."""
         self.failure: WorkersFailedError | None = None
         self._notify_path = notify_path
+        self._secret = secrets.token_bytes(SECRET_SIZE)
         self._nursery = nursery
         self._arguments = shim(settings.program, settings.command)
         self._scope = trio.CancelScope()
@@ -193,14 +195,17 @@ class Supervision:
     def spawn(self, slot: Slot) -> Process:
         """Start the process of a slot."""
         environment = worker_environment(slot.index, [group.name for group in self.groups], self._notify_path)
+        descriptors = [sock.fileno() for sock in slot.sockets]
         reading, writing = os.pipe()
+        secret = open_secret(self._secret, min(descriptors))
         try:
-            pid = spawn(self._arguments, environment, [sock.fileno() for sock in slot.sockets], writing)
+            pid = spawn(self._arguments, environment, [*descriptors, secret], writing)
         except BaseException:
             os.close(reading)
             raise
         finally:
             os.close(writing)
+            os.close(secret)
         try:
             process = Process(pid, reading, ", ".join(format_address(group.address) for group in self.groups))
         except BaseException:

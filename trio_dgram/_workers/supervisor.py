@@ -10,10 +10,11 @@ import trio
 
 from .._kernel.capabilities import capabilities
 from .._kernel.passed_sockets import registry
+from .._services.sockets import bind_socket
 from .._socket.interrupts import defer_interrupts
 from .._values.addresses import Address
 from .._values.construction import NoPublicConstructor, create
-from .notifications import open_notifications
+from .notifications import private_path
 from .settings import Backoff, Settings, Steer, check_settings
 from .sockets import open_groups
 from .supervision import Supervision
@@ -160,16 +161,21 @@ async def run_supervisor(
     await trio.lowlevel.checkpoint()
     groups = await open_groups(settings, passed)
     try:
-        async with open_notifications() as (notifications, path), trio.open_nursery() as nursery:
-            supervision = Supervision(settings, groups, path, nursery)
-            supervisor = create(Supervisor, supervision)
-            created(supervisor)
-            nursery.start_soon(supervision.listen, notifications)
-            nursery.start_soon(_report_start, supervision, supervisor, task_status)
+        with private_path() as path:
+            notifications = await bind_socket("unix", (path,), {"packet_info": True})
             try:
-                await supervision.run()
+                async with trio.open_nursery() as nursery:
+                    supervision = Supervision(settings, groups, path, nursery)
+                    supervisor = create(Supervisor, supervision)
+                    created(supervisor)
+                    nursery.start_soon(supervision.listen, notifications)
+                    nursery.start_soon(_report_start, supervision, supervisor, task_status)
+                    try:
+                        await supervision.run()
+                    finally:
+                        nursery.cancel_scope.cancel()
             finally:
-                nursery.cancel_scope.cancel()
+                notifications.close()
     finally:
         for group in groups:
             group.close()
@@ -179,6 +185,7 @@ async def run_supervisor(
         raise supervision.failure
 
 
+@trio.lowlevel.enable_ki_protection
 async def _report_start(
     supervision: Supervision, supervisor: Supervisor, task_status: trio.TaskStatus[Supervisor]
 ) -> None:
