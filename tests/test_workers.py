@@ -8,7 +8,9 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -212,6 +214,14 @@ trio.run(main)
 """
 
 
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """Remove what a killed supervisor leaves. The path is short, as that of an AF_UNIX socket has to be."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield
+
+
 def running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -219,6 +229,7 @@ def running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.usefixtures("temporary")
 @pytest.mark.parametrize("shim", ["setpriv", "python"])
 async def test_workers_end_with_a_killed_supervisor(shim: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -356,6 +367,7 @@ async def test_hundreds_of_restarts_leave_no_descriptor_and_no_zombie() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("temporary")
 async def test_workers_outlive_the_threads_of_trio_and_not_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     async with started(sys.executable, "-c", PARENT, "setpriv", *light()) as parent:
