@@ -62,7 +62,7 @@ def test_each_command_describes_itself_and_its_options(name: str) -> None:
 
 
 USAGE: Final = [
-    (["nothing"], "trio-dgram: unknown command 'nothing', the commands are listen, send, ping, doctor, show"),
+    (["nothing"], "trio-dgram: unknown command 'nothing', the commands are listen, send, ping, doctor, workers, show"),
     (["listen"], "the following arguments are required: PORT"),
     (["listen", "70000"], "must be PORT, HOST:PORT or [HOST]:PORT, with a port from 0 to 65535, not '70000'"),
     (["listen", "1:2:3"], "not '1:2:3'"),

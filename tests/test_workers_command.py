@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from trio_dgram._workers.command import main
+from trio_dgram.__main__ import main as command_line
 
 from .support.families import FAMILIES
 from .support.namespaces import program
@@ -28,41 +29,43 @@ REFUSED: Final = [
     (["--udp", "127.0.0.1:0", "--name", "a:b", "--", "true"], 2, "without a colon"),
     (["--udp", "127.0.0.1:0", "--receive-buffer", "0", "--", "true"], 2, "receive_buffer_size must be from 1"),
     (["--udp", "192.0.2.1:5", "--", "true"], 1, "192.0.2.1:5"),
-    (["--udp", "name.invalid:5", "--", "true"], 1, ""),
+    (["--udp", "x" * 64 + ".example:5", "--", "true"], 1, "is not a valid name"),
     (["--udp", "127.0.0.1:0", "--", "no-such-program"], 127, "no-such-program"),
     (["--udp", "127.0.0.1:0", "--processes", "1", "--", *light("sys.exit(3)")], 1, "exited with code 3"),
 ]
 UNPARSED: Final = [
     (["--udp", "127.0.0.1:0", "--receive-buffer", "8X", "--", "true"], "a number of bytes, with K, M or G, not '8X'"),
     (["--udp", "127.0.0.1:0", "--steer", "1", "--", "true"], "must be hash, quic or OFFSET,MASK, not '1'"),
-    (["--udp", "127.0.0.1:0"], "command"),
+    (["--udp", "127.0.0.1:0"], "-- PROGRAM"),
 ]
+
+
+def main(words: list[str]) -> int:
+    return command_line(["workers", *words])
 
 
 @pytest.mark.parametrize(("words", "code", "message"), REFUSED)
 def test_an_exit_code_says_what_failed(
-    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], code: int, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == code
-    assert message in capsys.readouterr().err
+    assert message in capfd.readouterr().err
     assert children() == []
 
 
 @pytest.mark.parametrize(("words", "message"), UNPARSED)
 def test_arguments_that_cannot_be_read_exit_with_2(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+    assert main(words) == 2
+    assert message in capfd.readouterr().err
 
 
-def test_a_busy_port_exits_with_1_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_busy_port_exits_with_1_and_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     with bound(FAMILIES[0]) as busy:
         address = f"127.0.0.1:{busy.getsockname()[1]}"
         assert main(["--udp", address, "--", "true"]) == 1
-        assert f"bind {address}" in capsys.readouterr().err
+        assert f"bind {address}" in capfd.readouterr().err
 
 
 def signalling(*numbers: signal.Signals) -> list[str]:
@@ -83,15 +86,25 @@ def test_a_signal_ends_the_workers_and_the_command(number: signal.Signals) -> No
     assert children() == []
 
 
-def test_a_signal_prints_the_state_of_the_workers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_changes_of_workers_are_json_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["--json", "--udp", "127.0.0.1:0", "--processes", "1", "--"]
+    assert main([*words, *signalling(signal.SIGTERM)]) == 0
+    events = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    # The signal may come before the supervisor has read that the worker is ready.
+    assert [event["event"] for event in events if event["event"] != "ready"] == ["started", "exited"]
+    assert {event["index"] for event in events} == {0}
+    assert len({event["pid"] for event in events}) == 1
+
+
+def test_a_signal_prints_the_state_of_the_workers(capfd: pytest.CaptureFixture[str]) -> None:
     words = ["--udp", "127.0.0.1:0", "--processes", "1", "--steer", "quic", "--"]
     assert main([*words, *signalling(signal.SIGUSR1, signal.SIGTERM)]) == 0
-    lines = capsys.readouterr().err.splitlines()
+    lines = capfd.readouterr().err.splitlines()
     assert lines[0].split() == ["worker", "pid", "state", "restarts", "dropped", "by", "kernel", "queued", "bytes"]
     assert lines[1].split()[0] == "0"
 
 
-def test_sighup_replaces_the_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sighup_replaces_the_workers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     flag = str(tmp_path / "replaced")
     body = (
         "import signal\n"
@@ -102,10 +115,10 @@ def test_sighup_replaces_the_workers(tmp_path: Path, capsys: pytest.CaptureFixtu
         "answer()"
     )
     assert main(["--udp", "127.0.0.1:0", "--processes", "1", "--", *light(body)]) == 0
-    assert capsys.readouterr().err == ""
+    assert capfd.readouterr().err == ""
 
 
-COMMAND: Final = "import sys; from trio_dgram._workers.command import main; sys.exit(main())"
+COMMAND: Final = ("-m", "trio_dgram", "workers")
 
 
 async def test_sighup_replaces_the_workers_of_a_running_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +130,7 @@ async def test_sighup_replaces_the_workers_of_a_running_command(monkeypatch: pyt
         client.bind(("127.0.0.1", 0))
         client.settimeout(20)
         reporting = light(f"passed.sendto(b'%d' % os.getpid(), ('127.0.0.1', {client.getsockname()[1]}))\n" + LIGHT)
-        async with started(sys.executable, "-c", COMMAND, *words, *reporting) as command:
+        async with started(sys.executable, *COMMAND, *words, *reporting) as command:
             first = client.recv(100)
             command.send_signal(signal.SIGHUP)
             assert client.recv(100) != first
@@ -132,7 +145,7 @@ def test_the_command_runs_on_a_socket_of_systemd(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     port = unused_port(FAMILIES[0])
     activate = [find_program("systemd-socket-activate"), "-d", "-l", f"127.0.0.1:{port}", "--setenv=PYTHONPATH"]
-    words = [sys.executable, "-c", COMMAND, "--processes", "2", "--", *light()]
+    words = [sys.executable, *COMMAND, "--processes", "2", "--", *light()]
     with program(*activate, *words) as command, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         assert b"Listening on" in command.read_line()
         client.settimeout(20)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final
 
-from ._commands import doctor, listen, ping, send, show
+from ._commands import doctor, listen, ping, send, show, workers
 from ._commands.command import USAGE, Command, run
 from ._commands.console import Console
 
-# A further command (such as the supervisor of workers) is a module of _commands/ with a COMMAND, listed here.
+# A further command is a module of _commands/ with a COMMAND, listed here.
 COMMANDS: Final[dict[str, Command]] = {
-    module.COMMAND.name: module.COMMAND for module in (listen, send, ping, doctor, show)
+    module.COMMAND.name: module.COMMAND for module in (listen, send, ping, doctor, workers, show)
 }
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Payload: TypeAlias = "Buffer | str | Sequence[Buffer | str]"
 """The payload of one datagram; text is sent as UTF-8, the parts of a sequence are joined."""
 
+START: Final = 0
+"""The default offset of ``send``, which recognises it by its identity."""
 _LARGEST: Final = 65535
 """More than any UDP payload, in bytes."""
 _TOO_LARGE: Final = bytes(_LARGEST + 1)

@@ -42,6 +42,10 @@ class Command:
     add_arguments: Callable[[ArgumentParser], None]
     run: Run
     """Returns the exit code. It is cancelled by SIGINT and prints its summary then as well."""
+    handles_signals: bool = False
+    """Whether ``run`` handles SIGINT itself."""
+    takes_program: bool = False
+    """Whether the words after ``--`` are a program and its arguments."""
 
 
 class _Parser(ArgumentParser):
@@ -66,9 +70,19 @@ def parse(command: Command, words: Sequence[str], console: Console) -> Namespace
     parser = _Parser(prog=f"trio-dgram {command.name}", description=f"{command.summary}.", allow_abbrev=False)
     parser.console = console
     command.add_arguments(parser)
+    program: Sequence[str] = ()
+    if command.takes_program:
+        parser.epilog = "The program and its arguments follow after --."
+        if "--" in words:
+            end = list(words).index("--")
+            words, program = words[:end], words[end + 1 :]
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
     arguments = parser.parse_intermixed_args(words)
+    if command.takes_program:
+        if not program:
+            raise UsageError("the following arguments are required: -- PROGRAM")
+        arguments.program = list(program)
     console.json = arguments.json
     return arguments
 
@@ -78,7 +92,10 @@ def run(command: Command, words: Sequence[str], console: Console) -> int:
     console.program = f"trio-dgram {command.name}"
     debug = "--debug" in words
     try:
-        return trio.run(until_interrupted, command.run, parse(command, words, console), console)
+        arguments = parse(command, words, console)
+        if command.handles_signals:
+            return trio.run(command.run, arguments, console)
+        return trio.run(until_interrupted, command.run, arguments, console)
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit:

@@ -17,7 +17,7 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
 from .._codecs.families import AnyAddress, Destination, SocketType
-from .._codecs.payloads import Payload, Run, check_datagrams, check_outgoing
+from .._codecs.payloads import START, Payload, Run, check_datagrams, check_outgoing
 from .._values.addresses import Address, UnixPath, format_address
 from .._values.arguments import check_bool, check_integer
 from .._values.block_lists import blocker
@@ -39,8 +39,6 @@ from .outbox import NO_ROUTE, Outbox
 from .pending_errors import PendingErrors
 from .proxy import create_decoder
 from .socket_events import SocketWithEvents
-
-_START = 0  # the default offset, recognised by its identity
 
 
 @defer_interrupts
@@ -190,7 +188,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
         value: Payload | Datagram,
         to: AnyAddress | None = None,
         *,
-        offset: int = _START,
+        offset: int = START,
         length: int | None = None,
     ) -> None:
         """Send one datagram; when this returns, the kernel has it.
@@ -221,7 +219,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
         destination: Destination | None = None
         payload: Any = value
         # The common case: bytes to a destination that route() knows, within the budget.
-        if length is None and offset is _START:
+        if length is None and offset is START:
             if type(value) is bytes:
                 destination = self._association.route(to)
             elif type(value) is Datagram and to is None:

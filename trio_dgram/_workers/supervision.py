@@ -102,9 +102,11 @@ class Slot:
     async def stop(self, drain_timeout: float) -> None:
         """End the process, for good."""
         self._wake.set()
-        if self.process is not None and not self.process.exited.is_set():
+        process = self.process
+        if process is not None and not process.exited.is_set():
             self.state = "draining"
-            await self.process.terminate(drain_timeout)
+            await process.terminate(drain_timeout)
+            self._supervision.worker_exited(self, process)
         self.state = "stopped"
 
     def _start(self) -> Process | None:

@@ -1,12 +1,11 @@
-"""The supervisor as a program: its arguments, its signals and its exit codes."""
+"""``trio-dgram workers``: a program in several processes that share a port."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
 import signal
-import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
@@ -14,15 +13,15 @@ import attrs
 import trio
 
 from .._values.errors import DatagramError
-from .settings import Backoff, Settings, Steer, check_settings
-from .supervisor import Supervisor, run_supervisor
+from .._workers.settings import Backoff, Settings, Steer, check_settings
+from .._workers.supervisor import Supervisor, run_supervisor
+from .._workers.values import WorkerEvent
+from .command import FAILURE, USAGE, Command
+from .console import Console
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-
-FAILED: Final = 1
-USAGE: Final = 2
-NOT_FOUND: Final = 127
+_NOT_FOUND: Final = 127
 """The exit code of a shell for a program that does not exist."""
 
 
@@ -30,7 +29,7 @@ def parse_size(text: str) -> int:
     """Return a number of bytes that is written as ``8M``, ``64K`` or plainly."""
     match = re.fullmatch(r"([0-9]{1,12})([KMG]?)", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"a size must be a number of bytes, with K, M or G, not {text!r}")
+        raise ArgumentTypeError(f"a size must be a number of bytes, with K, M or G, not {text!r}")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -40,12 +39,12 @@ def parse_steer(text: str) -> Steer:
         return cast("Steer", text)
     match = re.fullmatch(r"([0-9]{1,5}),([0-9]{1,3})", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"steering must be hash, quic or OFFSET,MASK, not {text!r}")
+        raise ArgumentTypeError(f"steering must be hash, quic or OFFSET,MASK, not {text!r}")
     return int(match[1]), int(match[2])
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command ``workers``."""
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of ``workers``."""
     parser.add_argument("--processes", type=int, metavar="N", help="how many workers (default: one for each CPU)")
     parser.add_argument(
         "--udp", action="append", default=[], metavar="HOST:PORT", help="an address to listen on; may be repeated"
@@ -61,55 +60,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-gro", dest="gro", action="store_false", help="for programs that cannot split batches")
     parser.add_argument("--start-timeout", type=float, default=30, metavar="SECONDS", help="default: %(default)s")
     parser.add_argument("--drain-timeout", type=float, default=30, metavar="SECONDS", help="default: %(default)s")
-    parser.add_argument("command", nargs="+", help="after --: the program and its arguments")
 
 
-def run(arguments: argparse.Namespace) -> int:
+async def run(arguments: Namespace, console: Console) -> int:
     """Run the workers that the arguments describe until a signal ends them; return the exit code.
 
     SIGTERM and SIGINT end the workers, and kill them the second time. SIGHUP replaces one after the other. SIGUSR1
-    prints their state.
+    prints their state. With ``--json`` each change of a worker is a line.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = vars(arguments)
     names = ("processes", "name", "steer", "ready", "gro", "start_timeout", "drain_timeout")
     given: dict[str, Any] = {name: options[name] for name in names}
     given |= {"receive_buffer_size": options["receive_buffer"], "restart": Backoff()}
+    await trio.lowlevel.checkpoint()
     try:
-        settings = check_settings(options["command"], options["udp"], given)
+        settings = check_settings(options["program"], options["udp"], given)
+        await _supervise(settings, console)
     except FileNotFoundError as error:
-        return _fail(NOT_FOUND, error)
+        console.complain(str(error))
+        return _NOT_FOUND
     except ValueError as error:
-        return _fail(USAGE, error)
-    try:
-        trio.run(_supervise, settings)
-    except ValueError as error:
-        return _fail(USAGE, error)
+        console.complain(str(error))
+        return USAGE
     except (OSError, DatagramError) as error:
-        return _fail(FAILED, error)
+        console.complain(str(error))
+        return FAILURE
     return 0
 
 
-def main(words: list[str] | None = None) -> int:
-    """Run the command with ``words``, by default the arguments of this process."""
-    parser = argparse.ArgumentParser("trio-dgram workers", description="Run a program in several processes.")
-    add_arguments(parser)
-    return run(parser.parse_args(words))
-
-
-def _fail(code: int, error: Exception) -> int:
-    sys.stderr.write(f"trio-dgram workers: {error}\n")
-    return code
-
-
-async def _supervise(settings: Settings) -> None:
+async def _supervise(settings: Settings, console: Console) -> None:
     failure: Exception | None = None
     with trio.open_signal_receiver(*_SIGNALS) as signals:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as printing, trio.open_nursery() as nursery:
+
+            def attend(supervisor: Supervisor) -> None:
+                nursery.start_soon(_obey, signals, supervisor, nursery, console)
+                if console.json:
+                    printing.start_soon(_print_events, supervisor.events(), console)
+
             try:
-                await run_supervisor(
-                    settings, created=lambda supervisor: nursery.start_soon(_obey, signals, supervisor, nursery)
-                )
+                await run_supervisor(settings, created=attend)
             except (ValueError, OSError, DatagramError) as error:
                 # Not through the nursery, which would wrap it in a group.
                 failure = error
@@ -118,21 +109,33 @@ async def _supervise(settings: Settings) -> None:
         raise failure
 
 
-async def _obey(signals: AsyncIterator[int], supervisor: Supervisor, nursery: trio.Nursery) -> None:
+async def _print_events(events: trio.abc.ReceiveChannel[WorkerEvent], console: Console) -> None:
+    async for event in events:
+        console.emit(attrs.asdict(event), "")
+
+
+async def _obey(signals: AsyncIterator[int], supervisor: Supervisor, nursery: trio.Nursery, console: Console) -> None:
     async for number in signals:
         if number == signal.SIGHUP:
             nursery.start_soon(supervisor.reload)
         elif number == signal.SIGUSR1:
-            sys.stderr.write(state_table(supervisor))
+            console.note(_state_table(supervisor))
         else:
             supervisor.stop()
 
 
-def state_table(supervisor: Supervisor) -> str:
-    """Return the state of every worker, one in each line."""
+def _state_table(supervisor: Supervisor) -> str:
     lines = [["worker", "pid", "state", "restarts", "dropped by kernel", "queued bytes"]]
     lines += [["-" if value is None else str(value) for value in attrs.astuple(each)] for each in supervisor.workers]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "".join(
-        "  ".join(value.rjust(width) for value, width in zip(line, widths, strict=True)) + "\n" for line in lines
-    )
+    return "\n".join("  ".join(value.rjust(width) for value, width in zip(line, widths, strict=True)) for line in lines)
+
+
+COMMAND: Final = Command(
+    "workers",
+    "Run a program in several processes that share a port",
+    add_arguments,
+    run,
+    handles_signals=True,
+    takes_program=True,
+)
