@@ -119,7 +119,7 @@ async def test_events_report_each_change_and_end_with_the_supervisor() -> None:
             WorkerEvent("ready", 0, second),
         ]
         supervisor.stop()
-        assert [event.exit_code async for event in events] == []
+        assert [event.exit_code async for event in events] == [-signal.SIGTERM]
         assert [event async for event in supervisor.events()] == []
         assert not await supervisor.reload()
 
@@ -182,7 +182,7 @@ async def test_a_worker_that_ignores_the_request_to_end_is_killed_after_the_drai
     async with supervised(light(stubborn), processes=1, drain_timeout=0.05) as supervisor:
         events = supervisor.events()
         supervisor.stop()
-        assert [event.event async for event in events] == []
+        assert [event.event async for event in events] == ["exited"]
     assert children() == []
 
 
