@@ -12,10 +12,10 @@ try:
     from ._dtls.limits import DTLSListenerOptions, DTLSPeerOptions
     from ._dtls.listener import DTLSListener, open_listeners
     from ._dtls.serving import serve
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] == __name__.partition(".")[0]:
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] == __name__.partition(".")[0]:
         raise
-    raise ImportError(f"{__name__} needs {error.name}: pip install trio_dgram[dtls]", name=error.name) from error
+    raise ImportError(f"{__name__} needs {_error.name}: pip install trio_dgram[dtls]", name=_error.name) from _error
 from ._values.statistics import DTLSChannelStatistics, DTLSListenerStatistics
 
 __all__ = [

@@ -64,7 +64,7 @@ class Session:
     )
 
     def __init__(self, secured: trio.DTLSChannel, sock: EndpointSocket, latest: Datagram, *, connected: bool) -> None:
-        self.latest = latest
+        self.latest: Datagram = latest
         """The latest datagram of the handshake: replies go to its source, and leave from the address that it was sent
         to. Anyone can forge a later one, which would divert the replies."""
         self.last_received: float = trio.current_time()

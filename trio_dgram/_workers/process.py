@@ -30,15 +30,15 @@ class Process:
     """
 
     def __init__(self, pid: int, stderr: int, untaken: str) -> None:
-        self.pid = pid
+        self.pid: int = pid
         self.started: float = trio.current_time()
-        self.ready = trio.Event()
-        self.exited = trio.Event()
+        self.ready: trio.Event = trio.Event()
+        self.exited: trio.Event = trio.Event()
         self.exit_code: int | None = None
         """The status, negative for a signal, once it has ended."""
-        self.untaken = untaken
+        self.untaken: str = untaken
         """The sockets that it has not bound, as far as it has reported them."""
-        self.expected = False
+        self.expected: bool = False
         """Whether the supervisor has ended it."""
         self.tail: deque[str] = deque(maxlen=_TAIL)
         self._stderr = stderr

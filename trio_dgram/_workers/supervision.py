@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -46,12 +47,12 @@ class Slot:
     """The place of one worker: its sockets, and the process that has them."""
 
     def __init__(self, index: int, groups: Sequence[Group], supervision: Supervision) -> None:
-        self.index = index
-        self.sockets = [group.sockets[index] for group in groups]
+        self.index: int = index
+        self.sockets: list[socket.socket] = [group.sockets[index] for group in groups]
         self.state: State = "starting"
         self.process: Process | None = None
-        self.restarts = 0
-        self.up = trio.Event()
+        self.restarts: int = 0
+        self.up: trio.Event = trio.Event()
         """Set when the process that runs, or is to be started next, is ready or has failed."""
         self._supervision = supervision
         self._wake = trio.Event()
@@ -168,11 +169,11 @@ class Supervision:
     """
 
     def __init__(self, settings: Settings, groups: Sequence[Group], notify_path: str, nursery: trio.Nursery) -> None:
-        self.settings = settings
-        self.groups = groups
-        self.slots = [Slot(index, groups, self) for index in range(settings.processes)]
-        self.stopping = False
-        self.all_ready = trio.Event()
+        self.settings: Settings = settings
+        self.groups: Sequence[Group] = groups
+        self.slots: list[Slot] = [Slot(index, groups, self) for index in range(settings.processes)]
+        self.stopping: bool = False
+        self.all_ready: trio.Event = trio.Event()
         """Set once every worker is, or was, ready."""
         self.failure: WorkersFailedError | None = None
         self._notify_path = notify_path
