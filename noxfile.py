@@ -25,6 +25,8 @@ DOCS_EXAMPLES = "tests/test_docs_examples.py"
 PROGRAMS = "tests/examples"
 # The session tests_long runs the long tests (pytest --markers), on the current Python.
 NOT_LONG = ("-m", "not long")
+# Other tests that start many processes; again only the current Python runs them.
+NO_PROGRAMS = ("-m", "not long and not programs")
 # The source distribution lacks some of these.
 TYPED = [
     path
@@ -90,7 +92,7 @@ def tests(session: nox.Session) -> None:
     if session.python == CURRENT:
         cover_tests(session, *without(DOCS_EXAMPLES), *NOT_LONG)
     else:
-        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), *NOT_LONG)
+        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), *NO_PROGRAMS)
 
 
 @nox.session(allow_parallel=True)
@@ -104,7 +106,9 @@ def tests_long(session: nox.Session) -> None:
 def tests_portable(session: nox.Session) -> None:
     """Run the tests on the portable path, with the long ones that depend on the kernel's capabilities."""
     session.install("-e", ".", *group("test"))
-    cover_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), "--portable", "-m", "not long or capabilities")
+    cover_tests(
+        session, *without(DOCS_EXAMPLES, PROGRAMS), "--portable", "-m", "(not long or capabilities) and not programs"
+    )
 
 
 @nox.session(python=PYTHONS[:1], allow_parallel=True)
@@ -114,7 +118,7 @@ def tests_min(session: nox.Session) -> None:
     session.install("-e", ".", *lowest, *group("test"))
     # These tests use libraries that require a newer Trio than the package does.
     newer = ("tests/sim/test_real_libraries.py", "tests/test_libraries_on_trio_sockets.py")
-    run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS, *newer), *NOT_LONG)
+    run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS, *newer), *NO_PROGRAMS)
 
 
 @nox.session  # Not parallel to the tests: the README's echo server and theirs use the same port.
@@ -170,7 +174,7 @@ def build(session: nox.Session) -> None:
         shutil.copytree(ROOT / name, away / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", away)
     with session.chdir(away):
-        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), *NOT_LONG)
+        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), *NO_PROGRAMS)
 
 
 @nox.session

@@ -21,7 +21,10 @@ from .support.commands import run_command, running
 from .support.namespaces import Link, ip, sysctl
 
 LINUX = pytest.mark.skipif(platform.system() != "Linux", reason="kernel: not Linux")
-pytestmark = pytest.mark.skipif("config.getoption('--portable')", reason="kernel: doctor tries what it has")
+pytestmark = [
+    pytest.mark.programs,
+    pytest.mark.skipif("config.getoption('--portable')", reason="kernel: doctor tries what it has"),
+]
 
 
 def by_name(found: Iterable[Finding]) -> dict[str, Finding]:

@@ -25,6 +25,8 @@ from .support.families import Family
 from .support.namespaces import Link, Machine, program, run
 from .support.programs import find_program, printed, started, type_in, url_host
 
+pytestmark = pytest.mark.programs
+
 SOCAT: Final = {"udp4": "UDP4", "udp6": "UDP6"}
 RAW: Final = [*PROGRAM, "listen", "127.0.0.1:0", "--raw", "--count", "1"]
 

@@ -25,6 +25,8 @@ from .support.namespaces import program
 from .support.programs import find_program, printed, started, unused_port, url_host
 from .test_command_listen import SOCAT
 
+pytestmark = pytest.mark.programs
+
 FAST: Final = ["--interval", "0.001"]
 
 

@@ -16,6 +16,8 @@ from .support.families import Family
 from .support.programs import printed, started, unused_port, url_host
 from .test_command_listen import SOCAT, hosts
 
+pytestmark = pytest.mark.programs
+
 
 def receiver(udp: Family, program: str, port: int) -> list[str]:
     """Return the arguments of a program that prints what it receives."""

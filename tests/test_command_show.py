@@ -27,6 +27,8 @@ from .support.programs import find_program, printed, started, unused_port, url_h
 from .support.records import CLIENT, SERVER, make_complaint, make_conversation, make_record
 from .test_command_listen import SOCAT
 
+pytestmark = pytest.mark.programs
+
 OPENED_AT = 1_767_225_600.25
 
 

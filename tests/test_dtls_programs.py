@@ -14,6 +14,8 @@ from .support.certificates import client_context, serving, shout, write_certific
 from .support.families import Family
 from .support.programs import coap_answer, printed, started, type_in, unused_port, url_host
 
+pytestmark = pytest.mark.programs
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:

@@ -20,6 +20,8 @@ from .support.families import FAMILIES, Family
 from .support.namespaces import Machine, ip, program
 from .support.programs import find_program, printed, started, unused_port, url_host
 
+pytestmark = pytest.mark.programs
+
 needs_packet_info = pytest.mark.skipif(
     "config.getoption('--portable')", reason="kernel: the portable path has no ancillary data"
 )

@@ -15,6 +15,8 @@ from .support.programs import coap_answer, printed, started, type_in, unused_por
 from .test_listener_sockets import needs_packet_info, serving
 from .test_services import shout
 
+pytestmark = pytest.mark.programs
+
 NODE_CLIENT = """
 const [host, port] = process.argv.slice(1);
 const socket = require("dgram").createSocket(host.includes(":") ? "udp6" : "udp4");

@@ -39,10 +39,13 @@ UDP4: Final = FAMILIES[0]
 UDP6: Final = FAMILIES[1]
 AT_ONCE: Final = Backoff(0)
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "pidfd_open") or not capabilities().packet_info,
-    reason="kernel: no pidfd, or no credentials of the sender",
-)
+pytestmark = [
+    pytest.mark.programs,
+    pytest.mark.skipif(
+        not hasattr(os, "pidfd_open") or not capabilities().packet_info,
+        reason="kernel: no pidfd, or no credentials of the sender",
+    ),
+]
 
 
 async def both_answer(supervisor: Supervisor) -> dict[int, int]:
