@@ -227,9 +227,8 @@ async def test_a_passed_socket_cannot_be_connected(udp: Family, pass_sockets: Pa
                 await sock.connect((udp.loopback, 9))
 
 
+@pytest.mark.skipif("config.getoption('--portable')", reason="kernel: the portable path has no offload")
 async def test_coalesced_datagrams_are_split(pass_sockets: Pass) -> None:
-    if not (capabilities().receive_offload and capabilities().send_offload):
-        pytest.skip("kernel: no offload")
     with bound(UDP4) as passed, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         passed.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 100)
