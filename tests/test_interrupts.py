@@ -34,8 +34,9 @@ from .support.interrupts import (
 )
 
 PACKAGE: Final = Path(trio_dgram.__file__).parent
-OTHERS: Final = {"__init__.py", "__pycache__", "__main__.py", "_commands"}
-"""What is no layer. The command line receives SIGINT as a signal, not as KeyboardInterrupt."""
+OTHERS: Final = {"__init__.py", "__pycache__", "__main__.py", "_commands", "_workers"}
+"""What no program here reaches. The command line, and with it the supervisor of workers, receives SIGINT as a signal,
+not as KeyboardInterrupt."""
 LAYERS: Final = [path for path in sorted(PACKAGE.glob("_*")) if path.name not in OTHERS]
 """Every private module and folder; the simulator is a public one."""
 FILES: Final = {
