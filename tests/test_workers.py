@@ -228,7 +228,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
 def running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+    except OSError:  # pragma: no cover -- only long tests outlive a process
         return False
 
 
@@ -358,7 +358,7 @@ async def test_a_kill_under_load_loses_no_more_than_the_dead_worker_had_read(mon
         assert total - len(answers) <= 128
 
 
-async def both_sockets_are_empty(supervisor: Supervisor) -> None:
+async def both_sockets_are_empty(supervisor: Supervisor) -> None:  # pragma: no cover -- only a long test calls it
     while any(worker.queued_bytes for worker in supervisor.workers):  # noqa: ASYNC110 -- the kernel reports no event
         await trio.sleep(0.01)
 

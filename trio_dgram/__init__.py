@@ -116,6 +116,6 @@ def _show_public_names() -> None:
 
 _show_public_names()
 
-if "LISTEN_FDS" in _os.environ:
+if "LISTEN_FDS" in _os.environ:  # pragma: no cover -- tests import it so in processes of their own
     # Read before the program opens descriptors: a missing one would have the number of another.
     __import__(f"{__name__}.workers")
