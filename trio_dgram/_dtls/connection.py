@@ -23,7 +23,7 @@ from .._values.datagrams import Datagram
 from .channel import DTLSChannel
 from .contexts import Verification, check_context, client_view, current_verification, service_id
 from .endpoint_socket import EndpointSocket, is_reported_by_network
-from .limits import DTLSLimits, check_timeout
+from .limits import DTLSLimits
 from .session import Session
 
 
@@ -184,7 +184,7 @@ def open_connection(
     name = check_host("host", host)
     check_port("port", port, lowest=1)
     check_number("initial_retransmit_timeout", initial_retransmit_timeout, 0)
-    check_timeout("handshake_timeout", handshake_timeout)
+    check_number("handshake_timeout", handshake_timeout, 0, infinite=True)
     check_options(UDP6.type, options)
     if local is not None:
         UDP6.check_local(local, None)

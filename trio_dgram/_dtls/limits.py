@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from inspect import cleandoc
 from typing import Any, Final, TypedDict, cast
 
 import attrs
+from attrs.validators import optional
 
+from .._services.limits import count, document, networks, number, split, timeout
 from .._socket.config import SocketOptions
-from .._values.arguments import check_integer, check_names, check_number, describe_value
+from .._values.arguments import check_names
 
 _MOST: Final = 2**31 - 1
 
@@ -46,54 +47,21 @@ class DTLSListenerOptions(DTLSPeerOptions, SocketOptions, total=False):
     """The keyword options of a DTLS listener: its limits, and those of its sockets. One left out has its default."""
 
 
-def _attributes(options: type) -> str:
-    return cleandoc(str(options.__doc__)).partition("Attributes:\n")[2]
-
-
-DTLSListenerOptions.__doc__ = (
-    f"{DTLSListenerOptions.__doc__}\n\nAttributes:\n{_attributes(DTLSPeerOptions)}\n{_attributes(SocketOptions)}"
-)
-
-
-def _check_count(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    check_integer(attribute.name, value, 1, _MOST)
-
-
-def check_timeout(name: str, value: object) -> float:
-    """Return ``value`` if it is a number of seconds."""
-    return check_number(name, value, 0, infinite=True)
-
-
-def _check_timeout(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None:
-        check_timeout(attribute.name, value)
-
-
-def _check_handshake_timeout(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    check_timeout(attribute.name, value)
-
-
-def _check_networks(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, tuple) or len(cast("tuple[object, ...]", value)) != 2:
-        raise TypeError(f"{attribute.name} must be a number for IPv4 and one for IPv6, not {describe_value(value)}")
-    for number in cast("tuple[object, ...]", value):
-        check_integer(attribute.name, number, 1, _MOST)
+document(DTLSListenerOptions, DTLSPeerOptions, SocketOptions)
 
 
 @attrs.frozen(kw_only=True)
 class DTLSLimits:
     """The checked form of :class:`DTLSPeerOptions`."""
 
-    max_peers: int = attrs.field(default=1024, validator=_check_count)
-    max_peers_per_network: tuple[int, int] | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_check_networks)
-    )
-    max_handshakes: int = attrs.field(default=128, validator=_check_count)
-    handshake_timeout: float = attrs.field(default=10.0, validator=_check_handshake_timeout)
-    idle_timeout: float | None = attrs.field(default=60.0, validator=_check_timeout)
-    max_buffer_size: int = attrs.field(default=1024, validator=_check_count)
-    max_buffer_bytes: int = attrs.field(default=256 * 1024, validator=_check_count)
-    max_total_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=_check_count)
+    max_peers: int = attrs.field(default=1024, validator=count(_MOST))
+    max_peers_per_network: tuple[int, int] | None = attrs.field(default=None, validator=optional(networks(_MOST)))
+    max_handshakes: int = attrs.field(default=128, validator=count(_MOST))
+    handshake_timeout: float = attrs.field(default=10.0, validator=number(0))
+    idle_timeout: float | None = attrs.field(default=60.0, validator=timeout)
+    max_buffer_size: int = attrs.field(default=1024, validator=count(_MOST))
+    max_buffer_bytes: int = attrs.field(default=256 * 1024, validator=count(_MOST))
+    max_total_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=count(_MOST))
 
     @property
     def longest_silence(self) -> float:
@@ -109,10 +77,6 @@ def check_limits(options: DTLSPeerOptions) -> DTLSLimits:
 
 def split_options(options: DTLSListenerOptions) -> tuple[DTLSPeerOptions, SocketOptions]:
     """Return the limits of a listener, checked, and the options of its sockets."""
-    check_names("DTLS listener option", options, DTLSListenerOptions.__annotations__)
-    given: dict[str, Any] = dict(options)
-    limits = cast(
-        "DTLSPeerOptions", {name: given.pop(name) for name in DTLSPeerOptions.__annotations__ if name in given}
-    )
+    limits, of_sockets = split("DTLS listener option", options, DTLSListenerOptions, DTLSPeerOptions)
     check_limits(limits)
-    return limits, cast("SocketOptions", given)
+    return limits, of_sockets

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Final, TypedDict, cast
 
 import attrs
+from attrs.validators import optional
 
+from .._services.limits import count, document, networks, number, split, timeout
 from .._socket.config import SocketOptions
-from .._values.arguments import check_integer, check_names, check_number, describe_value
+from .._values.arguments import check_names, describe_value
 from .._values.datagrams import Datagram
 
 _MOST: Final = 2**62
@@ -53,32 +54,7 @@ class ListenerOptions(PeerOptions, SocketOptions, total=False):
     """The keyword options of a listener: its limits, and those of its sockets. One left out has its default."""
 
 
-def _attributes(options: type) -> str:
-    return inspect.cleandoc(str(options.__doc__)).partition("Attributes:\n")[2].rstrip()
-
-
-ListenerOptions.__doc__ = (
-    f"{ListenerOptions.__doc__}\n\nAttributes:\n{_attributes(PeerOptions)}\n{_attributes(SocketOptions)}"
-)
-
-
-def _integer(lowest: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        check_integer(attribute.name, value, lowest, _MOST)
-
-    return check
-
-
-def _number(lowest: float) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        check_number(attribute.name, value, lowest, infinite=True)
-
-    return check
-
-
-def _check_timeout(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None:
-        check_number(attribute.name, value, 0, infinite=True)
+document(ListenerOptions, PeerOptions, SocketOptions)
 
 
 def _check_filter(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -86,28 +62,19 @@ def _check_filter(_: object, attribute: attrs.Attribute[Any], value: object) -> 
         raise TypeError(f"{attribute.name} must be a function of a Datagram, not {describe_value(value)}")
 
 
-def _check_networks(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, tuple) or len(value) != 2:
-        raise TypeError(f"{attribute.name} must be a number for IPv4 and one for IPv6, not {describe_value(value)}")
-    for number in cast("tuple[object, ...]", value):
-        check_integer(attribute.name, number, 1, _MOST)
-
-
 @attrs.frozen(kw_only=True)
 class PeerLimits:
-    """The checked form of :class:`ListenerOptions`."""
+    """The checked form of :class:`PeerOptions`."""
 
-    max_peers: int = attrs.field(default=1024, validator=_integer(1))
-    max_buffer_size: int = attrs.field(default=1024, validator=_integer(1))
-    max_buffer_bytes: int = attrs.field(default=256 * 1024, validator=_integer(1))
-    max_total_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=_integer(1))
-    idle_timeout: float | None = attrs.field(default=60.0, validator=_check_timeout)
-    unvalidated_timeout: float | None = attrs.field(default=None, validator=_check_timeout)
+    max_peers: int = attrs.field(default=1024, validator=count(_MOST))
+    max_buffer_size: int = attrs.field(default=1024, validator=count(_MOST))
+    max_buffer_bytes: int = attrs.field(default=256 * 1024, validator=count(_MOST))
+    max_total_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=count(_MOST))
+    idle_timeout: float | None = attrs.field(default=60.0, validator=timeout)
+    unvalidated_timeout: float | None = attrs.field(default=None, validator=timeout)
     accept_filter: Callable[[Datagram], bool] | None = attrs.field(default=None, validator=_check_filter)
-    max_peers_per_network: tuple[int, int] | None = attrs.field(default=None, validator=_check_networks)
-    amplification_limit: float | None = attrs.field(default=None, validator=attrs.validators.optional(_number(1)))
+    max_peers_per_network: tuple[int, int] | None = attrs.field(default=None, validator=optional(networks(_MOST)))
+    amplification_limit: float | None = attrs.field(default=None, validator=optional(number(1)))
 
     def timeout(self, *, validated: bool) -> float:
         """Return after how many seconds without a datagram from it a peer expires."""
@@ -116,7 +83,7 @@ class PeerLimits:
         return math.inf if self.idle_timeout is None else self.idle_timeout
 
 
-UNLIMITED = PeerLimits(max_peers=1, idle_timeout=None)
+UNLIMITED: Final = PeerLimits(max_peers=1, idle_timeout=None)
 """For the one peer that a program has chosen itself."""
 
 
@@ -126,9 +93,8 @@ def check_limits(options: PeerOptions) -> PeerLimits:
     return PeerLimits(**cast("dict[str, Any]", dict(options)))
 
 
-def split_options(options: ListenerOptions) -> tuple[PeerLimits, SocketOptions]:
+def split_options(options: ListenerOptions) -> tuple[PeerOptions, SocketOptions]:
     """Return the limits of a listener and the options of its sockets, or raise what is wrong with a limit."""
-    check_names("listener option", options, ListenerOptions.__annotations__)
-    given: dict[str, Any] = dict(options)
-    limits = {name: given.pop(name) for name in PeerOptions.__annotations__ if name in given}
-    return PeerLimits(**limits), cast("SocketOptions", given)
+    limits, of_sockets = split("listener option", options, ListenerOptions, PeerOptions)
+    check_limits(limits)
+    return limits, of_sockets

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Unpack
 
-import attrs
 import trio
 
 from .._services.binding import bind_sockets
@@ -134,4 +133,4 @@ async def open_listeners(
     """
     limits, socket_options = split_options(options)
     bound = await bind_sockets(port, host, path, socket_options)
-    return [DatagramListener(socket, **attrs.asdict(limits, recurse=False)) for socket in bound]
+    return [DatagramListener(socket, **limits) for socket in bound]
