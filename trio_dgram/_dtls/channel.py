@@ -92,7 +92,7 @@ class DTLSChannel(trio.abc.Channel[bytes], metaclass=NoPublicConstructor):
         await trio.lowlevel.checkpoint()
 
     @property
-    def _has_ended(self) -> bool:
+    def _ended(self) -> bool:
         return self._session.ended
 
     def _handler_starts(self, scope: trio.CancelScope) -> None:

@@ -213,10 +213,6 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         self.close()
         await trio.lowlevel.checkpoint()
 
-    @property
-    def _has_ended(self) -> bool:
-        return self._ended
-
     def _handler_starts(self, scope: trio.CancelScope) -> None:
         self._table.handler_starts(self, scope)
 

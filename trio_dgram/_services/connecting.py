@@ -9,7 +9,6 @@ from typing import TypeAlias, TypeVar
 import trio
 
 from .._socket.resolution import Lookup, numeric_addresses
-from .._values.addresses import check_host, check_port
 
 T = TypeVar("T")
 
@@ -22,16 +21,13 @@ async def addresses_of(host: str, port: int, lookup: Lookup | None = None) -> de
     """Return the addresses of ``host`` in the order to try them, each with the type of socket that it needs.
 
     Args:
-      host: a name or an address; ``""`` for this machine.
-      port: the peer's port, 1 to 65535.
+      host: a name or an address, checked; ``""`` for this machine.
+      port: the peer's port, checked.
       lookup: resolves names instead of Trio's resolver.
 
     Raises:
-      TypeError, ValueError: if an argument is wrong.
       socket.gaierror: if the name does not resolve.
     """
-    check_host("host", host)
-    check_port("port", port, lowest=1)
     await trio.lowlevel.checkpoint()
     return deque(await numeric_addresses(host or None, port, lookup))
 

@@ -30,7 +30,7 @@ class Channel(Protocol):
         ...
 
     @property
-    def _has_ended(self) -> bool:
+    def _ended(self) -> bool:
         """Whether the peer is gone, so that sending raises ``trio.BrokenResourceError``."""
         ...
 
@@ -133,7 +133,7 @@ async def _handle(
         try:
             await interruptibly_awaited(handler, channel)
         except Exception as error:
-            if channel._has_ended and _only_broken(error):
+            if channel._ended and _only_broken(error):
                 return
             if log is None:
                 raise
