@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 import trio_dgram
+from trio_dgram._codecs.ancillary import SO_TIMESTAMPNS
 from trio_dgram._commands import doctor, findings
 from trio_dgram._commands.findings import Finding, attempt
 from trio_dgram._kernel import capabilities as _capabilities
+from trio_dgram._workers.steering import SO_ATTACH_REUSEPORT_CBPF
 
 from .support.commands import run_command, running
 from .support.namespaces import Link, ip, sysctl
@@ -116,7 +118,7 @@ def test_coalescing_is_not_tried_where_nothing_is_segmented() -> None:
 def test_a_namespace_without_a_loopback_lacks_everything_that_is_tried(
     namespace: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(findings, "_PATIENCE", 0.01)
+    monkeypatch.setattr(findings, "_TIMEOUT", 0.01)
     ip("link set lo down")
     found = examined()
     assert {name for name, each in found.items() if each.state != "ok"} >= {
@@ -152,7 +154,7 @@ def test_multicast_leaves_the_machine_only_on_request(veth: Link) -> None:
 
 @LINUX
 def test_multicast_that_a_firewall_drops_is_missing(namespace: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(findings, "_PATIENCE", 0.01)
+    monkeypatch.setattr(findings, "_TIMEOUT", 0.01)
     monkeypatch.setattr(findings, "_GROUP", {socket.AF_INET: "127.0.0.1"})
     found = by_name(doctor.networks(trio_dgram.interfaces(), network=False))["multicast IPv4 lo"]
     assert (found.state, found.detail) == ("missing", "Invalid argument")
@@ -205,7 +207,7 @@ class Broken(socket.socket):
         return data, CONTROL if control else [], flags, source
 
     def setsockopt(self, level: int, option: int, *value: Any) -> None:
-        if option not in {104, findings._SO_ATTACH_REUSEPORT_CBPF}:
+        if option not in {104, SO_ATTACH_REUSEPORT_CBPF}:
             super().setsockopt(level, option, *value)
 
 
@@ -227,7 +229,7 @@ def test_an_option_without_an_effect_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 @LINUX
 def test_a_timestamp_of_another_clock_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    stamp = (socket.SOL_SOCKET, findings._SO_TIMESTAMPNS, struct.pack("@ll", 1, 0))
+    stamp = (socket.SOL_SOCKET, SO_TIMESTAMPNS, struct.pack("@ll", 1, 0))
     monkeypatch.setattr("tests.test_command_doctor.CONTROL", [(socket.SOL_SOCKET, 1, b""), stamp])
     monkeypatch.setattr(socket, "socket", Broken)
     assert "the kernel's clock differs from the program's by 1" in examined()["timestamps"].detail

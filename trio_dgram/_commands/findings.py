@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import socket
 import struct
 import time
@@ -13,25 +12,22 @@ from typing import Final, Literal
 
 import attrs
 
-from .._codecs.ancillary import UDP_GRO, UDP_SEGMENT
+from .._codecs.ancillary import IP_PKTINFO, SO_TIMESTAMPNS, UDP_GRO, UDP_SEGMENT
 from .._codecs.error_queue import IP_RECVERR
+from .._workers.steering import attach
 
 State = Literal["ok", "slow", "missing"]
 
-_PATIENCE: Final = 1.0
+_TIMEOUT: Final = 1.0
 """How long a datagram may take over loopback, in seconds."""
 _SEGMENTS: Final = 8
 _SEGMENT: Final = 100
 _SOURCES: Final = 64
 """How many source ports try the balancing: all on one of two sockets has a probability of 2 ** -63."""
-_SO_ATTACH_REUSEPORT_CBPF: Final = 51
-_SO_TIMESTAMPNS: Final = 35
-_LOAD_BYTE, _RETURN_IT = 0x30, 0x16
-"""BPF instructions: load the byte of the payload at an offset, return the accumulator."""
 _CLOCK_SOURCE: Final = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 _LOOPBACK: Final = "127.0.0.1"
 _GROUP: Final = {socket.AF_INET: "239.255.41.234", socket.AF_INET6: "ff12::4:1234"}
-"""Groups of local scope that nobody uses (RFC 2365, RFC 4291)."""
+"""Groups of local scope, chosen at random (RFC 2365, RFC 4291)."""
 
 
 @attrs.frozen
@@ -50,7 +46,7 @@ class Sockets(ExitStack):
     def open(self, family: int = socket.AF_INET, *options: tuple[int, int, int]) -> socket.socket:
         """Return a new UDP socket with these options set."""
         made = self.enter_context(socket.socket(family, socket.SOCK_DGRAM))
-        made.settimeout(_PATIENCE)
+        made.settimeout(_TIMEOUT)
         for option in options:
             made.setsockopt(*option)
         return made
@@ -93,10 +89,7 @@ def try_sharing(*, steered: bool) -> str:
         shared[0].bind((_LOOPBACK, 0))
         shared[1].bind(shared[0].getsockname())
         if steered:
-            code = struct.pack("=HBBI", _LOAD_BYTE, 0, 0, 0) + struct.pack("=HBBI", _RETURN_IT, 0, 0, 0)
-            buffer = ctypes.create_string_buffer(code)
-            program = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
-            shared[0].setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
+            attach(shared[0], (0, 0xFF))
         for number in range(_SOURCES):
             sockets.open().sendto(bytes([number % 2]), shared[0].getsockname())
         received = [_drain(each) for each in shared]
@@ -148,7 +141,7 @@ def try_multicast(index: int, family: int = socket.AF_INET) -> str:
 def try_packet_info() -> str:
     """Receive a datagram with the address that it was sent to."""
     with Sockets() as sockets:
-        sender, receiver = sockets.pair((socket.IPPROTO_IP, 8, 1))
+        sender, receiver = sockets.pair((socket.IPPROTO_IP, IP_PKTINFO, 1))
         sender.send(b"?")
         control = receiver.recvmsg(1, 256)[1]
     if not any(socket.inet_aton(_LOOPBACK) in data for _, _, data in control):
@@ -172,13 +165,13 @@ def try_error_queue() -> str:
 def try_timestamps() -> str:
     """Compare the kernel's timestamp of a datagram with the clock of programs."""
     with Sockets() as sockets:
-        sender, receiver = sockets.pair((socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1))
+        sender, receiver = sockets.pair((socket.SOL_SOCKET, SO_TIMESTAMPNS, 1))
         before = time.time_ns()
         sender.send(b"?")
         control = receiver.recvmsg(1, 256)[1]
         after = time.time_ns()
     for _, kind, data in control:
-        if kind == _SO_TIMESTAMPNS:
+        if kind == SO_TIMESTAMPNS:
             seconds, rest = struct.unpack("@ll", data[: struct.calcsize("@ll")])
             stamp = seconds * 1_000_000_000 + rest
             # Both read the same clock; one step of it between them is normal.
