@@ -60,12 +60,12 @@ async def conversation(network: sim.Network, path: Path, type: trio_dgram.Socket
 @pytest.mark.parametrize("type", ["udp4", "udp6"])
 def test_the_text_is_the_story_of_the_network(type: trio_dgram.SocketType, tmp_path: Path) -> None:
     path = tmp_path / "capture.pcapng"
-    told = sim.run(conversation, path, type, seed=3)
+    expected = sim.run(conversation, path, type, seed=3)
     outcome = run_command("show", str(path))
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out == f"{told}\n"
-    assert "port unreachable, about #11" in told
-    assert "dropped: lost" in told
+    assert outcome.out == f"{expected}\n"
+    assert "port unreachable, about #11" in expected
+    assert "dropped: lost" in expected
 
 
 @pytest.mark.parametrize("type", ["udp4", "udp6"])
@@ -178,9 +178,9 @@ def test_datagrams_are_sent_again_with_their_delays(tmp_path: Path) -> None:
 
 def test_an_unknown_host_is_an_error(tmp_path: Path) -> None:
     path = written(tmp_path, [make_record(), make_record(2, ends=("\x1b", CLIENT))])
-    outcome = run_command("show", path, "--to", "127.0.0.1:9", "--from", "nobody")
+    outcome = run_command("show", path, "--to", "127.0.0.1:9", "--from", "third")
     assert outcome.code == 1
-    assert outcome.err == "trio-dgram show: host 'nobody' sent no datagrams, but client, \\\\x1b did\n"
+    assert outcome.err == "trio-dgram show: host 'third' sent no datagrams, but client, \\\\x1b did\n"
 
 
 # Files that are something else

@@ -265,9 +265,9 @@ def test_invalid_queries_are_refused_or_ignored(forwarder: Forwarder) -> None:
 def test_a_refusing_upstream_is_logged_with_its_error(upstream: Upstream) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        nobody = sock.getsockname()[1]
+        unused = sock.getsockname()[1]
     options = ("--port", "0", "--host", "127.0.0.1", "--timeout", "0.05")
-    with example("dns_forwarder.py", f"127.0.0.1:{nobody}", *options) as running:
+    with example("dns_forwarder.py", f"127.0.0.1:{unused}", *options) as running:
         (port,) = re.findall(r":(\d+)$", running.line_with("listening on"))
         assert "status: SERVFAIL" in Forwarder(running, int(port)).dig("127.0.0.1", "host.example")
         assert "Connection refused" in running.line_with("upstream:")

@@ -136,7 +136,7 @@ class EndpointSocket(TrioSocket):
                     raise trio.ClosedResourceError from error
                 continue
             if type(source) is ProxiedAddress:
-                # Trio tells peers apart by their addresses, and those of two proxies' clients may be equal.
+                # Trio distinguishes peers by their addresses, and those of two proxies' clients may be equal.
                 source = (*source, 0, 0, source.proxy.host)
             if datagram.data and (data := self._admit(datagram, source)):
                 self._latest = (source, datagram)

@@ -338,7 +338,7 @@ def open_exchange(
                 name = await exchange.request(b"01 name")
                 return [name, await exchange.request(b"02 version", timeout=0.5, attempts=3)]
 
-    While the block runs, a task of the exchange receives from the channel, and nobody else may. Each datagram goes to
+    While the block runs, a task of the exchange receives from the channel, and no other task may. Each datagram goes to
     the request in flight with the same key. The exchange does not close the channel.
 
     Args:

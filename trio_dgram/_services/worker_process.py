@@ -72,7 +72,7 @@ def _read_secret(number: str) -> bytes | None:
 
 
 def notify(path: str, text: str) -> None:
-    """Send ``text`` to a NOTIFY_SOCKET (sd_notify(3)); nobody may be listening there."""
+    """Send ``text`` to a NOTIFY_SOCKET (sd_notify(3)); an error is ignored, such as ECONNREFUSED without a receiver."""
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         sock.sendto(text.encode(), f"\0{path[1:]}" if path.startswith("@") else path)
 
