@@ -34,14 +34,12 @@ from trio_dgram._codecs.error_queue import IP_RECVERR, IPV6_RECVERR
 from .conformance.conftest import nursery as nursery  # noqa: PLC0414 -- pytest finds it here
 from .support.descriptors import same_descriptors
 from .support.families import Family
+from .support.marks import needs_packet_info
 from .support.namespaces import sysctl
 from .support.tables import offending_rows, wrong
 
 needs_offload = pytest.mark.skipif("config.getoption('--portable')", reason="kernel: the portable path has no offload")
 needs_drops = pytest.mark.skipif("config.getoption('--portable')", reason="kernel: the portable path counts no drops")
-needs_packet_info = pytest.mark.skipif(
-    "config.getoption('--portable')", reason="kernel: the portable path has no packet info"
-)
 
 
 def plain(udp: Family, *, bound: bool = True) -> socket.socket:

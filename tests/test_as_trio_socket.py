@@ -24,14 +24,11 @@ from trio_dgram._socket import trio_socket as _trio_socket
 
 from .support.factories import awaited_sockets
 from .support.families import Family
+from .support.marks import needs_packet_info
 from .support.namespaces import Machine
 
 Make = Callable[[], Any]
 Program = Callable[[Make, Family], Awaitable[None]]
-
-needs_packet_info = pytest.mark.skipif(
-    "config.getoption('--portable')", reason="kernel: the portable path has no ancillary data"
-)
 
 
 async def run_on(kind: str, program: Program, udp: Family) -> None:

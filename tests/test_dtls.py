@@ -40,12 +40,8 @@ from .support.descriptors import same_descriptors
 from .support.factories import awaited_sockets
 from .support.families import Family
 from .support.faults import Faults, faulty_kernel
+from .support.marks import needs_packet_info
 from .support.namespaces import Machine, ip, run
-
-needs_packet_info = pytest.mark.skipif(
-    "config.getoption('--portable')", reason="kernel: the portable path has no ancillary data"
-)
-
 
 # One handler for all kinds of peers
 
@@ -345,8 +341,7 @@ async def test_each_address_of_an_interface_and_a_link_local_one_reply_for_thems
     udp: Family, machine: Machine
 ) -> None:
     link = machine.link()
-    second = {"udp4": "198.18.1.77", "udp6": "2001:db8:1::77"}[udp.type]
-    ip(f"addr add {second}/{24 if udp.type == 'udp4' else 64} dev {link.name} {'nodad' * (udp.type == 'udp6')}")
+    second = link.add_second_address(udp.type)
     hosts = [second, link.here[udp.type]]
     if udp.type == "udp6":
         ip(f"addr add fe80::1/64 dev {link.name} nodad")
@@ -739,7 +734,7 @@ async def test_a_client_gets_the_icmp_error_of_an_earlier_datagram_once(udp: Fam
             with trio.CancelScope(shield=True):
                 while listener._socket.fileno() != -1:
                     await trio.lowlevel.checkpoint()
-                await peer.send(b"to nobody")
+                await peer.send(b"to a closed port")
                 with pytest.raises(ConnectionRefusedError):
                     await peer.receive()
                 with trio.move_on_after(0.01) as nothing:

@@ -19,12 +19,9 @@ from trio_dgram import Address, DatagramChannel, DatagramListener, UnixAddress, 
 from .support.descriptors import same_descriptors
 from .support.families import Family
 from .support.faults import faulty_kernel
+from .support.marks import needs_packet_info
 from .support.namespaces import Machine, ip
 from .test_services import shout
-
-needs_packet_info = pytest.mark.skipif(
-    "config.getoption('--portable')", reason="kernel: the portable path has no ancillary data"
-)
 
 
 @asynccontextmanager
@@ -377,8 +374,7 @@ async def test_one_peer_is_answered_from_each_address_that_it_asks() -> None:
 @needs_packet_info
 async def test_two_addresses_of_an_interface_and_a_link_local_one_answer(udp: Family, machine: Machine) -> None:
     link = machine.link()
-    second = {"udp4": "198.18.1.77", "udp6": "2001:db8:1::77"}[udp.type]
-    ip(f"addr add {second}/{24 if udp.type == 'udp4' else 64} dev {link.name} {'nodad' * (udp.type == 'udp6')}")
+    second = link.add_second_address(udp.type)
     hosts = [second, link.here[udp.type]]
     if udp.type == "udp6":
         ip(f"addr add fe80::1/64 dev {link.name} nodad")

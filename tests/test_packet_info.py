@@ -20,11 +20,8 @@ from trio_dgram._kernel import capabilities as _capabilities
 
 from .support.families import Family
 from .support.faults import FaultySocket, faulty_kernel
+from .support.marks import needs_packet_info
 from .support.namespaces import Machine, ip
-
-needs_packet_info = pytest.mark.skipif(
-    "config.getoption('--portable')", reason="kernel: the portable path has no ancillary data"
-)
 
 PEERS: Final[list[tuple[SocketType, str]]] = [("udp4", "127.0.0.1"), ("udp6", "::1"), ("udp6", "127.0.0.1")]
 """The type of a socket, and an address at which its peer reaches it; the last is IPv4-mapped on the socket."""
@@ -131,8 +128,7 @@ async def test_a_reply_is_sent_from_the_receiving_one_of_two_addresses_of_an_int
     udp: Family, machine: Machine
 ) -> None:
     link = machine.link()
-    second = {"udp4": "198.18.1.77", "udp6": "2001:db8:1::77"}[udp.type]
-    ip(f"addr add {second}/{24 if udp.type == 'udp4' else 64} dev {link.name} {'nodad' * (udp.type == 'udp6')}")
+    second = link.add_second_address(udp.type)
     async with trio_dgram.open_nursery() as nursery:
         server = nursery.create_socket(udp.type, packet_info=True)
         port = (await server.bind()).port

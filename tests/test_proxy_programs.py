@@ -17,14 +17,11 @@ from trio_dgram import DatagramSocket, ProxiedAddress
 
 from .support.examples import Example
 from .support.families import FAMILIES, Family
+from .support.marks import needs_packet_info
 from .support.namespaces import Machine, ip, program
 from .support.programs import find_program, printed, started, unused_port, url_host
 
 pytestmark = pytest.mark.programs
-
-needs_packet_info = pytest.mark.skipif(
-    "config.getoption('--portable')", reason="kernel: the portable path has no ancillary data"
-)
 
 MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 

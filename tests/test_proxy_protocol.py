@@ -35,15 +35,12 @@ from trio_dgram._socket import proxy as _proxy
 from .support.certificates import client_context, server_context
 from .support.factories import run_on_awaited_sockets
 from .support.families import Family
+from .support.marks import needs_packet_info
 from .support.proxying import LOCAL, SIGNATURE, STREAM, v1, v2
 
 CLIENT: Final = Address("192.0.2.7", 40000)
 CLIENT6: Final = Address("2001:db8::7", 40000)
 OTHER: Final = Address("192.0.2.8", 40000)
-
-needs_packet_info = pytest.mark.skipif(
-    "config.getoption('--portable')", reason="kernel: the portable path has no ancillary data"
-)
 
 
 @attrs.frozen

@@ -23,12 +23,9 @@ from trio_dgram._values.datagrams import ReceivedPacketInfo, info_for_reply
 from .support.factories import awaited_sockets
 from .support.families import Family
 from .support.faults import faulty_kernel
+from .support.marks import needs_packet_info
 from .support.namespaces import Machine, ip
 from .support.refusals import refuse
-
-needs_packet_info = pytest.mark.skipif(
-    "config.getoption('--portable')", reason="kernel: the portable path has no ancillary data"
-)
 
 ASKED: Final[list[tuple[SocketType, str]]] = [
     ("udp4", "127.0.0.1"),
@@ -71,6 +68,13 @@ async def answer_in_every_way(server: DatagramSocket, question: Datagram) -> int
     return 5
 
 
+async def assert_answered(server: DatagramSocket, client: DatagramSocket, asked: Address) -> None:
+    """Ask the server at ``asked``, and check that every answer leaves from there."""
+    await client.send(b"question", asked)
+    for _ in range(await answer_in_every_way(server, await server.receive())):
+        assert (await client.receive()).address == asked
+
+
 @needs_packet_info
 @pytest.mark.parametrize(("type_", "host"), ASKED)
 async def test_answers_leave_from_the_address_that_was_asked(type_: SocketType, host: str) -> None:
@@ -89,10 +93,7 @@ async def test_one_peer_is_answered_from_each_of_the_addresses_that_it_asks_in_t
     for type_ in ("udp4", "udp6"):
         async with server_and_client(type_, "127.0.0.1") as (server, client, to):
             for number in (1, 2, 1, 3, 2, 1):
-                asked = Address(f"127.0.0.{number}", to.port)
-                await client.send(b"question", asked)
-                for _ in range(await answer_in_every_way(server, await server.receive())):
-                    assert (await client.receive()).address == asked
+                await assert_answered(server, client, Address(f"127.0.0.{number}", to.port))
 
 
 @needs_packet_info
@@ -103,10 +104,7 @@ async def test_a_dual_stack_socket_answers_peers_of_both_families_in_turn() -> N
     ):
         for _ in range(2):
             for client, host in ((ipv4, "127.0.0.2"), (ipv6, "::1")):
-                asked = Address(host, to.port)
-                await client.send(b"question", asked)
-                for _ in range(await answer_in_every_way(server, await server.receive())):
-                    assert (await client.receive()).address == asked
+                await assert_answered(server, client, Address(host, to.port))
 
 
 @needs_packet_info
@@ -128,8 +126,7 @@ async def test_a_datagram_is_forwarded_to_a_peer_of_the_other_family() -> None:
 @needs_packet_info
 async def test_each_of_two_addresses_of_an_interface_answers_for_itself(udp: Family, machine: Machine) -> None:
     link = machine.link()
-    second = {"udp4": "198.18.1.77", "udp6": "2001:db8:1::77"}[udp.type]
-    ip(f"addr add {second}/{24 if udp.type == 'udp4' else 64} dev {link.name} {'nodad' * (udp.type == 'udp6')}")
+    second = link.add_second_address(udp.type)
     async with trio_dgram.open_nursery() as nursery:
         server = nursery.create_socket(udp.type)
         port = (await server.bind()).port
@@ -421,18 +418,17 @@ async def test_an_answer_from_an_address_that_was_removed_is_reported_and_not_ra
     udp: Family, machine: Machine
 ) -> None:
     link = machine.link()
-    second = {"udp4": "198.18.1.77/24", "udp6": "2001:db8:1::77/64"}[udp.type]
-    ip(f"addr add {second} dev {link.name} {'nodad' * (udp.type == 'udp6')}")
+    second = link.add_second_address(udp.type)
     async with trio_dgram.open_nursery() as nursery:
         server = nursery.create_socket(udp.type)
         port = (await server.bind()).port
         assert enable_reply_address(server)
         with machine.entered():
             client = nursery.create_socket(udp.type)
-        await client.send(b"question", (second.partition("/")[0], port))
+        await client.send(b"question", (second, port))
         question = await server.receive()
         failures = server.events(Failure)
-        ip(f"addr del {second} dev {link.name}")
+        ip(f"addr del {second}/{24 if udp.type == 'udp4' else 64} dev {link.name}")
         answers = await answer_in_every_way(server, question)
         assert [(await failures.receive()).address for _ in range(answers)] == [question.address] * answers
         assert (server.statistics().sent, server.statistics().send_errors) == (0, answers)

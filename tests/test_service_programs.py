@@ -11,8 +11,9 @@ import trio_dgram
 from trio_dgram import DatagramChannel
 
 from .support.families import Family
+from .support.marks import needs_packet_info
 from .support.programs import coap_answer, printed, started, type_in, unused_port, url_host
-from .test_listener_sockets import needs_packet_info, serving
+from .test_listener_sockets import serving
 from .test_services import shout
 
 pytestmark = pytest.mark.programs

@@ -157,6 +157,17 @@ class Link:
         """The IPv4 address of everybody on this link."""
         return self.host(4, 255)
 
+    def add_second_address(self, type_: str) -> str:
+        """Add a second address to the interface here; return it.
+
+        Args:
+          type_: the type of socket that it is for.
+        """
+        version, length, option = {"udp4": (4, 24, ""), "udp6": (6, 64, "nodad")}[type_]
+        host = self.host(version, 77)
+        ip(f"addr add {host}/{length} dev {self.name} {option}")
+        return host
+
     def host(self, version: int, number: int) -> str:
         """Return an address on this link: 1 is here, 2 is there, 255 on IPv4 is everybody."""
         return f"198.18.{self.number}.{number}" if version == 4 else f"2001:db8:{self.number:x}::{number:x}"
