@@ -29,8 +29,9 @@ import trio_dgram
 from trio_dgram import Datagram, DatagramSocket, Failure, NotConnectedError, SendManyError
 
 from .support.families import Family
-from .support.floods import SIZE, TRAIN, EndlessSource, endless_kernel, flood, one_batch, pair_of_plain_sockets
+from .support.floods import SIZE, TRAIN, EndlessSource, endless_kernel, flood, one_batch
 from .support.namespaces import ip, network_namespace
+from .support.refusing import refusing_port
 from .support.slices import Slice, assert_bounded, limit, slices
 
 pytestmark = [
@@ -347,15 +348,14 @@ async def test_closing_the_last_channel_reads_a_bounded_number_of_datagrams(
 @contextmanager
 def endless_errors(udp: Family, sock: DatagramSocket, source: EndlessSource) -> Generator[Callable[[int], None]]:
     """Fill the error queue of ``sock`` again before each call that reads it; yields what adds errors."""
-    with pair_of_plain_sockets(udp.loopback) as (_, receiver):
-        closed = receiver.getsockname()
     # The same socket of the kernel's: its error queue is theirs, too.
-    with socket.socket(fileno=os.dup(sock.fileno())) as sender:
+    with refusing_port(udp.loopback) as port, socket.socket(fileno=os.dup(sock.fileno())) as sender:
+        refusing = (udp.loopback, port)
 
         def fail(count: int = 1) -> None:
             for _ in range(count):
                 with suppress(OSError):
-                    sender.sendto(b"", closed)
+                    sender.sendto(b"", refusing)
 
         fail(200)
         source.fails = fail
@@ -698,9 +698,6 @@ async def test_disconnecting_from_a_peer_that_floods_takes_bounded_time(size: in
 @pytest.mark.long
 @pytest.mark.parametrize("program", ERROR_READERS.values(), ids=ERROR_READERS)
 async def test_one_slice_reads_a_bounded_number_of_a_flood_of_icmp_errors(program: Program) -> None:
-    with pair_of_plain_sockets("127.0.0.1") as (_, receiver):
-        closed = receiver.getsockname()
-
     async def survive(sock: DatagramSocket) -> None:
         # On a connected socket each error is raised once.
         while True:
@@ -708,10 +705,10 @@ async def test_one_slice_reads_a_bounded_number_of_a_flood_of_icmp_errors(progra
                 await program(sock)
 
     # The source counts the calls and refills nothing.
-    with endless_kernel() as source:
+    with endless_kernel() as source, refusing_port("127.0.0.1") as port:
         async with trio_dgram.open_socket("udp4", icmp_errors=True, receive_buffer_size=LARGE_BUFFER) as sock:
             await sock.bind(0, "127.0.0.1")
-            await sock.connect(closed)
+            await sock.connect(("127.0.0.1", port))
             # Processes that share the socket send by it, and the errors go to its queue.
             with socket.socket(fileno=os.dup(sock.fileno())) as sender, flood(sender, senders=2, seconds=2):
                 with trio.fail_after(20), suppress(OSError):

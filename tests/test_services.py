@@ -29,6 +29,7 @@ from trio_dgram._services import sockets as _sockets
 from trio_dgram.sim import cancel_everywhere
 
 from .support.families import Family
+from .support.refusing import refusing_address
 
 Handler = Any
 
@@ -650,10 +651,8 @@ async def test_a_name_is_tried_address_by_address(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_refusal_is_raised_by_receive(udp: Family) -> None:
-    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
-        port = sock.address.port
-    async with trio_dgram.open_connection(udp.loopback, port) as peer:
-        await peer.send(b"anybody?")
+    async with refusing_address(udp) as refusing, trio_dgram.open_connection(*refusing) as peer:
+        await peer.send(b"x")
         with pytest.raises(ConnectionRefusedError):
             await peer.receive()
 

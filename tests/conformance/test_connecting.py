@@ -13,6 +13,7 @@ import trio_dgram
 from trio_dgram import Address, Closed, Connected, Datagram, DatagramNursery, Failure, Listening
 
 from ..support.families import Family
+from ..support.refusing import refusing_address
 from .conftest import HeldLookup
 
 
@@ -265,9 +266,11 @@ async def test_a_disconnected_socket_receives_from_every_source_again(udp: Famil
 
 
 async def test_a_refused_port_is_raised_once_by_the_next_receive_and_never_by_send(udp: Family) -> None:
-    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as gone:
-        nobody = gone.address
-    async with trio_dgram.open_socket(udp.type, connect=nobody) as sock, trio.open_nursery() as nursery:
+    async with (
+        refusing_address(udp) as refusing,
+        trio_dgram.open_socket(udp.type, connect=refusing) as sock,
+        trio.open_nursery() as nursery,
+    ):
         for _ in range(5):
             await sock.send(b"x")
         assert sock.statistics().sent == 5
@@ -307,23 +310,22 @@ async def test_a_socket_can_be_closed_on_an_error_and_with_a_pending_error(udp: 
 
 
 async def test_a_refused_port_goes_to_open_failure_channels_instead(udp: Family) -> None:
-    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as gone:
-        nobody = gone.address
-    async with trio_dgram.open_socket(udp.type, connect=nobody) as sock:
+    async with refusing_address(udp) as refusing, trio_dgram.open_socket(udp.type, connect=refusing) as sock:
         failures = sock.events(Failure)
         await sock.send(b"x")
         await sock.send(b"x")
         failure = await failures.receive()
         assert (failure.error.errno, failure.operation) == (errno.ECONNREFUSED, "receive")
-        assert failure.address == nobody
+        assert failure.address == refusing
 
 
 async def test_a_refused_port_does_not_affect_an_unconnected_socket(udp: Family) -> None:
-    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as gone:
-        nobody = gone.address
-    async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
+    async with (
+        refusing_address(udp) as refusing,
+        trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock,
+    ):
         for _ in range(3):
-            await sock.send(b"x", nobody)
+            await sock.send(b"x", refusing)
         await sock.send(b"to myself", sock.address)
         assert (await sock.receive()).data == b"to myself"
         assert sock.statistics().receive_errors == 0
