@@ -76,6 +76,7 @@ USAGE: Final = [
     (["listen", "0", "--group", "224.0.0.251%"], "must be a multicast group"),
     (["listen", "0", "--group", "mdns"], "must be a multicast group"),
     (["listen", "[::1]:0", "--group", "224.0.0.251%lo"], "is no IPv6 group, but [::1]:0 is an IPv6 address"),
+    (["send"], "the following arguments are required: HOST:PORT\n"),
     (["send", "127.0.0.1:0", "x"], "argument HOST:PORT: port must be from 1 to 65535, not 0"),
     (["send", "9", "x"], "argument HOST:PORT: must be HOST:PORT or [HOST]:PORT, with a port from 1 to 65535, not '9'"),
     (["send", "::1:9", "x"], "not '::1:9'"),

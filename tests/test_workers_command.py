@@ -30,7 +30,7 @@ REFUSED: Final = [
     (["--udp", "127.0.0.1:0", "--receive-buffer", "0", "--", "true"], 2, "receive_buffer_size must be from 1"),
     (["--udp", "192.0.2.1:5", "--", "true"], 1, "192.0.2.1:5"),
     (["--udp", "x" * 64 + ".example:5", "--", "true"], 1, "is not a valid name"),
-    (["--udp", "127.0.0.1:0", "--", "no-such-program"], 127, "no-such-program"),
+    (["--udp", "127.0.0.1:0", "--", "no-such-program"], 127, "no-such-program: the program is not found\n"),
     (["--udp", "127.0.0.1:0", "--processes", "1", "--", *light("sys.exit(3)")], 1, "exited with code 3"),
 ]
 UNPARSED: Final = [

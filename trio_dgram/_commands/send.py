@@ -24,7 +24,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of ``send``."""
     parser.add_argument("peer", metavar="HOST:PORT", type=peer_address, help="the destination")
     parser.add_argument(
-        "data", metavar="DATA", nargs="*", help="a payload each; without any, each line of standard input is one"
+        "data",
+        metavar="DATA",
+        nargs="*",
+        # Without a default argparse takes it for required.
+        default=[],
+        help="a payload each; without any, each line of standard input is one",
     )
     parser.add_argument("--hex", action="store_true", help="payloads are hexadecimal digits")
     parser.add_argument("--rate", metavar="N", type=duration, help="send N datagrams per second")

@@ -16,7 +16,7 @@ from .._values.errors import DatagramError
 from .._workers.settings import Backoff, Settings, Steer, check_settings
 from .._workers.supervisor import Supervisor, run_supervisor
 from .._workers.values import WorkerEvent
-from .command import FAILURE, USAGE, Command
+from .command import FAILURE, USAGE, Command, explain
 from .console import Console
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -78,12 +78,15 @@ async def run(arguments: Namespace, console: Console) -> int:
         settings = check_settings(options["program"], options["udp"], given)
         await _supervise(settings, console)
     except FileNotFoundError as error:
-        console.complain(str(error))
+        console.complain(explain(error))
         return _NOT_FOUND
     except ValueError as error:
         console.complain(str(error))
         return USAGE
-    except (OSError, DatagramError) as error:
+    except OSError as error:
+        console.complain(explain(error))
+        return FAILURE
+    except DatagramError as error:
         console.complain(str(error))
         return FAILURE
     return 0
