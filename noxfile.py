@@ -26,7 +26,6 @@ PROGRAMS = "tests/examples"
 # What is tested of the installed wheel.
 INSTALLED = [
     "tests/conformance",
-    "tests/sim",
     *[
         f"tests/test_{name}.py"
         for name in ("exports", "public_members", "module_map", "services", "dtls", "command_line")
@@ -84,6 +83,10 @@ def cover_tests(session: nox.Session, *args: str) -> None:
 
 
 PYTHONS = pythons()
+PYTHON_OF_LOWEST = next((version for version in PYTHONS if version != CURRENT), None)
+LOWEST = [requirement.replace(">=", "==") for requirement in PYPROJECT["project"]["dependencies"]]
+# These tests use libraries that require a newer Trio than the package does.
+NEED_NEWER = ["tests/sim/test_real_libraries.py", "tests/test_libraries_on_trio_sockets.py"]
 show_pyenv_versions(PYTHONS)
 
 
@@ -96,12 +99,17 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS, allow_parallel=True)
 def tests(session: nox.Session) -> None:
-    """Run the tests on every installed Python that is supported, except the long ones."""
-    session.install("-e", ".", *group("test"))
+    """Run the tests on every installed Python that is supported, except the long ones.
+
+    The oldest one, except for the current Python, has the lowest versions of the dependencies that the package supports.
+    """
+    lowest = LOWEST if session.python == PYTHON_OF_LOWEST else []
+    session.install("-e", ".", *lowest, *group("test"))
     if session.python == CURRENT:
         cover_tests(session, *without(DOCS_EXAMPLES), *NOT_LONG)
     else:
-        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), *NO_PROGRAMS)
+        newer = NEED_NEWER if lowest else []
+        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS, *newer), *NO_PROGRAMS)
 
 
 @nox.session(allow_parallel=True)
@@ -118,16 +126,6 @@ def tests_portable(session: nox.Session) -> None:
     cover_tests(
         session, *without(DOCS_EXAMPLES, PROGRAMS), "--portable", "-m", "(not long or capabilities) and not programs"
     )
-
-
-@nox.session(python=PYTHONS[:1], allow_parallel=True)
-def tests_min(session: nox.Session) -> None:
-    """Run the tests with the lowest versions of the dependencies that the package supports."""
-    lowest = [requirement.replace(">=", "==") for requirement in PYPROJECT["project"]["dependencies"]]
-    session.install("-e", ".", *lowest, *group("test"))
-    # These tests use libraries that require a newer Trio than the package does.
-    newer = ("tests/sim/test_real_libraries.py", "tests/test_libraries_on_trio_sockets.py")
-    run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS, *newer), *NO_PROGRAMS)
 
 
 @nox.session  # Not parallel to the tests: the README's echo server and theirs use the same port.

@@ -16,7 +16,7 @@ from trio_dgram._socket.event_channel import Overflow
 
 from .support.families import Family
 
-COUNT = 100_000
+COUNT = 20_000
 counts_drops = pytest.mark.skipif(
     "config.getoption('--portable')", reason="kernel: the portable path has no drop counter"
 )
