@@ -203,6 +203,16 @@ async def test_unix_sockets_are_served_and_connected_to(tmp_path: Path) -> None:
             raise AssertionError
 
 
+async def test_the_peers_of_a_unix_socket_have_no_networks_to_limit(tmp_path: Path) -> None:
+    path = str(tmp_path / "server")
+    message = "max_peers_per_network is for udp4 and udp6 sockets, not for unix sockets"
+    with pytest.raises(ValueError, match=message):
+        await trio_dgram.open_listeners(path=path, max_peers_per_network=(1, 1))
+    async with trio_dgram.open_socket("unix", path=path) as sock:
+        with pytest.raises(ValueError, match=message):
+            DatagramListener(sock, max_peers_per_network=(1, 1))
+
+
 async def test_a_path_that_cannot_be_bound_leaves_nothing_open(tmp_path: Path) -> None:
     with same_descriptors():
         with pytest.raises(FileNotFoundError):

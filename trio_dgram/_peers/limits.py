@@ -34,7 +34,7 @@ class PeerOptions(TypedDict, total=False):
       accept_filter (Callable[[Datagram], bool] | None): whether to admit a new peer, by its first datagram; None
         admits all. It may close the listener. Default: None.
       max_peers_per_network (tuple[int, int] | None): the largest number of peers in one IPv4 /24 and in one IPv6 /56;
-        None for any number. Default: None.
+        None for any number. Not for ``"unix"`` sockets. Default: None.
       amplification_limit (float | None): how many bytes may be sent for each one received before the peer is
         validated, from 1 (RFC 9000, 8.1); None for any number. Default: None.
     """
@@ -87,14 +87,17 @@ UNLIMITED: Final = PeerLimits(max_peers=1, idle_timeout=None)
 """For the one peer that a program has chosen itself."""
 
 
-def check_limits(options: PeerOptions) -> PeerLimits:
-    """Return the limits that the options set, or raise what is wrong with them."""
+def check_limits(options: PeerOptions, *, unix: bool) -> PeerLimits:
+    """Return the limits that the options set, or raise what is wrong with them on a ``"unix"`` socket or another."""
     check_names("listener option", options, PeerOptions.__annotations__)
-    return PeerLimits(**cast("dict[str, Any]", dict(options)))
+    limits = PeerLimits(**cast("dict[str, Any]", dict(options)))
+    if unix and limits.max_peers_per_network is not None:
+        raise ValueError("max_peers_per_network is for udp4 and udp6 sockets, not for unix sockets")
+    return limits
 
 
-def split_options(options: ListenerOptions) -> tuple[PeerOptions, SocketOptions]:
+def split_options(options: ListenerOptions, *, unix: bool) -> tuple[PeerOptions, SocketOptions]:
     """Return the limits of a listener and the options of its sockets, or raise what is wrong with a limit."""
     limits, of_sockets = split("listener option", options, ListenerOptions, PeerOptions)
-    check_limits(limits)
+    check_limits(limits, unix=unix)
     return limits, of_sockets

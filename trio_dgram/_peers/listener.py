@@ -43,7 +43,7 @@ class DatagramListener(trio.abc.Listener[DatagramChannel]):
 
     def __init__(self, socket: DatagramSocket, **limits: Unpack[PeerOptions]) -> None:
         self._address = listenable_address(socket)
-        checked = check_limits(limits)
+        checked = check_limits(limits, unix=socket.type == "unix")
         answer_from_asked_address(socket)
         self._table = PeerTable[DatagramChannel](socket, checked, DatagramChannel)
 
@@ -131,6 +131,6 @@ async def open_listeners(
       socket.gaierror: if the name does not resolve.
       OSError: the kernel's error, such as EADDRINUSE; no socket stays open.
     """
-    limits, socket_options = split_options(options)
+    limits, socket_options = split_options(options, unix=path is not None)
     bound = await bind_sockets(port, host, path, socket_options)
     return [DatagramListener(socket, **limits) for socket in bound]
