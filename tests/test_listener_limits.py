@@ -352,6 +352,40 @@ async def test_errors_of_handlers_are_logged_or_raised_as_chosen(udp: Family, ca
         assert not caplog.text
 
 
+@pytest.mark.parametrize("ended", [False, True], ids=["of its own", "of its ended channel"])
+async def test_an_error_beside_the_cancellation_of_a_handler_ends_no_server(
+    udp: Family, caplog: pytest.LogCaptureFixture, ended: bool
+) -> None:
+    async def handler(peer: DatagramChannel) -> None:
+        async def clean_up() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    if not ended:
+                        raise ValueError("of the clean-up")
+                    await peer.send(b"for a peer that was evicted")
+
+        async with trio.open_nursery() as nursery:
+            # Its nursery raises one group of this error and of the other tasks' cancellation.
+            nursery.start_soon(clean_up)
+            await trio.sleep_forever()
+
+    async with (
+        serving(handler, 0, host=udp.loopback, max_peers=1) as (listener,),
+        trio_dgram.open_socket(udp.type) as one,
+        trio_dgram.open_socket(udp.type) as two,
+    ):
+        for number, sock in enumerate((one, two), start=1):
+            await sock.send(b"x", listener.address)
+            await heard(listener, number)
+            await trio.testing.wait_all_tasks_blocked()
+        assert (listener.statistics().peers, listener.statistics().handlers_cancelled) == (1, 1)
+        assert len(caplog.records) == (not ended)
+    # The end of the server has cancelled the other handler.
+    assert len(caplog.records) == (not ended)
+
+
 async def test_the_network_cannot_flood_the_log(
     udp: Family, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:

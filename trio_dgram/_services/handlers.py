@@ -128,19 +128,31 @@ async def _accept_all(
 async def _handle(
     handler: Callable[[ChannelT], Awaitable[object]], channel: ChannelT, log: RateLimitedLog | None
 ) -> None:
-    with trio.CancelScope() as scope:
-        channel._handler_starts(scope)
-        try:
+    scope = trio.CancelScope()
+    channel._handler_starts(scope)
+    try:
+        with scope:
             await interruptibly_awaited(handler, channel)
-        except Exception as error:
-            if channel._ended and _only_broken(error):
-                return
+    except BaseException as error:
+        failure, rest = _split(error)
+        if failure is not None and not (channel._ended and _only_broken(failure)):
             if log is None:
                 raise
-            log.report(cause_of(error), "the handler of %s failed", channel.address, exc_info=error)
-        finally:
-            channel._handler_ended()
-            channel.close()
+            log.report(cause_of(failure), "the handler of %s failed", channel.address, exc_info=failure)
+        if rest is error:
+            raise
+        if rest is not None:
+            raise rest from None
+    finally:
+        channel._handler_ended()
+        channel.close()
+
+
+def _split(error: BaseException) -> tuple[Exception | None, BaseException | None]:
+    """Return what a handler raises, and the rest: a nursery raises both in one group when it is cancelled."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Exception)
+    return (error, None) if isinstance(error, Exception) else (None, error)
 
 
 def _only_broken(error: BaseException) -> bool:
