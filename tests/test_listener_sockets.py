@@ -77,6 +77,18 @@ async def test_a_connection_has_the_options_of_sockets_and_a_local_address(udp: 
             await assert_shouts(peer)
 
 
+async def test_an_ipv4_mapped_address_is_served_and_connected_to_as_ipv4() -> None:
+    async def look_up(_host: str, port: int, _family: socket.AddressFamily) -> tuple[str, int]:
+        return ("::ffff:127.0.0.1", port)
+
+    async with serving(shout, 0, host="::ffff:127.0.0.1") as (listener,):
+        assert listener.address.host == "127.0.0.1"
+        for host in ("::ffff:127.0.0.1", "name.example"):
+            async with trio_dgram.open_connection(host, listener.address.port, lookup=look_up) as peer:
+                assert peer.address == listener.address
+                await assert_shouts(peer)
+
+
 async def test_a_connection_asks_its_own_lookup(udp: Family) -> None:
     async def lookup(host: str, port: int, family: socket.AddressFamily) -> Address:
         if host != "somewhere.example":

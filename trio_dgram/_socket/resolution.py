@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import trio
 
 from .._codecs.families import UDP4, UDP6, Family, SocketType, check_type, is_literal
-from .._values.addresses import Address, check_host, check_port
+from .._values.addresses import Address, check_host, check_port, unmapped
 from .._values.arguments import describe_value
 from .event_loop import require_trio
 from .interrupts import interruptibly_awaited
@@ -54,18 +54,24 @@ async def resolve(host: str | None, port: int, type: SocketType) -> Address:
 async def numeric_addresses(host: str | None, port: int, lookup: Lookup | None = None) -> list[tuple[SocketType, str]]:
     """Return the addresses of a name in both families, in the order to try them, each with its type of sockets.
 
-    A ``lookup`` is asked for an IPv6 address, then for an IPv4 one; what it raises is raised if it has neither.
+    A ``lookup`` is asked for an IPv6 address, then for an IPv4 one; what it raises is raised if it has neither. An
+    IPv4-mapped address counts as IPv4.
     """
     for family in (UDP4, UDP6):
         if host and is_literal(host.partition("%")[0], family.family):
-            return [(family.type, host)]
+            return [_typed(family, host)]
     if host and lookup is not None:
         return await _ask_for_each_family(lookup, host, port)
     found = await _get_addresses(host, port)
     families = {int(family.family): family for family in (UDP4, UDP6)}
     return list(
-        dict.fromkeys((families[int(entry[0])].type, families[int(entry[0])].address(entry[4]).host) for entry in found)
+        dict.fromkeys(_typed(family := families[int(entry[0])], family.address(entry[4]).host) for entry in found)
     )
+
+
+def _typed(family: Family, host: str) -> tuple[SocketType, str]:
+    plain = unmapped(host)
+    return (family.type, host) if plain is host else (UDP4.type, plain)
 
 
 async def _ask_for_each_family(lookup: Lookup, host: str, port: int) -> list[tuple[SocketType, str]]:
@@ -77,7 +83,7 @@ async def _ask_for_each_family(lookup: Lookup, host: str, port: int) -> list[tup
         except OSError as error:
             failures.append(error)
         else:
-            found.extend((family.type, address.host) for address in addresses)
+            found.extend(_typed(family, address.host) for address in addresses)
     if not found:
         raise failures[0]
     return found
