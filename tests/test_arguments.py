@@ -293,6 +293,7 @@ FUNCTIONS: Final[dict[str, list[Wrong]]] = {
         wrong(TypeError, "idle_timeout must be a number", 0, idle_timeout="1"),
         wrong(ValueError, "amplification_limit must be at least 1", 0, amplification_limit=0.5),
         wrong(TypeError, "accept_filter must be a function of a Datagram", 0, accept_filter=3),
+        wrong(TypeError, "accept_filter must be a synchronous function of a Datagram", 0, accept_filter=trio.sleep),
         wrong(
             TypeError, "max_peers_per_network must be a number for IPv4 and one for IPv6", 0, max_peers_per_network=3
         ),

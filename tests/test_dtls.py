@@ -168,6 +168,22 @@ async def test_a_context_of_another_library_is_refused(call: Any) -> None:
             await call(*[shout] * (call is dtls.serve), 0, context)
 
 
+async def test_a_context_of_tls_is_refused() -> None:
+    context = SSL.Context(SSL.TLS_METHOD)
+    message = r"ssl_context must be one of DTLS, SSL\.Context\(SSL\.DTLS_METHOD\), not of TLS"
+    with pytest.raises(ValueError, match=message):
+        await dtls.open_listeners(0, context)
+    with pytest.raises(ValueError, match=message):
+        dtls.open_connection("localhost", 9, context)
+
+
+async def test_a_context_may_be_changed_until_it_is_used() -> None:
+    context = server_context()
+    with pytest.raises(ValueError, match="port must be"):
+        dtls.open_connection("localhost", 0, context)
+    context.set_timeout(1)
+
+
 # Certificates
 
 
@@ -223,6 +239,21 @@ async def test_a_server_without_a_certificate_is_refused(udp: Family) -> None:
 async def test_a_host_that_no_certificate_can_be_issued_for_is_refused(name: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="server_hostname must be "):
         dtls.open_connection("localhost", 9, client_context(), server_hostname=name)
+    with pytest.raises((TypeError, ValueError), match="^host must be "):
+        dtls.open_connection(name, 9, client_context())
+
+
+async def test_an_ipv4_mapped_address_is_verified_as_ipv4() -> None:
+    async with serving(host="127.0.0.1") as (listener,):
+        async with connecting(listener, "::ffff:127.0.0.1") as peer:
+            assert peer.address == listener.address
+            await talk(peer)
+
+
+@pytest.mark.parametrize("local", [0, "127.0.0.1", ("127.0.0.1",)])
+async def test_a_wrong_local_address_is_refused(local: Any) -> None:
+    with pytest.raises(TypeError, match=r"local (address )?must be a \(host, port\) tuple"):
+        dtls.open_connection("localhost", 9, client_context(), local=local)
 
 
 async def test_clients_may_be_required_to_have_certificates(udp: Family) -> None:

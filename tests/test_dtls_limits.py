@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import socket
 import struct
 import sys
@@ -552,7 +553,12 @@ async def test_a_handler_that_cannot_be_called_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["handshake_timeout", "initial_retransmit_timeout"])
 async def test_wrong_times_of_a_connection_are_refused(name: str) -> None:
-    for value, error in ((-1, ValueError), ("long", TypeError)):
+    for value, error in ((-1, ValueError), ("long", TypeError), (math.nan, ValueError)):
         wrong: dict[str, Any] = {name: value}
         with pytest.raises(error, match=f"{name} must be "):
             dtls.open_connection("localhost", 9, client_context(), **wrong)
+
+
+async def test_a_connection_does_not_retransmit_without_end() -> None:
+    with pytest.raises(ValueError, match=r"initial_retransmit_timeout must be at least 0\.001 and finite, not 0"):
+        dtls.open_connection("localhost", 9, client_context(), initial_retransmit_timeout=0)

@@ -534,6 +534,7 @@ def test_an_interrupt_of_the_key_ends_the_block(interrupted: bytes) -> None:
     [
         ({"channel": 1}, "channel must be a trio.abc.Channel of bytes, not 1"),
         ({"key": 1}, "key must be a function of bytes, not 1"),
+        ({"key": trio.sleep}, "key must be a synchronous function of bytes, not an async one"),
         ({"max_in_flight": 0}, "max_in_flight must be from 1"),
     ],
 )

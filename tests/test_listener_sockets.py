@@ -135,7 +135,7 @@ async def test_a_wrong_option_is_refused_with_those_that_exist() -> None:
         (("localhost", 9), {"local": "here"}, "local must be"),
         (("localhost", 9), {"local": ("127.0.0.1",)}, "local address"),
         ((), {"path": ""}, "path"),
-        ((), {"path": "x", "local": ("127.0.0.1", 0)}, "path must be"),
+        ((), {"path": "x", "local": ("127.0.0.1", 0)}, "local must be"),
         ((), {"path": "x", "ttl": 5}, "ttl is for udp4 and udp6"),
     ],
 )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Unpack
+from typing import Final, Unpack
 
 import trio
 from OpenSSL import SSL
 
 from .._codecs.families import UDP6
-from .._services.connecting import addresses_of, connect_next
+from .._services.connecting import addresses_of, check_local, connect_next
 from .._services.sockets import make_socket
 from .._socket.config import SocketOptions, check_options
 from .._socket.datagram_socket import DatagramSocket
@@ -25,6 +25,9 @@ from .contexts import Verification, check_context, client_view, current_verifica
 from .endpoint_socket import EndpointSocket, is_reported_by_network
 from .limits import DTLSLimits
 from .session import Session
+
+_SHORTEST_RETRANSMIT_TIMEOUT: Final = 0.001
+"""In seconds; the timeout doubles each time, and 0 would retransmit without end."""
 
 
 @defer_interrupts
@@ -167,8 +170,8 @@ def open_connection(
         may share it.
       local: the local ``(host, port)`` to send from. Default: chosen by the kernel.
       server_hostname: the name or address that the certificate must be issued for. Default: ``host``.
-      initial_retransmit_timeout: after how many seconds a handshake message is sent again for the first time.
-        Default: 1.0.
+      initial_retransmit_timeout: after how many seconds a handshake message is sent again for the first time,
+        from 0.001. Default: 1.0.
       handshake_timeout: how long the handshake may take, with all addresses, in seconds. Default: 10.0.
       options: options of the socket, as documented in :class:`SocketOptions`.
 
@@ -183,12 +186,11 @@ def open_connection(
     check_context(ssl_context)
     name = check_host("host", host)
     check_port("port", port, lowest=1)
-    check_number("initial_retransmit_timeout", initial_retransmit_timeout, 0)
+    check_number("initial_retransmit_timeout", initial_retransmit_timeout, _SHORTEST_RETRANSMIT_TIMEOUT)
     check_number("handshake_timeout", handshake_timeout, 0, infinite=True)
     check_options(UDP6.type, options)
-    if local is not None:
-        UDP6.check_local(local, None)
+    check_local(local)
     wanted = name if server_hostname is None else server_hostname
-    verification = Verification(wanted, service_id(wanted))
+    verification = Verification(wanted, service_id("host" if server_hostname is None else "server_hostname", wanted))
     timeouts = initial_retransmit_timeout, handshake_timeout
     return _ConnectionManager(name, port, client_view(ssl_context), verification, local, timeouts, options)

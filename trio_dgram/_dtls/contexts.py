@@ -20,6 +20,7 @@ from service_identity import VerificationError
 from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
 from service_identity.pyopenssl import extract_patterns
 
+from .._values.addresses import unmapped
 from .._values.arguments import describe_value
 from .._values.errors import DatagramError
 
@@ -49,9 +50,16 @@ class CertificateError(DatagramError):
 
 
 def check_context(value: object) -> None:
-    """Raise ``TypeError`` unless ``value`` is a context of pyOpenSSL."""
+    """Raise ``TypeError`` unless ``value`` is a context of pyOpenSSL, ``ValueError`` unless it is for DTLS."""
     if not isinstance(value, SSL.Context):
         raise TypeError(f"ssl_context must be an OpenSSL.SSL.Context, not {describe_value(value)}")
+    if value not in _servers and value not in _clients:
+        # A connection makes a context immutable, so it gets a copy of what pyOpenSSL knows about this one.
+        probe = object.__new__(SSL.Context)
+        probe.__dict__ = dict(vars(value))
+        protocol = SSL.Connection(probe).get_protocol_version_name()
+        if not protocol.startswith("DTLS"):
+            raise ValueError(f"ssl_context must be one of DTLS, SSL.Context(SSL.DTLS_METHOD), not of {protocol}")
 
 
 class _View(SSL.Context):
@@ -112,22 +120,26 @@ def client_view(context: SSL.Context) -> SSL.Context:
     return _View(context)
 
 
-def service_id(host: str) -> ServiceID:
+def service_id(name: str, host: str) -> ServiceID:
     """Return the identity that the certificate of ``host`` must have.
+
+    Args:
+      name: the name of the argument, for messages.
+      host: its value.
 
     Raises:
       ValueError: if ``host`` is neither an address nor a name that a certificate can be issued for.
     """
     if not isinstance(cast("object", host), str):
-        raise TypeError(f"server_hostname must be a string, not {describe_value(host)}")
-    address = host.partition("%")[0]
+        raise TypeError(f"{name} must be a string, not {describe_value(host)}")
+    address = unmapped(host.partition("%")[0])
     try:
         ipaddress.ip_address(address)
     except ValueError:
         try:
             return DNS_ID(host)
         except ValueError as error:
-            raise ValueError(f"server_hostname must be an IP address or a DNS name, not {host!r}: {error}") from None
+            raise ValueError(f"{name} must be an IP address or a DNS name, not {host!r}: {error}") from None
     return IPAddress_ID(address)
 
 

@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from .._codecs.families import UDP6, AnyAddress, check_type
-from .._services.connecting import addresses_of, connect_next
+from .._services.connecting import addresses_of, check_local, connect_next
 from .._services.sockets import make_socket
 from .._socket.config import SocketOptions, check_options
 from .._socket.datagram_socket import DatagramSocket
@@ -134,15 +134,12 @@ def open_connection(
         family = check_type("unix")
         family.check_address("path", path)
         if local is not None:
-            family.check_local(local, None)
+            family.check_address("local", local)
     else:
         if None in given:
             raise TypeError("open_connection needs host and port, or the path of a unix socket")
         check_host("host", host)
         check_port("port", port, lowest=1)
         check_options(UDP6.type, options)
-        if local is not None:
-            if not isinstance(local, tuple):
-                raise TypeError(f"local must be a (host, port) tuple, not {local!r}")
-            UDP6.check_local(local, None)
+        check_local(local)
     return _ConnectionManager(_Peer(host or "", port or 0, path, local, options))

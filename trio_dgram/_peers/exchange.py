@@ -19,7 +19,7 @@ import trio
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts, interruptibly
 from .._socket.pending_errors import PENDING_ERRNOS
-from .._values.arguments import check_integer, describe_value
+from .._values.arguments import check_function, check_integer, describe_value
 from .._values.construction import NoPublicConstructor, create
 from .._values.errors import NotConnectedError, PeerUnreachable
 from .._values.statistics import ExchangeStatistics
@@ -366,6 +366,5 @@ def open_exchange(
         used = cast("trio.abc.Channel[bytes]", channel)
     else:
         raise TypeError(f"channel must be a trio.abc.Channel of bytes, not {describe_value(channel)}")
-    if not callable(key):
-        raise TypeError(f"key must be a function of bytes, not {describe_value(key)}")
+    check_function("key", key, "bytes")
     return _ExchangeManager(used, key, check_integer("max_in_flight", max_in_flight, 1, 2**31 - 1))

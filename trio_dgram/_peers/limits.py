@@ -11,7 +11,7 @@ from attrs.validators import optional
 
 from .._services.limits import count, document, networks, number, split, timeout
 from .._socket.config import SocketOptions
-from .._values.arguments import check_names, describe_value
+from .._values.arguments import check_function, check_names
 from .._values.datagrams import Datagram
 
 _MOST: Final = 2**62
@@ -58,8 +58,8 @@ document(ListenerOptions, PeerOptions, SocketOptions)
 
 
 def _check_filter(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not callable(value):
-        raise TypeError(f"{attribute.name} must be a function of a Datagram, not {describe_value(value)}")
+    if value is not None:
+        check_function(attribute.name, value, "a Datagram")
 
 
 @attrs.frozen(kw_only=True)

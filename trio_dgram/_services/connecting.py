@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 import trio
 
+from .._codecs.families import UDP6
 from .._socket.resolution import Lookup, numeric_addresses
+from .._values.arguments import describe_value
 
 T = TypeVar("T")
 
 Connect: TypeAlias = Callable[[str, str, int], Awaitable[T]]
 """Connects a new socket of a type to a numeric address and a port; it leaves nothing open where it fails."""
+
+
+def check_local(local: object) -> None:
+    """Raise what is wrong with the local ``(host, port)`` of a connection."""
+    if local is not None:
+        if not isinstance(local, tuple):
+            raise TypeError(f"local must be a (host, port) tuple, not {describe_value(local)}")
+        UDP6.check_local(cast("object", local), None)
 
 
 @trio.lowlevel.enable_ki_protection

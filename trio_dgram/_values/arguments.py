@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import reprlib
 from collections.abc import Iterable
@@ -52,6 +53,15 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {names}, not {value!r}")
     return value
+
+
+def check_function(name: str, value: object, of: str) -> None:
+    """Raise ``TypeError`` unless ``value`` is a function, of the arguments that ``of`` describes, and not async."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function of {of}, not {describe_value(value)}")
+    if inspect.iscoroutinefunction(value):
+        # What it returns is true, hashable and never awaited.
+        raise TypeError(f"{name} must be a synchronous function of {of}, not an async one")
 
 
 def check_names(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
