@@ -111,13 +111,17 @@ class _Connection:
     async def shake_hands(self, retransmit_timeout: float) -> None:
         """Perform the handshake, or raise why it has failed."""
         verification = self._verification
-        verification.begin(self._end_handshake)
+        verification.begin()
         token = current_verification.set(verification)
         try:
             with self._handshake:
                 await self.session.shake_hands(initial_retransmit_timeout=retransmit_timeout)
-        except (SSL.Error, trio.ClosedResourceError) as error:
-            raise trio.BrokenResourceError(f"the DTLS handshake with {self.session.name} failed") from error
+        except (SSL.Error, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            if not verification.has_failed:
+                reason = str(error) or "its socket was closed"
+                raise trio.BrokenResourceError(
+                    f"the DTLS handshake with {self.session.name} failed: {reason}"
+                ) from error
         finally:
             current_verification.reset(token)
         if self._error is not None:
@@ -128,10 +132,6 @@ class _Connection:
         """Close the session and the socket."""
         self._endpoint.close()
         self.session.close()
-
-    def _end_handshake(self) -> None:
-        # It takes effect once the task waits: Trio sends the alert first.
-        self._handshake.deadline = trio.current_time()
 
     def _on_error(self, error: Exception) -> None:
         session = self.session
@@ -180,7 +180,8 @@ def open_connection(
       socket.gaierror: if the name does not resolve.
       CertificateError: if the server's certificate is not issued for that host, or not by a trusted CA.
       trio.TooSlowError: if the handshake takes too long.
-      trio.BrokenResourceError: if OpenSSL cannot perform it.
+      trio.BrokenResourceError: if OpenSSL cannot perform it, or the server refuses it, for instance for want of a
+        certificate of the client.
       OSError: the kernel's error for the last address, such as ENETUNREACH or ECONNREFUSED.
     """
     check_context(ssl_context)

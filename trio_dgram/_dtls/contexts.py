@@ -7,13 +7,14 @@ each endpoint and connection. So the options are set here, once, and Trio gets a
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, cast
 from weakref import WeakSet
 
 import attrs
+import trio
 from OpenSSL import SSL
 from service_identity import CertificateError as ServiceIdentityError
 from service_identity import VerificationError
@@ -43,6 +44,28 @@ _REASONS: Final = {
     23: "revoked",
 }
 """The usual results of X509_verify_cert(3)."""
+
+_FATAL: Final = 2
+"""The level of an alert that ends a handshake (RFC 5246, 7.2)."""
+
+_ALERTS: Final = {
+    40: "handshake_failure",
+    42: "bad_certificate",
+    43: "unsupported_certificate",
+    44: "certificate_revoked",
+    45: "certificate_expired",
+    46: "certificate_unknown",
+    47: "illegal_parameter",
+    48: "unknown_ca",
+    49: "access_denied",
+    50: "decode_error",
+    51: "decrypt_error",
+    70: "protocol_version",
+    71: "insufficient_security",
+    80: "internal_error",
+    120: "no_application_protocol",
+}
+"""The usual alerts (RFC 5246, 7.2; RFC 7301, 3.2)."""
 
 
 class CertificateError(DatagramError):
@@ -93,7 +116,7 @@ def server_view(context: SSL.Context) -> SSL.Context:
         try:
             context.set_options(_OPTIONS)
             context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-            context.set_info_callback(_note_connection)
+            context.set_info_callback(_observe)
             # Trio verifies the cookie itself.
             context.set_cookie_verify_callback(lambda *_: True)
         except ValueError as error:
@@ -112,7 +135,7 @@ def client_view(context: SSL.Context) -> SSL.Context:
     if context not in _clients:
         try:
             context.set_options(_OPTIONS)
-            context.set_info_callback(_note_connection)
+            context.set_info_callback(_observe)
             context.set_verify(SSL.VERIFY_PEER, _verify)
         except ValueError as error:
             raise ValueError(f"ssl_context must not have been used for anything but DTLS clients: {error}") from None
@@ -149,17 +172,16 @@ class Verification:
 
     host: str
     wanted: ServiceID
-    _on_failure: Callable[[], object] = bool
     _succeeded: bool = False
     _error: CertificateError | None = None
 
-    def begin(self, on_failure: Callable[[], object]) -> None:
-        """Begin another handshake.
+    @property
+    def has_failed(self) -> bool:
+        """Whether a certificate was refused."""
+        return self._error is not None
 
-        Args:
-          on_failure: called when a certificate is refused: for Trio, the handshake has only not succeeded yet.
-        """
-        self._on_failure = on_failure
+    def begin(self) -> None:
+        """Begin another handshake."""
         self._succeeded = False
         self._error = None
 
@@ -181,7 +203,6 @@ class Verification:
 
     def _fail(self, reason: str) -> bool:
         self._error = CertificateError(f"certificate verification failed for {self.host}: {reason}")
-        self._on_failure()
         return False
 
     def check(self) -> None:
@@ -228,14 +249,35 @@ class RetransmissionTimer:
         self._connection = None
 
 
-current_timer: Final[ContextVar[RetransmissionTimer]] = ContextVar("current_timer")
-"""The timer of the handshake that the current task performs: OpenSSL calls back in the task."""
+class Handshake:
+    """What OpenSSL reports about one handshake, and the scope that it runs in."""
+
+    def __init__(self, timer: RetransmissionTimer) -> None:
+        self.scope = trio.CancelScope()
+        self.failure: str = ""
+        """Why it has failed, or empty. OpenSSL does not continue after a fatal alert of either end, but Trio takes each
+        error for that of an invalid packet."""
+        self._timer = timer
+
+    def observe(self, connection: SSL.Connection, where: int, result: int) -> None:
+        """Note the connection, and end the handshake at a fatal alert."""
+        self._timer.start(connection)
+        level, number = divmod(result, 256)
+        if where & SSL.SSL_CB_ALERT and level == _FATAL:
+            sender = "the peer" if where & SSL.SSL_CB_READ else "OpenSSL"
+            self.failure = f"{sender} ended it with the alert {_ALERTS.get(number, number)}"
+            # It takes effect once the task waits: Trio sends the alert first.
+            self.scope.deadline = trio.current_time()
 
 
-def _note_connection(connection: SSL.Connection, _where: int, _result: int) -> None:
-    timer = current_timer.get(None)
-    if timer is not None:
-        timer.start(connection)
+current_handshake: Final[ContextVar[Handshake]] = ContextVar("current_handshake")
+"""The handshake that the current task performs: OpenSSL calls back in the task."""
+
+
+def _observe(connection: SSL.Connection, where: int, result: int) -> None:
+    handshake = current_handshake.get(None)
+    if handshake is not None:
+        handshake.observe(connection, where, result)
 
 
 current_verification: Final[ContextVar[Verification]] = ContextVar("current_verification")

@@ -21,7 +21,7 @@ from .._values.addresses import Address, format_address
 from .._values.datagrams import Datagram
 from .._values.errors import with_context
 from .._values.statistics import DTLSChannelStatistics
-from .contexts import RetransmissionTimer, current_timer
+from .contexts import Handshake, RetransmissionTimer, current_handshake
 from .endpoint_socket import EndpointSocket
 
 
@@ -121,13 +121,21 @@ class Session:
         )
 
     async def shake_hands(self, **options: Any) -> None:
-        """Perform the handshake."""
-        token = current_timer.set(self._timer)
+        """Perform the handshake.
+
+        Raises:
+          trio.BrokenResourceError: if it was ended by an alert, or the peer has begun another.
+        """
+        handshake = Handshake(self._timer)
+        token = current_handshake.set(handshake)
         try:
-            await self._secured.do_handshake(**options)
+            with handshake.scope:
+                await self._secured.do_handshake(**options)
         finally:
-            current_timer.reset(token)
+            current_handshake.reset(token)
             self._timer.stop()
+        if handshake.failure:
+            raise trio.BrokenResourceError(handshake.failure)
         self.handshaking = False
 
     # Sending
