@@ -589,6 +589,14 @@ async def test_sockets_get_the_requested_buffer_and_a_smaller_one_is_reported(ca
         assert f"has {limit} bytes instead of {limit + 1}: raise net.core.rmem_max" in caplog.text
 
 
+def test_the_smallest_buffer_of_a_group_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    with bound(UDP4) as passed, bound(UDP4) as added:
+        passed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+        added.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
+        sockets._check_buffer(sockets.Group(Address("127.0.0.1", 1), "udp", [passed, added]), 20_000)
+    assert "the receive buffer of 127.0.0.1:1 has 10000 bytes instead of 20000" in caplog.text
+
+
 @pytest.mark.parametrize("reuse_port", [0, 1])
 async def test_sockets_that_systemd_passed_to_the_supervisor_are_used(
     reuse_port: int, pass_sockets: Pass, caplog: pytest.LogCaptureFixture

@@ -17,7 +17,7 @@ from .._workers.settings import Backoff, Settings, Steer, check_settings
 from .._workers.supervisor import Supervisor, run_supervisor
 from .._workers.values import WorkerEvent
 from .command import FAILURE, USAGE, Command, explain
-from .console import Console
+from .console import Console, escape
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -87,7 +87,10 @@ async def run(arguments: Namespace, console: Console) -> int:
         console.complain(explain(error))
         return FAILURE
     except DatagramError as error:
-        console.complain(str(error))
+        reason, *tail = str(error).splitlines()
+        console.complain(reason)
+        for line in tail:
+            console.note(escape(line))
         return FAILURE
     return 0
 

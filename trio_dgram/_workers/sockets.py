@@ -169,7 +169,7 @@ def _configure(sock: socket.socket, settings: Settings) -> None:
 
 def _check_buffer(group: Group, requested: int | None) -> None:
     # Linux doubles the requested size (socket(7)).
-    granted = group.sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    granted = min(each.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2 for each in group.sockets)
     if requested is not None and granted < requested:
         _log.warning(
             "the receive buffer of %s has %d bytes instead of %d: raise net.core.rmem_max",
