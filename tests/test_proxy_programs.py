@@ -27,11 +27,6 @@ MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 NGINX: Final = """
 load_module {module};
-daemon off;
-master_process off;
-user root;
-pid {folder}/pid;
-error_log stderr notice;
 events {{ }}
 stream {{
     server {{
@@ -52,21 +47,25 @@ async def received(sock: DatagramSocket) -> trio_dgram.Datagram:
         return await sock.receive()
 
 
+def find_nginx(folder: Path) -> list[str]:
+    """Return the command of nginx with its stream module, which keeps its files in ``folder``."""
+    nginx = find_program("nginx")
+    if not MODULE.exists():  # pragma: no cover -- .ci/run installs it
+        pytest.skip("program: nginx has no stream module")
+    settings = f"daemon off; master_process off; user root; pid {folder}/pid; error_log stderr notice;"
+    return [nginx, "-e", "stderr", "-g", settings]
+
+
 @contextmanager
 def nginx(folder: Path, host: str, port: int, server: str, *options: str) -> Generator[None]:
     """Run nginx between its ``host`` and ``port`` and ``server``."""
-    find_program("nginx")
-    if not MODULE.exists():  # pragma: no cover -- .ci/run installs it
-        pytest.skip("program: nginx has no stream module")
+    command = find_nginx(folder)
     configuration = folder / "nginx.conf"
     configuration.write_text(
-        NGINX.format(
-            module=MODULE, folder=folder, host=url_host(host), port=port, server=server, options="\n".join(options)
-        )
+        NGINX.format(module=MODULE, host=url_host(host), port=port, server=server, options="\n".join(options))
     )
-    command = [find_program("nginx"), "-p", str(folder), "-c", str(configuration), "-e", "stderr"]
     # Not by a thread of Trio's, which may be in another namespace.
-    with program(*command) as running:
+    with program(*command, "-c", str(configuration)) as running:
         Example(running).line_with("event method")
         yield
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -59,6 +58,15 @@ def test_arguments_that_cannot_be_read_exit_with_2(
 ) -> None:
     assert main(words) == 2
     assert message in capfd.readouterr().err
+
+
+def test_the_last_lines_of_a_program_that_cannot_start_are_repeated(capfd: pytest.CaptureFixture[str]) -> None:
+    body = "[print(number, file=sys.stderr) for number in range(25)]; sys.exit('a \\x1b[31mreason')"
+    assert main(["--udp", "127.0.0.1:0", "--processes", "1", "--", *light(body)]) == 1
+    _, _, last = capfd.readouterr().err.partition("trio-dgram workers: ")
+    reason, *lines = last.splitlines()
+    assert reason == "5 workers ended within a second and none was ready: the last one exited with code 1"
+    assert lines == [*[f"  {number}" for number in range(6, 25)], r"  a \x1b[31mreason"]
 
 
 def test_a_busy_port_exits_with_1_and_is_named(capfd: pytest.CaptureFixture[str]) -> None:
@@ -153,13 +161,3 @@ def test_the_command_runs_on_a_socket_of_systemd(monkeypatch: pytest.MonkeyPatch
         assert client.recv(100).endswith(b" hello")
         lines = iter(command.read_line, b"")
         assert any(b"2 workers share one socket on 127.0.0.1" in line for line in lines)
-
-
-UNITS: Final = sorted((ROOT / "docs" / "deploying").glob("*.s*"))
-
-
-def test_the_units_of_the_documentation_are_valid() -> None:
-    assert len(UNITS) == 4
-    verify = [find_program("systemd-analyze"), "verify", "--man=no", *map(str, UNITS)]
-    done = subprocess.run(verify, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")

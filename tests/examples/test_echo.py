@@ -85,9 +85,10 @@ REFUSED: Final[list[tuple[list[str], int, str]]] = [
     (["--port", "http"], 2, "invalid int value: 'http'"),
     (["--type", "tcp"], 2, "invalid choice: 'tcp'"),
     (["--host", "192.0.2.77"], 1, "Cannot assign requested address"),
+    (["--proxy", "balancer"], 1, "proxy_protocol must hold addresses and networks"),
     *[
         (["--help"], 0, text)
-        for text in ("Answer every datagram with itself.", "--type", "--host", "--port", "default: 41234")
+        for text in ("Answer every datagram with itself.", "--type", "--host", "--port", "--proxy", "default: 41234")
     ],
 ]
 
