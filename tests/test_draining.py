@@ -15,10 +15,11 @@ import trio
 import trio.testing
 
 import trio_dgram
-from trio_dgram import DatagramChannel, DatagramListener, workers
+from trio_dgram import DatagramChannel, DatagramListener, dtls, workers
 from trio_dgram._services.draining import drain_request
-from trio_dgram._services.handlers import serve_listeners
 from trio_dgram._services.worker_process import process
+
+from .support.certificates import client_context, server_context
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ async def serving(handler: Any, **options: Any) -> AsyncGenerator[DatagramListen
             yield listener
 
 
-async def shout(peer: DatagramChannel) -> None:
+async def shout(peer: trio.abc.Channel[bytes]) -> None:
     async for data in peer:
         await peer.send(data.upper())
 
@@ -112,6 +113,35 @@ async def test_waiting_handlers_and_servers_of_one_process_all_end() -> None:
         request_to_end()
 
 
+async def test_a_handler_of_the_program_gets_the_signal_once_every_server_has_drained() -> None:
+    answer, ended = trio.Event(), trio.Event()
+
+    async def slow(peer: DatagramChannel) -> None:
+        async for data in peer:
+            await answer.wait()
+            await peer.send(data)
+
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+
+        async def wait_for_signal() -> None:
+            assert await signals.__anext__() == signal.SIGTERM
+            ended.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait_for_signal)
+            async with serving(slow) as listener, serving(shout):
+                async with trio_dgram.open_connection(*listener.address) as client:
+                    await client.send(b"question")
+                    await trio.testing.wait_all_tasks_blocked(0.05)
+                    request_to_end()
+                    await workers.wait_draining()
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert not ended.is_set()
+                    answer.set()
+                    assert await client.receive() == b"question"
+            await ended.wait()
+
+
 async def test_an_accept_of_a_program_ends_with_an_error() -> None:
     async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as sock:
         listener = DatagramListener(sock)
@@ -127,25 +157,21 @@ async def test_a_listener_that_is_closed_ends_serve_with_an_error_as_ever() -> N
     assert ended.group_contains(trio.ClosedResourceError)
 
 
-async def test_a_service_that_cannot_drain_closes_its_channels() -> None:
-    class Listener:
-        closed = False
-
-        async def accept(self) -> Any:
-            await trio.sleep_forever()
-
-        def close(self) -> None:
-            self.closed = True
-
-    listener = Listener()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: serve_listeners(shout, [listener], None, "log", task_status))
-        await trio.testing.wait_all_tasks_blocked()
-        request_to_end()
-        await workers.wait_draining()
-        # Later requests are known at once.
-        await workers.wait_draining()
-    assert listener.closed
+async def test_a_dtls_server_closes_its_channels_and_returns() -> None:
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            serve = partial(dtls.serve, shout, 0, server_context(), host="127.0.0.1")
+            (listener,) = await nursery.start(serve)
+            host, port = listener.address
+            async with dtls.open_connection(host, port, client_context()) as client:
+                await client.send(b"hello")
+                assert await client.receive() == b"HELLO"
+                request_to_end()
+                await workers.wait_draining()
+                # Later requests are known at once.
+                await workers.wait_draining()
+    counts = listener.statistics()
+    assert (counts.peers, counts.accepted) == (0, 1)
 
 
 async def test_outside_a_worker_nothing_is_waited_for(

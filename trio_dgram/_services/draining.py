@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import trio
@@ -21,6 +23,7 @@ class DrainRequest:
         """Whether the supervisor has asked this process to drain."""
         self._events: dict[trio.Event, None] = {}
         self._former: Any = None
+        self._services = 0
 
     @property
     def can_be_received(self) -> bool:
@@ -45,6 +48,18 @@ class DrainRequest:
             del self._events[event]
             if not self._events:
                 signal.signal(signal.SIGTERM, self._former)
+
+    @contextmanager
+    def service(self) -> Generator[None]:
+        """Count a service that drains for the block. After the last one, a handler of the program gets the signal: it
+        may be what ends the other tasks of the program."""
+        self._services += 1
+        try:
+            yield
+        finally:
+            self._services -= 1
+            if self.is_made and not self._services and callable(signal.getsignal(signal.SIGTERM)):
+                signal.raise_signal(signal.SIGTERM)
 
     def _make(self) -> None:
         self.is_made = True

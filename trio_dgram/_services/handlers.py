@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import trio
@@ -82,13 +83,15 @@ async def serve_listeners(
     The arguments are those of :func:`trio_dgram.serve`.
     """
     log = RateLimitedLog(_log) if handler_errors == "log" else None
+    drains = drain_request.can_be_received
     try:
-        async with trio.open_nursery() as nursery:
-            for listener in listeners:
-                nursery.start_soon(_accept_all, listener, handler, handler_nursery or nursery, log)
-            if drain_request.can_be_received:
-                nursery.start_soon(_drain_on_request, listeners, nursery)
-            task_status.started(listeners)
+        with drain_request.service() if drains else nullcontext():
+            async with trio.open_nursery() as nursery:
+                for listener in listeners:
+                    nursery.start_soon(_accept_all, listener, handler, handler_nursery or nursery, log)
+                if drains:
+                    nursery.start_soon(_drain_on_request, listeners, nursery)
+                task_status.started(listeners)
     finally:
         for listener in listeners:
             listener.close()
