@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -92,6 +93,17 @@ def test_a_signal_ends_the_workers_and_the_command(number: signal.Signals) -> No
     words = ["--udp", "127.0.0.1:0", "--processes", "2", "--receive-buffer", "64K", "--steer", "0,255", "--"]
     assert main([*words, *signalling(number)]) == 0
     assert children() == []
+
+
+def test_the_command_is_the_first_process_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    container = [find_program("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, *COMMAND]
+    words = ["--udp", "127.0.0.1:0", "--processes", "2", "--", *signalling(signal.SIGUSR1, signal.SIGTERM)]
+    done = subprocess.run([*container, *words], capture_output=True, text=True, check=False, timeout=60)
+    if "Operation not permitted" in done.stderr:  # pragma: no cover -- CI is allowed to
+        pytest.skip(f"permission: {done.stderr}")
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[1].split()[0] == "0"
 
 
 def test_the_changes_of_workers_are_json_lines(capfd: pytest.CaptureFixture[str]) -> None:
