@@ -22,6 +22,7 @@ import trio_dgram
 from .support import interrupted, interrupts
 from .support.interrupted import CORE, PEERS
 from .support.interrupted_dtls import ENCRYPTED
+from .support.interrupted_workers import SUPERVISED
 from .support.interrupts import (
     Granularity,
     Place,
@@ -34,9 +35,8 @@ from .support.interrupts import (
 )
 
 PACKAGE: Final = Path(trio_dgram.__file__).parent
-OTHERS: Final = {"__init__.py", "__pycache__", "__main__.py", "_commands", "_workers"}
-"""What no program here reaches. The command line, and with it the supervisor of workers, receives SIGINT as a signal,
-not as KeyboardInterrupt."""
+OTHERS: Final = {"__init__.py", "__pycache__", "__main__.py", "_commands"}
+"""What no program here reaches. The command line receives SIGINT as a signal, not as KeyboardInterrupt."""
 LAYERS: Final = [path for path in sorted(PACKAGE.glob("_*")) if path.name not in OTHERS]
 """Every private module and folder; the simulator is a public one."""
 FILES: Final = {
@@ -45,7 +45,7 @@ FILES: Final = {
     for path in (sorted(layer.rglob("*.py")) if layer.is_dir() else [layer])
     if path.name != "__init__.py"
 }
-PROGRAMS: Final = {**CORE, **PEERS, **ENCRYPTED}
+PROGRAMS: Final = {**CORE, **PEERS, **ENCRYPTED, **SUPERVISED}
 RANDOM_HITS: Final = 200
 SUBPROCESS_RUNS: Final = 5
 LONG: Final = pytest.mark.long
@@ -86,6 +86,7 @@ def test_an_interrupt_leaves_everything_in_order(file: str, granularity: Granula
         "_peers": PEERS,
         "_services": {**PEERS, **ENCRYPTED},
         "_dtls": ENCRYPTED,
+        "_workers": SUPERVISED,
     }.get(Path(file).parts[0], CORE)
     found = interrupt_everywhere(programs, [FILES[file]], granularity=granularity, counts=counts(granularity))
     assert not found, report(found)
