@@ -49,6 +49,9 @@ PEERS: Final = {
 }
 
 
+IMPORTING: Final = Peer(OURS, _python("importing"))
+
+
 @attrs.frozen
 class Echo:
     """A server sends back what ``sockets`` clients send, each with ``outstanding`` datagrams under way."""
@@ -273,6 +276,17 @@ _CASES: Final = (
         rows=(Row("1,000 in one nursery", PEERS[OURS], ("idle", "1000"), Alone()),),
         higher_is_better=False,
         at_most=4096,
+    ),
+    Case(
+        name="import",
+        unit="ms of CPU time",
+        rows=(
+            Row("import trio_dgram", IMPORTING, ("import trio_dgram", "{seconds}"), Alone()),
+            Row("import trio", IMPORTING, ("import trio", "{seconds}"), Alone(), bar=1.15),
+            Row("with a socket", IMPORTING, ("from trio_dgram import open_socket", "{seconds}"), Alone()),
+            Row("with listeners", IMPORTING, ("from trio_dgram import serve", "{seconds}"), Alone()),
+        ),
+        higher_is_better=False,
     ),
     Case(
         name="peers, growing",

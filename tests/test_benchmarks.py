@@ -24,6 +24,7 @@ BARS = {
     "many peers": {"our own echo": 0.9},
     "a channel per peer": {"the bare socket": 2.0},
     "a channel per peer, 16 peers": {"the bare socket": 2.0},
+    "import": {"import trio": 1.15},
     "simulated network": {"trio.socket on loopback": 0.5},
 }
 AT_MOST = {
@@ -40,6 +41,7 @@ LESS_IS_BETTER = {
     "idle peers",
     "under attack",
     "idle sockets",
+    "import",
     "peers, growing",
     "sockets, growing",
     "simulated hosts, growing",
@@ -183,7 +185,7 @@ def test_what_could_not_be_measured_has_no_line_and_without_the_first_row_nothin
 
 def test_without_a_compiler_the_cases_whose_load_is_c_are_left_out() -> None:
     run = plan(list(CASES.values()), None, NO_COMPILER)
-    assert set(run.rows) == {"bulk send", "idle peers", "idle sockets", *SIMULATED_CASES}
+    assert set(run.rows) == {"bulk send", "idle peers", "idle sockets", "import", *SIMULATED_CASES}
     for name in CASES.keys() - run.rows.keys():
         assert run.left_out[name] == f"its load is written in C, and {NO_COMPILER}"
     assert run.left_out["blocking C"] == run.left_out["C with offloads"] == NO_COMPILER

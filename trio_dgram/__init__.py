@@ -2,119 +2,86 @@
 
 Sockets live in a nursery, ``bind`` and ``send`` are awaited, ``receive`` is iterated, and the events of a socket arrive
 in channels.
+
+A public name or submodule is imported when it is first used, so a program loads only the parts that it uses.
 """
 
 from __future__ import annotations
 
 import os as _os
+import sys as _sys
+from importlib import import_module as _import_module
 
-from ._codecs.families import SocketType
-from ._kernel.capabilities import Capabilities, capabilities
-from ._kernel.interfaces import Interface, interfaces
-from ._kernel.memberships import Membership
-from ._nursery import DatagramNursery, open_nursery, open_socket
-from ._peers.channel import DatagramChannel
-from ._peers.connection import open_connection
-from ._peers.exchange import Exchange, open_exchange
-from ._peers.limits import ListenerOptions, PeerOptions
-from ._peers.listener import DatagramListener, open_listeners
-from ._peers.retry import retry
-from ._peers.serving import serve
-from ._socket.config import SocketOptions
-from ._socket.datagram_socket import DatagramSocket
-from ._socket.event_channel import ChannelOptions, EventChannel
-from ._socket.resolution import resolve
-from ._socket.trio_socket import as_trio_socket
-from ._values.addresses import Address, ProxiedAddress, UnixAddress
-from ._values.datagrams import Credentials, Datagram, PacketInfo, ProxyHeader
-from ._values.errors import (
-    AddressBlockedError,
-    AlreadyBoundError,
-    AlreadyConnectedError,
-    AmplificationLimitError,
-    DatagramError,
-    NotBoundError,
-    NotConnectedError,
-    PeerUnreachable,
-    ProxyHeaderError,
-    SendManyError,
-    SocketStateError,
-)
-from ._values.events import Closed, Connected, Event, Failure, Listening
-from ._values.statistics import (
-    ChannelStatistics,
-    ExchangeStatistics,
-    ListenerStatistics,
-    PeerStatistics,
-    SocketStatistics,
-)
-
-__all__ = [
-    "Address",
-    "AddressBlockedError",
-    "AlreadyBoundError",
-    "AlreadyConnectedError",
-    "AmplificationLimitError",
-    "Capabilities",
-    "ChannelOptions",
-    "ChannelStatistics",
-    "Closed",
-    "Connected",
-    "Credentials",
-    "Datagram",
-    "DatagramChannel",
-    "DatagramError",
-    "DatagramListener",
-    "DatagramNursery",
-    "DatagramSocket",
-    "Event",
-    "EventChannel",
-    "Exchange",
-    "ExchangeStatistics",
-    "Failure",
-    "Interface",
-    "ListenerOptions",
-    "ListenerStatistics",
-    "Listening",
-    "Membership",
-    "NotBoundError",
-    "NotConnectedError",
-    "PacketInfo",
-    "PeerOptions",
-    "PeerStatistics",
-    "PeerUnreachable",
-    "ProxiedAddress",
-    "ProxyHeader",
-    "ProxyHeaderError",
-    "SendManyError",
-    "SocketOptions",
-    "SocketStateError",
-    "SocketStatistics",
-    "SocketType",
-    "UnixAddress",
-    "as_trio_socket",
-    "capabilities",
-    "interfaces",
-    "open_connection",
-    "open_exchange",
-    "open_listeners",
-    "open_nursery",
-    "open_socket",
-    "resolve",
-    "retry",
-    "serve",
-]
+_SUBMODULES = {"dtls", "lowlevel", "sim", "workers"}
+# The public names by module. Type checkers read them in __init__.pyi.
+_NAMES = {
+    "_codecs.families": ["SocketType"],
+    "_kernel.capabilities": ["Capabilities", "capabilities"],
+    "_kernel.interfaces": ["Interface", "interfaces"],
+    "_kernel.memberships": ["Membership"],
+    "_nursery": ["DatagramNursery", "open_nursery", "open_socket"],
+    "_peers.channel": ["DatagramChannel"],
+    "_peers.connection": ["open_connection"],
+    "_peers.exchange": ["Exchange", "open_exchange"],
+    "_peers.limits": ["ListenerOptions", "PeerOptions"],
+    "_peers.listener": ["DatagramListener", "open_listeners"],
+    "_peers.retry": ["retry"],
+    "_peers.serving": ["serve"],
+    "_socket.config": ["SocketOptions"],
+    "_socket.datagram_socket": ["DatagramSocket"],
+    "_socket.event_channel": ["ChannelOptions", "EventChannel"],
+    "_socket.resolution": ["resolve"],
+    "_socket.trio_socket": ["as_trio_socket"],
+    "_values.addresses": ["Address", "ProxiedAddress", "UnixAddress"],
+    "_values.datagrams": ["Credentials", "Datagram", "PacketInfo", "ProxyHeader"],
+    "_values.errors": [
+        "AddressBlockedError",
+        "AlreadyBoundError",
+        "AlreadyConnectedError",
+        "AmplificationLimitError",
+        "DatagramError",
+        "NotBoundError",
+        "NotConnectedError",
+        "PeerUnreachable",
+        "ProxyHeaderError",
+        "SendManyError",
+        "SocketStateError",
+    ],
+    "_values.events": ["Closed", "Connected", "Event", "Failure", "Listening"],
+    "_values.statistics": [
+        "ChannelStatistics",
+        "ExchangeStatistics",
+        "ListenerStatistics",
+        "PeerStatistics",
+        "SocketStatistics",
+    ],
+}
+_MODULE_OF = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
+__all__ = tuple(sorted(_MODULE_OF))  # pyright: ignore[reportUnsupportedDunderAll] -- it reads __init__.pyi
 
 
-# Documentation and tracebacks show the public name of a class, not the module that defines it.
+def __getattr__(name: str) -> object:
+    """Import a public name or submodule (PEP 562)."""
+    if name in _SUBMODULES:
+        return _import_module(f"{__name__}.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(_import_module(_MODULE_OF[name]), name)
+    _show_public_names()
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def _show_public_names() -> None:
-    for name in __all__:
-        public = globals()[name]
-        if getattr(public, "__module__", "").startswith(f"{__name__}."):
+    """Let documentation and tracebacks show the public name of a class, not the module that defines it."""
+    for name, module in _MODULE_OF.items():
+        public = getattr(_sys.modules.get(module), name, None)
+        if getattr(public, "__module__", "") == module:
             public.__module__ = __name__
 
-
-_show_public_names()
 
 if "LISTEN_FDS" in _os.environ:  # pragma: no cover -- tests import it so in processes of their own
     # Read before the program opens descriptors: a missing one would have the number of another.
