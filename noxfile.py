@@ -35,6 +35,12 @@ INSTALLED = [
 NOT_LONG = ("-m", "not long")
 # Other tests that start many processes; again only the current Python runs them.
 NO_PROGRAMS = ("-m", "not long and not programs")
+# The schemas of the files that GitHub reads.
+GITHUB_FILES = {
+    "workflows/*.yml": "github-workflows",
+    "ISSUE_TEMPLATE/*.yml": "github-issue-forms",
+    "dependabot.yml": "dependabot",
+}
 # The source distribution lacks some of these.
 TYPED = [
     path
@@ -145,11 +151,14 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(allow_parallel=True)
 def lint(session: nox.Session) -> None:
-    """Check format, lint and the changelog fragments."""
+    """Check format, lint, the changelog fragments, and the files that GitHub reads against their schemas."""
     session.install(*group("lint"))
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("towncrier", "build", "--draft", "--version", "next")
+    for pattern, schema in GITHUB_FILES.items():
+        if files := list((ROOT / ".github").glob(pattern)):  # The source distribution lacks them.
+            session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files))
 
 
 @nox.session(allow_parallel=True)
@@ -169,6 +178,8 @@ def package(session: nox.Session) -> None:
     # The sessions that install the package have built it in isolation.
     session.run("python", "-m", "build", "--no-isolation")
     session.run("twine", "check", "--strict", *map(str, (ROOT / "dist").iterdir()))
+    if not list((ROOT / "dist").glob("*-py3-none-any.whl")):
+        session.error("one wheel must be pure (py3-none-any)")
 
 
 @nox.session(requires=["package"], reuse_venv=False, allow_parallel=True)
@@ -183,6 +194,18 @@ def build(session: nox.Session) -> None:
     # Enough to show that the wheel is whole: the other sessions run all tests on the same code.
     with session.chdir(away):
         run_tests(session, *INSTALLED, *NO_PROGRAMS)
+
+
+@nox.session(venv_backend="none")
+def release_check(session: nox.Session) -> None:
+    """Check that ``-- TAG`` names the version, that ``CHANGELOG.md`` has its notes, and that no fragment is left."""
+    version = PYPROJECT["project"]["version"]
+    if session.posargs != [f"v{version}"]:
+        session.error(f"the tag must be v{version}, the version in pyproject.toml, not {' '.join(session.posargs)}")
+    if f"\n## {version} (" not in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"):
+        session.error(f"CHANGELOG.md has no notes for {version}: run towncrier build")
+    if left := sorted(path.name for path in (ROOT / "changelog.d").glob("+*")):
+        session.error(f"changelog.d has fragments that no release contains: {', '.join(left)}")
 
 
 @nox.session
