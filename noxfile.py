@@ -157,8 +157,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("towncrier", "build", "--draft", "--version", "next")
     for pattern, schema in GITHUB_FILES.items():
-        if files := list((ROOT / ".github").glob(pattern)):  # The source distribution lacks them.
-            session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files))
+        files = map(str, (ROOT / ".github").glob(pattern))
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
 
 
 @nox.session(allow_parallel=True)
