@@ -220,8 +220,8 @@ def test_an_option_without_an_effect_is_found(monkeypatch: pytest.MonkeyPatch) -
     found = examined()
     assert {name: found[name].detail for name in ("receive offload", "packet info", "timestamps")} == {
         "receive offload": "received 100 bytes in one call, not 800",
-        "packet info": "the datagram came without its local address",
-        "timestamps": "the datagram came without a timestamp",
+        "packet info": "the datagram arrived without its local address",
+        "timestamps": "the datagram arrived without a timestamp",
     }
     assert found["steering"].state == "missing"
     assert " of 64 datagrams" in found["steering"].detail

@@ -20,7 +20,7 @@ from .support.proxying import LOCAL, SERVICE, SERVICE6, SIGNATURE, STREAM, tlv, 
 CLIENT: Final = ("192.0.2.7", 40000)
 CLIENT6: Final = ("2001:db8::7", 40000)
 UNREACHABLE: Final = ["224.0.0.1", "239.255.255.255", "255.255.255.255", "ff02::1", "::ffff:224.0.0.1"]
-"""Hosts that no datagram comes from."""
+"""Hosts that cannot be a source."""
 
 
 def is_possible(host: str) -> bool:
@@ -148,8 +148,8 @@ def test_the_longest_lines_of_the_specification_are_within_the_limit() -> None:
     longest = f"PROXY UNKNOWN {LONGEST} {LONGEST} 65535 65535"
     assert len(longest) + 2 == 107
     refused(f"{longest} \r\n".encode(), "does not end within 107 bytes")
-    refused(b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n", "no datagram comes from")
-    refused(f"PROXY TCP6 {LONGEST} {LONGEST} 65535 65535\r\n".encode(), "no datagram comes from")
+    refused(b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n", "cannot be a source")
+    refused(f"PROXY TCP6 {LONGEST} {LONGEST} 65535 65535\r\n".encode(), "cannot be a source")
 
 
 # As the programs of the distribution write them
@@ -204,7 +204,7 @@ BLOCK: Final = v2(CLIENT)[16:]
         (with_fixed(0x21, 0x12, BLOCK + b"\x05\x00\x02x") + b"payload", "a TLV .* exceeds it"),
         (with_fixed(0x21, 0x12, BLOCK + tlv(3, b"\0\0\0")), "CRC32C .* is wrong"),
         (with_fixed(0x21, 0x12, BLOCK + tlv(5, b"") * 65), "more than 64 TLVs"),
-        *[(v2((host, 1)), "no datagram comes from") for host in UNREACHABLE],
+        *[(v2((host, 1)), "cannot be a source") for host in UNREACHABLE],
     ],
 )
 def test_a_malformed_header_of_version_2_is_refused(data: bytes, reason: str) -> None:

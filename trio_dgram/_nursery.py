@@ -241,7 +241,7 @@ class DatagramNursery(metaclass=NoPublicConstructor):
 
 
 class _AsyncOnly:
-    """A block that is entered by ``async with`` and says so where it is not."""
+    """A block for ``async with``; ``with`` raises an error that says so."""
 
     _function: str
 

@@ -50,7 +50,7 @@ padding) as an integer, which is four times as fast to create and to look up as 
 
 
 class Destination(NamedTuple):
-    """Where a datagram goes. Hot loops create and unpack it as a plain tuple."""
+    """The destination of a datagram. Hot loops create and unpack it as a plain tuple."""
 
     address: Address
     sockaddr: SocketAddress | None
@@ -284,7 +284,7 @@ def _scope(address: Address, zone: str) -> int:
         except (OSError, ValueError):
             pass
     if isinstance(address, ReceivedAddress):
-        # The interface has gone. The kernel then refuses the datagram, as for any source that cannot be answered.
+        # The interface does not exist any more. The kernel then refuses the datagram, as for any unanswerable source.
         return _NO_INTERFACE
     raise socket.gaierror(socket.EAI_NONAME, f"there is no interface {zone!r}, the zone of {address.host}")
 

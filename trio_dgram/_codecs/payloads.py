@@ -23,7 +23,7 @@ START: Final = 0
 _LARGEST: Final = 65535
 """More than any UDP payload, in bytes."""
 _TOO_LARGE: Final = bytes(_LARGEST + 1)
-"""A stand-in for a larger payload, which the kernel refuses alike: to copy the payload first would take a time that
+"""A stand-in for a larger payload, which the kernel refuses alike: copying the payload first would take a time that
 depends on its size."""
 
 _MOST_PARTS: Final = 8192

@@ -1,9 +1,9 @@
 """PROXY protocol headers, from bytes to values (HAProxy, doc/proxy-protocol.txt).
 
-Rule 1: version 1 is a line of text, version 2 is binary; either stands before the payload, in the same datagram.
+Rule 1: version 1 is a line of text, version 2 is binary; either precedes the payload in the same datagram.
 Rule 2: the addresses are those of the client and of the proxy's own socket. A header with the command LOCAL, or of
     version 1 with UNKNOWN, precedes a datagram of the proxy itself; its addresses mean nothing.
-Rule 3: whatever is not exactly a header is refused. Nothing is guessed.
+Rule 3: anything that is not exactly a header is refused; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _check_source(source: Address) -> None:
     # An IPv6 group begins with ff and two more digits (RFC 4291, 2.7).
     is_group = is_ipv4_group(host) or (host.startswith("ff") and host.find(":") == 4)
     if is_group or host == "255.255.255.255":
-        raise malformed(f"the PROXY protocol header names {host} as client, which no datagram comes from")
+        raise malformed(f"the PROXY protocol header names {host} as client, which cannot be a source")
 
 
 def _parse_tlvs(data: bytes, start: int, end: int) -> tuple[tuple[int, bytes], ...]:

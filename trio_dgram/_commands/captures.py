@@ -132,7 +132,7 @@ def _assemble(sightings: list[Sighting]) -> Capture:
     packets: dict[int, Packet] = {}
     for number, (first, *_) in groups.items():
         packets[number] = decode_untrusted(first, packets.values(), started)
-    # The host that a dropped packet was on its way to is not recorded: others of its address were sent or arrived.
+    # The destination host of a dropped packet is not recorded: take it from other packets of its address.
     hosts = {packets[number].destination.host: group[-1].host for number, group in groups.items() if len(group) == 2}
     hosts |= {packet.source.host: packet.sender for packet in packets.values() if packet.sender}
     records = [record for number, group in groups.items() for record in _fates(packets[number], group, hosts, started)]
@@ -140,7 +140,7 @@ def _assemble(sightings: list[Sighting]) -> Capture:
 
 
 def _fates(packet: Packet, group: list[Sighting], hosts: dict[str, str], started: int) -> Iterator[Record]:
-    """Yield what became of a packet: it arrives at other hosts, or the remark says why it did not."""
+    """Yield the fate of a packet: its arrivals at other hosts, or a remark with the reason of its loss."""
     first, *arrivals = group
     likely = hosts.get(packet.destination.host, "")
     drops = list(_DROPS.finditer(first.remark))

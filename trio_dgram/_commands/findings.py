@@ -83,7 +83,7 @@ def try_offload(*, receive: bool) -> str:
 
 
 def try_sharing(*, steered: bool) -> str:
-    """Let two sockets share a port; check that the kernel balances, or obeys the first byte of each datagram."""
+    """Open two sockets on one port; check that the kernel balances them, or steers by the first byte of datagrams."""
     with Sockets() as sockets:
         shared = [sockets.open(socket.AF_INET, (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)) for _ in range(2)]
         shared[0].bind((_LOOPBACK, 0))
@@ -145,7 +145,7 @@ def try_packet_info() -> str:
         sender.send(b"?")
         control = receiver.recvmsg(1, 256)[1]
     if not any(socket.inet_aton(_LOOPBACK) in data for _, _, data in control):
-        raise OSError("the datagram came without its local address")
+        raise OSError("the datagram arrived without its local address")
     return "the local address of a datagram is reported"
 
 
@@ -178,7 +178,7 @@ def try_timestamps() -> str:
             if before - 10_000_000 <= stamp <= after + 10_000_000:
                 return f"{max(0, after - stamp) / 1000:.0f} us before the program read it"
             raise OSError(f"the kernel's clock differs from the program's by {(after - stamp) / 1e9:.3f} s")
-    raise OSError("the datagram came without a timestamp")
+    raise OSError("the datagram arrived without a timestamp")
 
 
 def attempt(name: str, trial: Callable[[], str], state: State, remedy: str) -> Finding:

@@ -19,7 +19,7 @@ _LONGEST: Final = 65527
 
 
 class Payloads(Protocol):
-    """Where payloads come from."""
+    """The sources of payloads."""
 
     async def read(self) -> bytes | None:
         """Return the next payload, ``None`` at the end."""

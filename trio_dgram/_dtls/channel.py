@@ -18,7 +18,7 @@ class DTLSChannel(trio.abc.Channel[bytes], metaclass=NoPublicConstructor):
 
     :func:`serve`, a :class:`DTLSListener` and :func:`open_connection` create it. ``receive`` raises
     ``trio.EndOfChannel`` when the peer has closed its end (the alert close_notify, RFC 5246, 7.2.1) or, on a server,
-    when nothing has come from it for the idle timeout. Datagrams may get lost in both directions, and arrive in
+    when nothing has arrived for the idle timeout. Datagrams may be lost in both directions, and arrive in
     another order; one that was replayed or forged is dropped.
     """
 
@@ -68,7 +68,7 @@ class DTLSChannel(trio.abc.Channel[bytes], metaclass=NoPublicConstructor):
         """Wait for the peer's next datagram and return it decrypted.
 
         Raises:
-          trio.EndOfChannel: when the channel has ended, once what had come before was received.
+          trio.EndOfChannel: when the channel has ended and its queue is empty.
           trio.ClosedResourceError: if it is closed, or is closed meanwhile.
           trio.BrokenResourceError: if the peer has begun another handshake, or reports that it has failed.
           trio.BusyResourceError: if another task is receiving.
@@ -81,8 +81,8 @@ class DTLSChannel(trio.abc.Channel[bytes], metaclass=NoPublicConstructor):
     def close(self) -> None:
         """Close the channel at once; what was queued is discarded. Closing twice does nothing.
 
-        The peer is not informed: Trio's DTLS offers no way to send close_notify. It finds out by an idle timeout of its
-        own, or by a message of the protocol that the program sends before.
+        The peer is not informed: Trio's DTLS cannot send close_notify. It detects the end by an idle timeout of its
+        own, or by a message of the protocol that the program sends first.
         """
         self._session.close()
 

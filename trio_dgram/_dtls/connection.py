@@ -163,10 +163,10 @@ def open_connection(
 
     Args:
       host: the name or address of the server. The addresses of a name are tried in order: one without a route, or that
-        refuses the handshake (ICMP port unreachable), makes room for the next. UDP cannot tell a silent one.
+        refuses the handshake (ICMP port unreachable), is skipped. UDP cannot detect one that does not answer.
       port: its UDP port.
       ssl_context: an OpenSSL context with ``SSL.DTLS_METHOD`` and the trusted CAs. The server's certificate is verified
-        whatever its ``set_verify`` says: its verify callback and its info callback are replaced. Several connections
+        regardless of its ``set_verify``: its verify callback and its info callback are replaced. Several connections
         may share it.
       local: the local ``(host, port)`` to send from. Default: chosen by the kernel.
       server_hostname: the name or address that the certificate must be issued for. Default: ``host``.

@@ -234,7 +234,7 @@ class RetransmissionTimer:
         self._connection = connection
 
     def settle(self) -> None:
-        """Let an expired timer retransmit, discard that, and so start it anew."""
+        """Restart an expired timer: have it retransmit, and discard the datagrams."""
         connection = self._connection
         if connection is None or connection.DTLSv1_get_timeout() != 0:
             return

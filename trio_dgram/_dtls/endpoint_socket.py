@@ -57,7 +57,7 @@ class Peer(Protocol):
     """Its datagrams that were dropped because too many bytes were queued."""
 
     def received(self, datagram: Datagram) -> None:
-        """Note that a datagram of the peer has come in."""
+        """Note that a datagram of the peer has arrived."""
 
 
 class _Queued(bytes):

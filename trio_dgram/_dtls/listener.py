@@ -33,7 +33,7 @@ class DTLSListener(trio.abc.Listener[DTLSChannel]):
     :func:`open_listeners` and :func:`serve` create it, or the program does for a socket that exists.
     ``trio.serve_listeners`` takes it.
 
-    Handshakes go on in the background from the first ``accept`` on, and channels are read from even while no task waits
+    Handshakes run in the background from the first ``accept`` on, and channels are read from even while no task waits
     for them. The socket is closed when the listener and all of its channels are.
 
     Args:

@@ -1,4 +1,4 @@
-"""The peers of one DTLS listener: which handshakes go on, which peers are admitted, and when they end.
+"""The peers of one DTLS listener: which handshakes are in progress, which peers are admitted, and when they end.
 
 Rule 1: at most ``max_handshakes`` handshakes are in progress; the oldest is cancelled in favour of a new one.
 Rule 2: at most ``max_peers`` sessions have a place. An ended one whose handler still runs loses its place first. The

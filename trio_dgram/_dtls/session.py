@@ -65,8 +65,8 @@ class Session:
 
     def __init__(self, secured: trio.DTLSChannel, sock: EndpointSocket, latest: Datagram, *, connected: bool) -> None:
         self.latest: Datagram = latest
-        """The latest datagram of the handshake: replies go to its source, and leave from the address that it was sent
-        to. Anyone can forge a later one, which would divert the replies."""
+        """The latest datagram of the handshake: replies are sent to its source, from the local address that received
+        it. Anyone can forge a later one, which would divert the replies."""
         self.last_received: float = trio.current_time()
         self.handshaking: bool = True
         self.ended: bool = False
@@ -166,7 +166,7 @@ class Session:
     async def _encrypt(self, payload: bytes) -> bytes:
         """Return one encrypted datagram. A cancelled call has encrypted nothing.
 
-        Cancellation must not end it half-way, because Trio would send what is encrypted with the next datagram. It
+        Encryption is shielded from cancellation, because Trio would prepend its bytes to the next datagram. A call
         waits for other tasks only as long as they encrypt, never for the kernel.
         """
         # Trio would join the datagrams of two tasks.
@@ -229,7 +229,7 @@ class Session:
         raise trio.EndOfChannel
 
     def received(self, datagram: Datagram) -> None:
-        """Note that a datagram of the peer has come in."""
+        """Note that a datagram of the peer has arrived."""
         self.last_received = trio.current_time()
         if self.handshaking:
             self.latest = datagram

@@ -1,6 +1,6 @@
 """One datagram descriptor: its addresses, metadata, error queue and counters, without waiting.
 
-Every call returns at once; one that would have to wait raises ``BlockingIOError``. What differs by system is decided
+Every call returns at once; one that would have to wait raises ``BlockingIOError``. Systems are distinguished
 here and in the modules that this one imports, and nowhere above. An option that the program did not ask for may be
 refused; the socket then works without it.
 """
@@ -102,7 +102,7 @@ class Descriptor:
     def set_up_own(self, *, ipv6_only: bool) -> None:
         """Configure a descriptor that was just created and that no other process shares."""
         if self.family is UDP6:
-            # Explicitly both ways, since the system's default varies; only True is what the program asked for.
+            # Set both values explicitly, since the system's default varies.
             with suppress(*() if ipv6_only else (OSError,)):
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
         if self._can.multicast_all and self.family.is_internet:
@@ -310,7 +310,7 @@ class Descriptor:
             return
         if not self._can.disconnect:
             return
-        # With SO_PASSCRED, connecting a "unix" socket gives it a name that stays (unix(7)).
+        # With SO_PASSCRED, connecting autobinds a "unix" socket, and its name stays (unix(7)).
         named = not self.family.is_internet and self._can.packet_info and self.getsockopt(*_CREDENTIALS)
         if named:
             self.setsockopt(*_CREDENTIALS, 0)
@@ -322,7 +322,7 @@ class Descriptor:
                 self.setsockopt(*_CREDENTIALS, 1)
 
     def disconnect(self) -> None:
-        """Dissolve the association with the peer; the port may go with it, the device is kept."""
+        """Dissolve the association with the peer; the port may be lost, the device is kept."""
         device = None
         if self.family.is_internet:
             with suppress(OSError):
@@ -380,7 +380,7 @@ class Descriptor:
         self.calls.filter_own(0, None)
 
     def reaches_itself(self, address: Address) -> bool:
-        """Whether a datagram to ``address``, which has this socket's port, may come back to it."""
+        """Whether this socket may receive its own datagram to ``address``, which has its port."""
         host = ipaddress.ip_address(unmapped(address.host.partition("%")[0]))
         return (
             host.is_multicast

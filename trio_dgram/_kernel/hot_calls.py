@@ -46,7 +46,7 @@ class HotCalls(Protocol):
         """Append about ``limit`` datagrams to ``into``, count them, and leave out those with a forbidden source.
 
         Raises:
-          BlockingIOError: if the queue is empty now. What was received before has been appended.
+          BlockingIOError: if the queue is empty now. Datagrams received before that have been appended.
           OSError: another error of the kernel, likewise after what was received.
         """
 
@@ -93,7 +93,7 @@ class HotCalls(Protocol):
         """Receive first what is queued in the socket ``former``, then close it."""
 
     def close(self) -> None:
-        """Close what :meth:`take_over` was given; the owner of the descriptor closes that."""
+        """Close the socket of :meth:`take_over`; the owner of the descriptor closes the descriptor."""
 
     def disconnect(self) -> None:
-        """Dissolve the association with the peer; an automatically chosen port may go with it (connect(2))."""
+        """Dissolve the association with the peer; an automatically chosen port may be lost (connect(2))."""

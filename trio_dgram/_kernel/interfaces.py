@@ -46,8 +46,8 @@ class Interface:
 def interfaces() -> list[Interface]:
     """Return the network interfaces of this machine, by index; on a simulated network those of the task's host.
 
-    Each call queries the kernel, since interfaces come and go. The flags besides ``up`` depend on the platform: on
-    Windows ``multicast`` is true and ``loopback`` is derived from the addresses.
+    Each call queries the kernel, since interfaces appear and disappear. Flags besides ``up`` depend on the platform:
+    on Windows ``multicast`` is true and ``loopback`` is derived from the addresses.
 
     Raises:
       OSError: the kernel's error, such as EMFILE; its ``operation`` is ``"interfaces"``.

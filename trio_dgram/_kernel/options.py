@@ -157,8 +157,7 @@ def _write_multicast_interface(target: Target, value: str | int | None) -> None:
 def multicast_source(interface: Interface) -> str | None:
     """Return the address to send IPv4 multicast from through ``interface``, ``None`` for the kernel's choice.
 
-    Through a loopback interface the kernel would send from 0.0.0.0, which receivers drop: the answer to it would go to
-    their own machine.
+    Through a loopback interface the kernel would send from 0.0.0.0, which receivers drop: they cannot answer it.
     """
     if not interface.loopback:
         return None

@@ -125,7 +125,7 @@ class PythonCalls:
                 self._receive_one_by_one(into, limit)
         finally:
             appended = len(into) - before
-            # An empty queue says nothing about the next burst.
+            # An empty queue does not predict the next burst.
             self._burst = appended or self._burst
             self.counts.received += appended
 
@@ -343,7 +343,7 @@ class PythonCalls:
         self.counts.discarded += len(discarded)
 
     def close(self) -> None:
-        """Close what :meth:`take_over` was given."""
+        """Close the socket of :meth:`take_over`."""
         while self._formers:
             self._formers.pop(0)._socket.close()  # noqa: SLF001 -- of the same class
 
@@ -352,7 +352,7 @@ class PythonCalls:
     @property
     def sendmsg(self) -> Any:
         """Sends one datagram with control messages."""
-        # Looking it up each time costs a tenth of sending a datagram: the socket delegates it.
+        # An attribute access per datagram costs a tenth of sending it: the socket delegates it.
         if self._sendmsg is None:
             self._sendmsg = self._socket.sendmsg
         return self._sendmsg

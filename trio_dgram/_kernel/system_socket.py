@@ -52,8 +52,8 @@ class SystemSocket:
 
     It is the synchronous interface that the library runs on: the standard library's socket, to which it delegates,
     ``disconnect``, ``path_mtu``, ``watch_errors``, ``is_local`` and, where the system has the call, ``recvmmsg``. A
-    custom socket factory whose sockets have a method ``kernel_socket`` that returns such an object gives the library
-    everything that the kernel gives it.
+    custom socket factory whose sockets have a method ``kernel_socket`` that returns such an object supports
+    every feature that the kernel supports.
 
     Args:
       sock: the socket to delegate to. It need not be of the standard library's class: a test suite may have replaced
@@ -212,12 +212,12 @@ class SystemSocket:
 
 
 def is_deaf_once_disconnected(sock: socket.socket) -> bool:
-    """Whether a socket of this kind hears only its former peer after it was disconnected."""
+    """Whether a socket of this kind still receives only from its former peer after it was disconnected."""
     return sys.platform == "linux" and sock.family == socket.AF_INET6
 
 
 class _LocalHosts:
-    """The local addresses among those that were asked for lately: asking costs 10 us."""
+    """A cache of which addresses are local: to ask the kernel costs 10 us."""
 
     def __init__(self) -> None:
         self._verdicts: dict[tuple[int, str], bool] = {}
@@ -237,7 +237,7 @@ class _LocalHosts:
 
 _MOST_VERDICTS: Final = 4096
 _VERDICTS_LAST: Final = 1.0
-"""How long a verdict is used, in seconds: addresses come and go."""
+"""How long a verdict is used, in seconds: the addresses of a machine change."""
 _local_hosts: Final = _LocalHosts()
 
 

@@ -48,7 +48,7 @@ def bound_path(path: str) -> BoundPath | None:
 
 
 def close_descriptors(ancillary: Iterable[ControlMessage]) -> None:
-    """Close the descriptors that came with a datagram: the API has no way to hand them out, so they would leak."""
+    """Close the descriptors of a datagram: the API does not return them, so they would leak."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             for (descriptor,) in struct.iter_unpack("=i", data[: len(data) // 4 * 4]):
@@ -57,14 +57,14 @@ def close_descriptors(ancillary: Iterable[ControlMessage]) -> None:
 
 
 def why_not_bound(number: int | None, path: str) -> str | None:
-    """Return why a socket could not be bound to ``path``, ``None`` where the errno says it all."""
+    """Return why a socket could not be bound to ``path``, ``None`` where the errno suffices."""
     if number == errno.EADDRINUSE:
         return _what_exists(path)
     return "the directory does not exist" if number == errno.ENOENT else None
 
 
 def why_not_reached(number: int | None, path: str) -> str | None:
-    """Return why a datagram could not be sent to ``path``, ``None`` where the errno says it all."""
+    """Return why a datagram could not be sent to ``path``, ``None`` where the errno suffices."""
     if not path:
         return "an unnamed socket cannot be answered"
     return _REASONS.get(number or 0)

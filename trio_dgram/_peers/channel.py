@@ -45,7 +45,7 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         self._received = 0
         self._receiving = False
         self._closed = False
-        # Where answers go, and which info of the peer's datagrams that was computed from.
+        # The destination of answers, and the info of the peer's datagrams from which it was computed.
         self._destination: Destination | None = None
         self._info_of_destination: PacketInfo | None = None
 
@@ -74,9 +74,9 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         )
 
     def mark_validated(self) -> None:
-        """Say that the peer has proved to have the address that it sends from.
+        """Mark the peer's address as validated: the peer has proved that it receives datagrams there.
 
-        From now on no newcomer evicts it, and ``amplification_limit`` does not apply to it. A second datagram is no
+        From now on no new peer evicts it, and ``amplification_limit`` does not apply to it. A second datagram is no
         proof, since its source can be forged as well; the answer to a secret is.
         """
         self._table.validate(self)
@@ -85,10 +85,10 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         """Wait for the peer's next datagram and return it. An empty one is data, not an end.
 
         Raises:
-          trio.EndOfChannel: when the channel has ended, once what had come before was received.
+          trio.EndOfChannel: when the channel has ended and its queue is empty.
           trio.ClosedResourceError: if it is closed, or is closed meanwhile.
           trio.BusyResourceError: if another task is receiving.
-          OSError: on the client's end what ICMP said about an earlier datagram, such as ECONNREFUSED.
+          OSError: on a client, an ICMP error of an earlier datagram, such as ECONNREFUSED.
 
         A cancellation point always. A cancelled call has consumed nothing.
         """
@@ -181,7 +181,7 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
             raise
 
     def _find_destination(self) -> Destination | None:
-        """Return where answers go, if that can be kept: then sending costs no more than the system call."""
+        """Return the destination of answers if it can be kept: then sending costs only the system call."""
         if not isinstance(self.address, ReceivedAddress):
             return None
         if not self.address.host:
@@ -195,7 +195,7 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         try:
             await socket.send(payload)
         except trio.ClosedResourceError:
-            # This address refused, and the next has another socket. What was sent to the first is lost as any may be.
+            # The address refused, and the channel has replaced its socket: a datagram to the former address is lost.
             if socket is self._table.socket:
                 raise
 

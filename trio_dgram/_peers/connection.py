@@ -80,7 +80,7 @@ class _ConnectionManager(AbstractAsyncContextManager[DatagramChannel, None]):
         return channel
 
     async def _try_next_address(self, error: OSError) -> None:
-        """Continue with the next address if this one has refused before anything came from it; else raise ``error``."""
+        """Continue with the next address if this one refused before anything arrived from it; else raise ``error``."""
         if not self._addresses or error.errno not in _REFUSALS or self._table.statistics().received:
             raise error
         try:
@@ -114,7 +114,7 @@ def open_connection(
 
     The addresses of a name are tried in order. One without a route is skipped when the block is entered. One that
     refuses, which UDP learns only after a datagram was sent, is left during ``receive`` for the next one, unless
-    something has come from it; the refused datagram is lost, as any may be, so send it again, for example by
+    something has arrived from it; the refused datagram is lost, so send it again, for example by
     :func:`retry`. An address that does not answer at all cannot be detected.
 
     Raises:

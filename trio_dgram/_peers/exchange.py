@@ -100,7 +100,7 @@ class _InFlight:
             del self._requests[request.key]
 
     def dispatch(self, data: bytes) -> None:
-        """Give a datagram to the request that it answers, or count it."""
+        """Assign a datagram to the request that it answers, or count it as a stray."""
         try:
             key = interruptibly(self._key, data)
             request = self._requests.pop(key, None)
@@ -185,8 +185,8 @@ class Exchange(metaclass=NoPublicConstructor):
         Raises:
           TypeError, ValueError: if an argument is wrong; nothing was sent.
           ValueError: if a request with this key is in flight; nothing was sent.
-          trio.TooSlowError: if no reply came in the time of all attempts. Its ``__cause__`` is the latest error of an
-            unreachable peer in that time, such as ECONNREFUSED, if there was one.
+          trio.TooSlowError: if no reply arrived in the time of all attempts. Its ``__cause__`` is the latest error of
+            an unreachable peer in that time, such as ECONNREFUSED, if there was one.
           trio.ClosedResourceError: if the channel is closed, or the block of the exchange has ended; also while this
             waits.
           trio.BrokenResourceError: if the channel has ended or cannot receive any more; also while this waits. Its

@@ -52,7 +52,7 @@ async def serve(
       listeners: listeners to accept from instead, such as ``[DatagramListener(socket)]``; no other option applies then.
       handler_nursery: the nursery that the handlers run in. Default: one of its own.
       handler_errors: ``"log"``: log a handler's ``Exception`` with its traceback (repeated ones at most once a second)
-        and close only its channel; ``"raise"``: let it end the server. Default: ``"log"``.
+        and close only its channel; ``"raise"``: it ends the server. Default: ``"log"``.
       task_status: ``nursery.start`` returns the listeners.
       options: as in :func:`open_listeners`. The handlers that run count for ``max_peers``: evicting a peer cancels its
         handler, and a handler that runs on after its channel has ended is the first to be cancelled.

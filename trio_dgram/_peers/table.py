@@ -316,7 +316,7 @@ class PeerTable(Generic[PeerT]):
             peer._queue = None
         return data
 
-    # Coming and going
+    # Admission and eviction
 
     def _admit(self, datagram: Datagram, now: float) -> PeerT | None:
         network = ""

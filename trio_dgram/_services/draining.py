@@ -71,8 +71,8 @@ drain_request: Final = DrainRequest()
 
 
 def is_draining() -> bool:
-    """Return whether the supervisor has asked this worker to end: whether SIGTERM came while ``serve`` ran, or while a
-    task waited in :func:`wait_draining`."""
+    """Return whether the supervisor has asked this worker to end: whether SIGTERM arrived while ``serve`` ran, or while
+    a task waited in :func:`wait_draining`."""
     return drain_request.is_made
 
 

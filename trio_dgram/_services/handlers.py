@@ -32,7 +32,7 @@ class Channel(Protocol):
 
     @property
     def _ended(self) -> bool:
-        """Whether the peer is gone, so that sending raises ``trio.BrokenResourceError``."""
+        """Whether the channel has ended, so that sending raises ``trio.BrokenResourceError``."""
         ...
 
     def _handler_starts(self, scope: trio.CancelScope) -> None:
@@ -159,7 +159,7 @@ def _split(error: BaseException) -> tuple[Exception | None, BaseException | None
 
 
 def _only_broken(error: BaseException) -> bool:
-    """Return whether the error says only that the channel has ended."""
+    """Return whether the error consists only of ``trio.BrokenResourceError``: the channel has ended."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_only_broken, error.exceptions))
     return isinstance(error, trio.BrokenResourceError)

@@ -33,7 +33,7 @@ class _NoNursery:
 
 @trio.lowlevel.enable_ki_protection
 def make_socket(type_: str, options: SocketOptions) -> DatagramSocket:
-    """Create a socket that lives in no nursery; a udp6 one does not receive from IPv4 unless ``options`` say so."""
+    """Create a socket that lives in no nursery; a udp6 one receives no IPv4 datagrams unless ``options`` enable it."""
     given: Any = {"ipv6_only": True, **options}
     if type_ != UDP6.type:
         del given["ipv6_only"]

@@ -282,7 +282,7 @@ class Association:
         if self.peer != peer:
             raise NotConnectedError(f"send: the socket was disconnected from {format_address(peer)} meanwhile")
 
-    # Routing: where a datagram goes
+    # Routing: the destination of a datagram
 
     def route(self, to: Any) -> Destination | None:
         """Return the destination for ``to`` if it can be sent to at once, as the socket is; ``None`` for the peer.
@@ -317,7 +317,7 @@ class Association:
         return None
 
     def check_destination(self, to: Address | None, *, from_datagram: bool) -> Address:
-        """Return the address that a datagram for ``to`` goes to; raise if the state of the socket forbids it.
+        """Return the destination of a datagram for ``to``; raise if the state of the socket forbids it.
 
         Args:
           to: the destination, ``None`` for the peer.

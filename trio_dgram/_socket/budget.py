@@ -1,6 +1,6 @@
-"""How long a task may go on before other tasks run.
+"""How long a task may run before other tasks do.
 
-A checkpoint of Trio looks for cancellation and yields to the scheduler. The second costs sixteen times the first, so
+A checkpoint of Trio checks for cancellation and yields to the scheduler. The second costs sixteen times the first, so
 it is done once per budget of operations and time, not once per datagram.
 """
 
@@ -36,7 +36,7 @@ class Budget:
     def spend(self) -> bool:
         """Take one operation off the budget; return whether it had one left.
 
-        If so, the operation needs no more than a look for cancellation, otherwise :meth:`renew`. The hot paths inline
+        If so, the operation needs only a check for cancellation, otherwise :meth:`renew`. The hot paths inline
         this.
         """
         self.left = left = self.left - 1
@@ -53,7 +53,7 @@ class Budget:
         self.deadline = perf_counter() + self.seconds
 
     async def checkpoint(self) -> None:
-        """Execute the checkpoint that is due: a full one, or a look for cancellation."""
+        """Execute the checkpoint that is due: a full one, or a check for cancellation."""
         if self.spend():
             await trio.lowlevel.checkpoint_if_cancelled()
         else:

@@ -37,7 +37,7 @@ def create_transport(config: SocketConfig, lifetime: Lifetime) -> Transport:
 
 
 def _custom_factory() -> Any:
-    """Return the socket factory that a program or a test has installed: Trio has no other public way to read it."""
+    """Return the socket factory that a program or a test has installed: Trio has no public function that returns it."""
     factory = trio.socket.set_custom_socket_factory(None)
     trio.socket.set_custom_socket_factory(factory)
     return factory

@@ -1,7 +1,7 @@
 """The datagram socket: what the program calls, composed of the modules beside this one.
 
-A received datagram comes up from ``inbox``, which reads ahead through the transport's hot calls. A sent one goes down
-by way of ``association``, which selects its destination, and ``outbox``, which hands it to the transport.
+``inbox`` reads received datagrams ahead through the transport's hot calls. ``association`` selects the destination of a
+sent one, and ``outbox`` passes it to the transport.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
 
     async def _send_to_first(self, payload: bytes, destinations: list[Destination]) -> None:
         """Send to the first of the addresses of a name that has a route."""
-        # If none has one, the first address stands for the name in the error.
+        # If none has a route, the error names the first address.
         destination, error = destinations[0], None
         for candidate in destinations:
             error = self._outbox.try_send(payload, candidate)
@@ -300,7 +300,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
             number of those sent before it. Those after it were not sent.
           NotConnectedError: if the socket is disconnected while this waits or yields.
 
-        It looks for cancellation before the first datagram, and while it waits. A cancelled call has sent a prefix,
+        It checks for cancellation before the first datagram, and while it waits. A cancelled call has sent a prefix,
         counted in ``statistics().sent``.
         """
         # Each part is freed once it is sent, not all of them in the end.
@@ -411,11 +411,11 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
     # Its lifetime
 
     def ref(self) -> Self:
-        """Let the socket, while it is bound, keep its nursery open: the default. Return the socket."""
+        """Make the bound socket keep its nursery open, which is the default. Return the socket."""
         return self._set_keeps_open(keeps_open=True)
 
     def unref(self) -> Self:
-        """Let the nursery end, and close the socket, while this socket is bound. Return the socket."""
+        """Allow the nursery to end, and to close the socket, while it is bound. Return the socket."""
         return self._set_keeps_open(keeps_open=False)
 
     def close(self) -> None:

@@ -276,8 +276,8 @@ class EventChannel(trio.abc.ReceiveChannel[EventT_co], Generic[EventT_co], metac
     def close(self) -> None:
         """End the subscription.
 
-        If no other channel takes datagrams, those still queued go back to the socket's ``receive``; otherwise they are
-        discarded and counted. A task that waits in ``receive`` gets ``trio.ClosedResourceError``. Closing again does
+        If no other channel receives datagrams, those still queued return to the socket's ``receive``; otherwise they
+        are discarded and counted. A task waiting in ``receive`` gets ``trio.ClosedResourceError``. Closing again does
         nothing.
         """
         self._lifetime.check_thread("EventChannel.close")

@@ -1,6 +1,7 @@
 """The transport over a custom socket factory that offers Trio's interface only: its calls are awaited.
 
-A datagram that a wait has received is kept here until it is asked for, so that receiving looks as on the kernel.
+A datagram that a wait received is kept until the next hot call returns it, so that the inbox need not distinguish
+the transports.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class FactoryCalls:
             self._socket.send()
         while self._arrived and limit:
             datagram = self._arrived.popleft()
-            # The factory does not report when its queue is empty, so datagrams from before connect() may still come.
+            # The factory does not report when its queue is empty, so datagrams from before connect() may still arrive.
             if self.peer is None or datagram.address == self.peer:
                 into.append(datagram)
             else:
@@ -243,7 +244,7 @@ class FactoryTransport:
 
     async def wait_readable(self) -> None:
         """Receive one datagram, or an error, for ``calls.receive``."""
-        # A reader that was cancelled may still be receiving. What it gets is for this one.
+        # A cancelled reader may still be receiving; this call returns its datagram.
         with self._lifetime.waiting():
             async with self._receiving:
                 if self.calls.has_arrived:

@@ -26,7 +26,7 @@ from .proxy import ProxyDecoder
 from .transport import Transport
 
 Reader: TypeAlias = Literal["receive", "events"]
-"""Who has the receiving side: a task in ``receive``, or the event channels that take datagrams."""
+"""The owner of the receiving side: a task in ``receive``, or the event channels that receive datagrams."""
 
 LARGEST_BATCH: Final = 128
 """How many datagrams are read ahead at most by one pull."""
@@ -35,10 +35,10 @@ FLOOD: Final = 128
 """From how many datagrams in one batch on receive offload pays."""
 
 _SLICE: Final = 2
-"""How long a call goes on reading before it returns what it has: in times of the budget, so for 1 ms."""
+"""How long a call reads before it returns, in multiples of the budget: 1 ms."""
 
 _EMPTYING_BATCH: Final = 16
-"""How many datagrams are read between two looks at the clock: a "unix" datagram may be large."""
+"""How many datagrams are read between two readings of the clock: a "unix" datagram may be large."""
 
 _FALSE_WAKEUPS: Final = 2
 """After how many wake-ups in a row without a datagram the descriptor is checked: one may be a wrong checksum."""
@@ -179,10 +179,10 @@ class Inbox:
         """Wait until a datagram is ready, and with ``wanted`` for what else is queued, up to that number.
 
         A cancelled call has consumed nothing. It yields at least once where nothing is ready: a peer that was answered
-        may answer during a yield, which costs less than going to sleep and being woken up.
+        may answer during a yield, which costs less than to sleep and to wake up.
         """
         await (self._budget.checkpoint() if self.ready else self._budget.renew())
-        # Only a call that may read more than one batch pays for a look at the clock.
+        # Only a call that may read more than one batch reads the clock.
         several = wanted is not None and wanted > LARGEST_BATCH
         deadline = thread_time() + self._slice if several else None
         false_wakeups = 0

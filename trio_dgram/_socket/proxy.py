@@ -1,7 +1,7 @@
-"""Datagrams that come by proxies: their headers, and the ports at which their clients are reached.
+"""Datagrams from proxies: their headers, and the proxy's port that reaches each client.
 
-Rule 1: from a source in ``proxy_protocol`` every datagram must begin with a header; from any other none is looked for.
-Rule 2: a datagram to a client goes to the host of the proxy that it was heard by, and to no other.
+Rule 1: a datagram from a source in ``proxy_protocol`` must begin with a header; one from any other is all payload.
+Rule 2: a datagram to a client is sent to the proxy that forwarded its datagrams, and to no other host.
 Rule 3: within a session no header changes the client: the client itself could have written it.
 Rule 4: what is remembered is bounded, since the network chooses clients and ports.
 """
@@ -85,15 +85,15 @@ class ProxyDecoder:
         self.filtered = 0
         self.refused = 0
         self.headers = 0
-        """The headers that came alone and opened a session."""
+        """The headers without a payload, which opened a session."""
         self._config = config
         self._is_proxy = is_proxy
         self._blocked = blocker(config.receive_block_list)
         self._report = report
         self._reported: float | None = None
-        # The latest address of each client, with its transport address; the client heard longest ago is the first.
+        # The latest address of each client, with its transport address; the least recent client is the first.
         self._clients: OrderedDict[_ClientKey, ProxiedAddress] = OrderedDict()
-        # By transport address; the one heard longest ago is the first.
+        # By transport address; the least recent one is the first.
         self._sessions: OrderedDict[Address, _Session] = OrderedDict()
         self._headers: dict[bytes, ProxyHeader] = {}
 
@@ -136,7 +136,7 @@ class ProxyDecoder:
         return decoded
 
     def transport_address(self, client: ProxiedAddress) -> Address:
-        """Return the address at the proxy's host at which ``client`` was last heard."""
+        """Return the proxy's address from which the latest datagram of ``client`` arrived."""
         known = self._clients.get((client[0], client[1], client.proxy[0]))
         return (known or client).proxy
 

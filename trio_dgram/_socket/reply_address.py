@@ -36,7 +36,7 @@ def enable_reply_address(socket: DatagramSocket) -> bool:
 
 
 def reply_destination(socket: DatagramSocket, datagram: Datagram) -> Destination | None:
-    """Return where answers to ``datagram`` go, and from which address, for :func:`send_to`.
+    """Return the destination and the local address of answers to ``datagram``, for :func:`send_to`.
 
     Args:
       socket: the socket that received it; bound and not connected.
@@ -45,7 +45,7 @@ def reply_destination(socket: DatagramSocket, datagram: Datagram) -> Destination
     Returns:
       The destination, which remains valid while the source and the info are those of ``datagram``; ``None`` if only
       ``socket.send(datagram.reply(...))`` will do: the zone of the peer may come to denote another interface, and the
-      client of a proxy may come by another port.
+      proxy may forward the client's datagrams from another port.
     """
     _, address, info = datagram
     if info is not None:

@@ -140,7 +140,7 @@ class SocketWithOptions:
     def rejoin_memberships(self) -> tuple[Membership, ...]:
         """Join again the groups that were lost because an interface was removed and created again under its name.
 
-        While an interface is merely down, the kernel keeps its memberships. It does not report which ones are lost, so
+        While an interface is down, the kernel keeps its memberships. It does not report which ones are lost, so
         each group is left and joined again; a datagram that arrives in between may be missed. Groups on interfaces
         that are missing, down or unable to multicast are skipped and remembered for the next call.
 

@@ -105,7 +105,7 @@ class KernelTransport:
         self.descriptor.disconnect()
         self.descriptor.keep_port(local)
         if self.descriptor.must_renew:
-            # Trio's epoll would go on watching the former socket.
+            # Trio's epoll would keep watching the former socket.
             trio.lowlevel.notify_closing(self.descriptor.fileno())
             self.descriptor.renew()
 

@@ -64,7 +64,7 @@ def as_trio_socket(socket: DatagramSocket) -> trio.socket.SocketType:
     - Receiving binds an unbound socket to an automatically chosen port on all interfaces.
     - If the socket has ``packet_info``, ``sendto`` to a peer that has sent before leaves from the local address (and,
       link-local, by the interface) that the peer's latest datagram was sent to; the latest 4096 peers are remembered.
-    - The source of a datagram that came by a proxy is a :class:`ProxiedAddress`; sending to it sends to the proxy.
+    - The source of a datagram from a proxy is a :class:`ProxiedAddress`; sending to it sends to the proxy.
     - On a connected socket ``sendto`` and ``connect`` raise EISCONN.
     - OSError(ENOTSUP): flags, ancillary data, ``shutdown``, ``dup``, ``detach``, ``wait_writable``, and sharing the
       descriptor with other processes.

@@ -117,7 +117,7 @@ class ProxiedAddress(ReceivedAddress):
     """The address of a client behind a proxy, as the PROXY protocol header of its datagram names it.
 
     It equals, and hashes as, the plain ``(host, port)`` of the client, whatever its proxy. Sending to it sends to the
-    proxy, without a header: to the port from which the socket last heard that client by that proxy. ``str``,
+    proxy, without a header: to the port from which that proxy last forwarded a datagram of that client. ``str``,
     ``tuple`` and ``_replace`` return the client's address alone, and ``Address(*address)`` is sent to directly::
 
         >>> from trio_dgram import Address, ProxiedAddress
@@ -152,7 +152,7 @@ class ProxiedAddress(ReceivedAddress):
 
     @property
     def proxy(self) -> Address:
-        """The transport address that the client was heard from: the proxy's."""
+        """The transport address of the client's datagrams: the proxy's."""
         proxy: Address = self.__dict__["_proxy"]
         return proxy
 
@@ -165,7 +165,7 @@ def behind_proxy(client: Address, proxy: Address) -> ProxiedAddress:
 
 
 def transport_address(address: Address) -> Address:
-    """Return the address that datagrams of ``address`` come from: that of the proxy, if there is one."""
+    """Return the source of the datagrams of ``address``: the proxy's address, if there is a proxy."""
     return address.proxy if isinstance(address, ProxiedAddress) else address
 
 

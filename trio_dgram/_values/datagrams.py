@@ -52,7 +52,7 @@ class ProxyHeader:
 
 @attrs.frozen(kw_only=True)
 class PacketInfo:
-    """Metadata that came with a datagram, or that one is to be sent with (RFC 3542, ip(7)).
+    """Metadata of a received datagram, or of one to send (RFC 3542, ip(7)).
 
     A field that the platform does not report, or that leaves the choice to the socket, is ``None``. For a datagram to
     send, the local address, interface, ECN, DSCP and hop limit count; the other fields are ignored. Linux only.
@@ -97,7 +97,7 @@ class Datagram(NamedTuple):
     Attributes:
       data (bytes): the payload; it may be empty.
       address (Address): the peer: the source of a received datagram, the destination of one to send.
-      info (PacketInfo | None): the metadata that came with it, or to send it with. Default: None.
+      info (PacketInfo | None): its metadata, received or to send. Default: None.
     """
 
     # A named tuple because nothing is cheaper to create, and one is created per datagram.
@@ -128,7 +128,7 @@ def info_for_reply(info: PacketInfo, peer: Address) -> PacketInfo | None:
     """Return the part of ``info`` that a reply to ``peer`` keeps: the local address and, if the two share only a link,
     the interface."""
     local = info.unicast_address if isinstance(info, ReceivedPacketInfo) else info.local_address
-    # The reply to a client behind a proxy goes to the proxy, perhaps over the other family.
+    # The reply to a client behind a proxy is sent to the proxy, perhaps over the other family.
     host = peer.proxy.host if type(peer) is ProxiedAddress else peer.host
     if local is not None and _is_ipv6(local) != _is_ipv6(host):
         # The datagram is forwarded to a peer of the other family, which that address cannot reach.

@@ -95,7 +95,7 @@ class Process:
             await trio.lowlevel.wait_readable(self._stderr)
 
     def _read_stderr(self) -> bool:
-        """Pass on what is there; return whether more may come."""
+        """Forward the available output; return whether more may follow."""
         while True:
             try:
                 chunk = os.read(self._stderr, _CHUNK)

@@ -1,7 +1,7 @@
 """The sockets of the workers: for each address a SO_REUSEPORT group with one socket for each worker.
 
 Rule 1: all are open before the first worker starts, and none is reopened: on each change of a group the kernel would
-    give a part of the clients to another worker.
+    move a part of the clients to another worker.
 Rule 2: the first socket of a group is bound without SO_REUSEPORT, so that a port that others share is EADDRINUSE too.
 """
 

@@ -266,7 +266,7 @@ class Supervision:
         await receive_notifications(sock, self._notified)
 
     def stop(self) -> None:
-        """End all workers: let them drain at the first call, kill them at the second."""
+        """End all workers: the first call drains them, the second kills them."""
         if self.stopping:
             for process in filter(None, [slot.process for slot in self.slots]):
                 process.signal(signal.SIGKILL)

@@ -45,7 +45,7 @@ class Supervisor(metaclass=NoPublicConstructor):
     def events(self) -> trio.abc.ReceiveChannel[WorkerEvent]:
         """Return a channel of what happens to the workers from now on; it ends when the last one has ended.
 
-        At most 1024 events are queued; those that come then are dropped, with a warning in the log.
+        At most 1024 events are queued; further ones are dropped, with a warning in the log.
         """
         return self._supervision.subscribe()
 
