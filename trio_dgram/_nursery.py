@@ -205,6 +205,9 @@ class DatagramNursery(metaclass=NoPublicConstructor):
           async_fn: the async function that the task runs.
           args: its positional arguments.
           name: the name of the task in a task tree. Default: that of the function.
+
+        Raises:
+          RuntimeError: if the nursery has ended.
         """
         self.trio_nursery.start_soon(async_fn, *args, name=name)
 
@@ -218,6 +221,12 @@ class DatagramNursery(metaclass=NoPublicConstructor):
 
         Returns:
           The value that the task passed to ``task_status.started``.
+
+        Raises:
+          RuntimeError: if the nursery has ended, or the task ends before it has started.
+
+        An exception that the task raises before it has started is raised. A checkpoint; a cancelled call cancels the
+        task if it has not started.
         """
         return await self.trio_nursery.start(async_fn, *args, name=name)
 
@@ -366,7 +375,8 @@ def open_socket(
     Raises:
       TypeError, ValueError: if an argument is wrong; no descriptor was created.
       RuntimeError: outside a Trio run.
-      OSError: the kernel's error for an option, or of binding or connecting.
+      socket.gaierror: if a name does not resolve.
+      OSError: the kernel's error for an option, or of binding or connecting, such as EADDRINUSE.
 
     Entering is a checkpoint, and so is leaving. The exception of the body leaves as the same object.
     """

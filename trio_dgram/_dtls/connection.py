@@ -183,6 +183,8 @@ def open_connection(
       trio.BrokenResourceError: if OpenSSL cannot perform it, or the server refuses it, for instance for want of a
         certificate of the client.
       OSError: the kernel's error for the last address, such as ENETUNREACH or ECONNREFUSED.
+
+    Entering the block is a checkpoint; leaving it is not. A cancelled handshake leaves no socket open.
     """
     check_context(ssl_context)
     name = check_host("host", host)

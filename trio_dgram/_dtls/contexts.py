@@ -69,7 +69,7 @@ _ALERTS: Final = {
 
 
 class CertificateError(DatagramError):
-    """The server's certificate is not issued for the host that was asked for, or not by a trusted CA."""
+    """The server's certificate is not issued for the expected host, or not by a trusted CA."""
 
 
 def check_context(value: object) -> None:

@@ -177,6 +177,8 @@ async def open_listeners(
       TypeError, ValueError: if an argument is wrong; no socket was opened.
       socket.gaierror: if the name does not resolve.
       OSError: the kernel's error, such as EADDRINUSE; no socket stays open.
+
+    A checkpoint. A cancelled call leaves no socket open.
     """
     check_context(ssl_context)
     limits, socket_options = split_options(options)

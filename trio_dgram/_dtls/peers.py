@@ -2,7 +2,7 @@
 
 Rule 1: at most ``max_handshakes`` handshakes are in progress; the oldest is cancelled in favour of a new one.
 Rule 2: at most ``max_peers`` sessions have a place. An ended one whose handler still runs loses its place first. The
-    handshake proves the address, so no other session is evicted: the newcomer is refused.
+    handshake proves the address, so no other session is evicted: the new one is refused.
 Rule 3: a handshake counts for its network from its beginning, so that one network cannot take all places of Rule 1
     where networks have a limit.
 """

@@ -22,8 +22,8 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
     """Receives the datagrams of one peer and sends to it.
 
     A :class:`DatagramListener` creates it for each new peer, and :func:`open_connection` for its one peer. A listener's
-    channel ends when nothing has been received from the peer for the idle timeout, or when a newcomer evicts the peer:
-    ``receive`` raises ``trio.EndOfChannel``, ``send`` ``trio.BrokenResourceError``. Datagrams may get lost in both
+    channel ends when nothing has been received from the peer for the idle timeout, or when a new peer evicts this one:
+    ``receive`` raises ``trio.EndOfChannel``, ``send`` ``trio.BrokenResourceError``. Datagrams may be lost in both
     directions.
     """
 

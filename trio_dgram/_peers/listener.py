@@ -64,9 +64,9 @@ class DatagramListener(trio.abc.Listener[DatagramChannel]):
         """Wait for a datagram from a new peer and return the channel to it.
 
         Raises:
-          trio.ClosedResourceError: if the listener is closed, or is closed meanwhile.
+          trio.ClosedResourceError: if the listener is closed, also while this waits, or drains.
 
-        A cancellation point always. A cancelled call has accepted no peer.
+        Always a cancellation point. A cancelled call has accepted no peer.
         """
         self._check_open()
         if self._table.backlog:
@@ -130,6 +130,8 @@ async def open_listeners(
       TypeError, ValueError: if an argument is wrong; no socket was opened.
       socket.gaierror: if the name does not resolve.
       OSError: the kernel's error, such as EADDRINUSE; no socket stays open.
+
+    A checkpoint. A cancelled call leaves no socket open.
     """
     limits, socket_options = split_options(options, unix=path is not None)
     bound = await bind_sockets(port, host, path, socket_options)

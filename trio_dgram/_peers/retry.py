@@ -1,4 +1,4 @@
-"""Deadlines for a request that may get lost, or its reply (RFC 8085, 3.1.1)."""
+"""Deadlines for a request that, like its reply, may be lost (RFC 8085, 3.1.1)."""
 
 from __future__ import annotations
 

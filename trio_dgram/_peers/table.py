@@ -3,7 +3,7 @@
 Rule 1: there is no background task. A task that waits for a new peer, or for a datagram of its peer, reads for all
     peers and passes that role on when it is done.
 Rule 2: a slow peer never blocks others: its queue overflows, and drops are counted.
-Rule 3: a newcomer may evict an unvalidated peer, never a validated one.
+Rule 3: a new peer may evict an unvalidated one, never one that is validated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger("trio_dgram")
 
 _BATCH: Final = 100
 """How many datagrams are dispatched before the tasks that wait for them run: about as many as a receive buffer holds,
-so that a flood is drained early, and so few that one batch of newcomers evicts only a part of the peers."""
+so that a flood is drained early, and so few that one batch of new peers evicts only a part of the peers."""
 
 
 @defer_interrupts

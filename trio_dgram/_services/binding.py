@@ -29,8 +29,7 @@ async def bind_sockets(
     Args:
       port: 0 for one of the kernel's choice that is free in each family.
       host: a local address, or a name that resolves to some. Without one the sockets for this port that were passed to
-        this process, or else all interfaces. With ``ipv6_only=False``
-        these are one dual-stack socket.
+        this process, or else all interfaces. With ``ipv6_only=False`` these are one dual-stack socket.
       path: the path of a ``"unix"`` socket, instead of port and host.
       options: the options of the sockets.
 

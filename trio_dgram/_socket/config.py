@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from textwrap import fill
 from types import MappingProxyType
 from typing import Any, Final, TypedDict, cast
 
@@ -107,7 +108,7 @@ class SocketConfig:
     )
     proxy_sessions: bool = _option(
         "A PROXY protocol header holds for all datagrams that follow it from the same address and port of the proxy, "
-        "until 60 seconds pass without one; a header alone is not handed out.",
+        "until 60 seconds pass without one; a header alone is not delivered.",
         check_bool,
         default=False,
     )
@@ -175,7 +176,8 @@ def _document() -> str:
         for name, option in _OWN.items()
     ]
     kernel = [f"  {name} ({option.type}): {option.doc} Default: the system's." for name, option in OPTIONS.items()]
-    return "\n".join([str(SocketOptions.__doc__), "", "Attributes:", *own, *kernel])
+    attributes = [fill(line, 116, subsequent_indent="    ", break_on_hyphens=False) for line in (*own, *kernel)]
+    return "\n".join([str(SocketOptions.__doc__), "", "Attributes:", *attributes])
 
 
 SocketOptions.__doc__ = _document()

@@ -33,8 +33,8 @@ class ChannelOptions(TypedDict, total=False):
     Attributes:
       max_buffer_size (int | math.inf): how many datagrams, and how many failures, the channel queues, from 1.
         Default: 1024.
-      overflow ('block' | 'drop-newest' | 'drop-oldest'): what happens to a datagram when the queue is full.
-        Default: 'block'.
+      overflow ('block' | 'drop-newest' | 'drop-oldest'): whether a full queue stops the reading of the socket, or
+        drops its newest or oldest datagram and counts it. Default: 'block'.
     """
 
     max_buffer_size: float

@@ -78,7 +78,7 @@ class Inbox:
         proxy: ProxyDecoder | None,
     ) -> None:
         self.ready: deque[Datagram] = deque()
-        """What can be handed out now. It is replaced, so a reference to it must not outlive a wait."""
+        """The datagrams that can be received now. It is replaced, so a reference to it must not outlive a wait."""
         self.reader: Reader | None = None
         self.filtered = 0
         self.discarded = 0
@@ -88,7 +88,7 @@ class Inbox:
         self._blocked = blocked
         self._pending = pending
         self._proxy = proxy
-        # Whether datagrams pass through the inbox before they are handed out, on any socket that is not connected.
+        # Whether datagrams pass through the inbox before they are received, on any socket that is not connected.
         self._selects = blocked is not None or proxy is not None
         self._batch = 1
         # In CPU time, so that a burst is returned whole by a call that other processes interrupt.
@@ -96,7 +96,7 @@ class Inbox:
         self._peer: Address | None = None
         # The kernel may still queue datagrams from before connect().
         self._stale_until_drained = False
-        # Datagrams to be filtered again before they are handed out, the oldest last. An empty deque would take 760
+        # Datagrams to be filtered again before they are received, the oldest last. An empty deque would take 760
         # bytes of each idle socket.
         self._handed_back: list[deque[Datagram]] = []
         self._waiting: trio.CancelScope | None = None
@@ -138,7 +138,7 @@ class Inbox:
         return bool(self.ready or self._handed_back)
 
     def pull(self, limit: int | None = None) -> bool:
-        """Read about ``limit`` datagrams ahead and return whether a datagram or an error can be handed out.
+        """Read about ``limit`` datagrams ahead and return whether a datagram can be received or an error raised.
 
         Without a limit it is a batch, which doubles while the kernel has more and halves while it has less, so that a
         socket that receives one datagram at a time costs one system call for it, and one that receives bursts does not

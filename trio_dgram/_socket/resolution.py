@@ -35,7 +35,7 @@ async def resolve(host: str | None, port: int, type: SocketType) -> Address:
       TypeError, ValueError: if an argument is wrong.
       socket.gaierror: if the name does not resolve in that family (getaddrinfo(3)).
 
-    Always a checkpoint. Names are resolved by Trio's resolver, or by the custom one that a program or test installed.
+    A checkpoint. Names are resolved by Trio's resolver, or by the custom one that a program or test installed.
     """
     family = check_type(type)
     if not family.is_internet:

@@ -39,7 +39,10 @@ class AddressBlockedError(DatagramError, PermissionError):
 
 
 class AmplificationLimitError(DatagramError):
-    """The bytes sent to a peer that is not validated would exceed ``amplification_limit``; nothing was sent."""
+    """The bytes sent to a peer would exceed ``amplification_limit``; nothing was sent.
+
+    Each datagram from the peer raises the limit, and ``mark_validated`` removes it.
+    """
 
 
 class ProxyHeaderError(DatagramError, OSError, ValueError):

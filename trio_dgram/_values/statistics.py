@@ -10,27 +10,28 @@ class SocketStatistics:
     """The counts of one socket since it was created, as :meth:`DatagramSocket.statistics` returns them.
 
     Once the kernel's queue is empty, the number of datagrams sent by the peers equals ``received`` plus
-    ``dropped_by_kernel``, exactly if ``kernel_drops_exact``.
+    ``dropped_by_kernel``, exactly if ``kernel_drops_exact``. Delivered means returned by ``receive`` or passed to an
+    event channel.
 
     Attributes:
       sent (int): datagrams that the kernel accepted.
-      received (int): datagrams taken from the kernel, whether or not they were handed out.
+      received (int): datagrams read from the kernel, delivered or not.
       dropped_by_kernel (int | None): datagrams that the kernel dropped because the receive buffer was full or, if
         longer than about 68 bytes, because their checksum was wrong (shorter ones it drops before it looks up the
         socket). None where the platform does not report it.
       kernel_drops_exact (bool): whether ``dropped_by_kernel`` counts datagrams. With receive offload one drop is a
         whole batch, so the figure is a lower bound then.
-      filtered (int): datagrams of ``received`` that were not handed out because of their source: a blocked address,
+      filtered (int): datagrams of ``received`` that were not delivered because of their source: a blocked address,
         port 0, an unspecified address, the socket's own address and port or, on a connected socket, another address
         than the peer's.
-      proxy_refused (int): datagrams of ``received`` that were not handed out because their source is in
+      proxy_refused (int): datagrams of ``received`` that were not delivered because their source is in
         ``proxy_protocol`` and they had no valid header.
       proxy_headers (int): datagrams of ``received`` that were a header alone and opened a session
         (``proxy_sessions``).
       truncated (int): datagrams of ``received`` whose payload was longer than what was read.
       unsplit_batches (int): batches of receive offload whose segment size was lost, so that they were discarded. Each
         counts as one in ``received``, the number of its datagrams is unknown.
-      discarded_at_close (int): datagrams of ``received`` that were read ahead and not handed out when the socket was
+      discarded_at_close (int): datagrams of ``received`` that were read ahead and not delivered when the socket was
         closed.
       receive_errors (int): errors while receiving: on a connected socket those that ICMP reported about earlier
         datagrams, with ``icmp_errors`` on any socket.
