@@ -137,8 +137,17 @@ def tests_portable(session: nox.Session) -> None:
 @nox.session  # Not parallel to the tests: the README's echo server and theirs use the same port.
 def docs_examples(session: nox.Session) -> None:
     """Run the examples of the README, the documentation and the docstrings."""
-    session.install("-e", ".", *group("docs"))
+    session.install("-e", ".", *group("docs-examples"))
     cover_tests(session, DOCS_EXAMPLES)
+
+
+@nox.session(allow_parallel=True)
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into ``docs/_build/html``, offline; ``-- --online`` checks the inventories first."""
+    session.install("-e", ".", *group("docs"))
+    if "--online" in session.posargs:
+        session.run("python", "docs/inventories/__init__.py")
+    session.run("sphinx-build", "-q", "-E", "-n", "-W", "--keep-going", "docs", "docs/_build/html")
 
 
 @nox.session

@@ -68,10 +68,34 @@ def parse_docstrings(path: Path) -> Document:
     return document
 
 
+COMPLETE: Final = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "tutorial.md"]
+"""Each of their programs runs by itself, pasted into an empty file; those of other pages see each other's names."""
+
 DOCUMENTS: Final = [
-    *map(parse_markdown, [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]),
+    *map(parse_markdown, sorted({*ROOT.glob("docs/**/*.md")} - {*COMPLETE})),
     *map(parse_docstrings, sorted(PACKAGE.rglob("*.py"))),
 ]
+
+
+PROGRAM: Final = re.compile(
+    r"^```python\n(?P<source>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE
+)
+"""A program, and its output if that is shown below it."""
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        pytest.param(program["source"], program["output"], id=f"{path.stem}-{number}")
+        for path in COMPLETE
+        for number, program in enumerate(PROGRAM.finditer(path.read_text(encoding="utf-8")))
+    ],
+)
+def test_a_program_for_newcomers_runs_by_itself(
+    source: str, output: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(compile(source, "program.py", "exec", dont_inherit=True), {"__name__": "__main__"})  # noqa: S102 -- our own
+    assert output in {None, capsys.readouterr().out}
 
 
 @pytest.mark.parametrize(

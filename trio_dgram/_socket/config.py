@@ -78,10 +78,10 @@ class SocketConfig:
         default=False,
     )
     lookup: Lookup | None = _option(  # noqa: RUF009 -- an attrs field
-        "Resolves names instead of Trio's resolver.",
+        "Resolves a host and a port to an address of the family, instead of Trio's resolver.",
         _check_lookup,
         default=None,
-        type_="async (host: str, port: int, family: socket.AddressFamily) -> Address",
+        type_="async (str, int, socket.AddressFamily) -> Address",
     )
     receive_block_list: tuple[IPNetwork, ...] = _option(
         "Drop datagrams from these addresses and networks (text or ipaddress objects; IPv4-mapped addresses match as "

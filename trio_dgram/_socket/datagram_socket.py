@@ -386,8 +386,8 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
           max_count: the largest number of datagrams, from 1. The rest stays for the next call. Default: 1024.
 
         Returns:
-          At least one datagram. It may be fewer than are queued: reading ends after about 1 ms of CPU time, and with
-          the awaited sockets of a custom factory after one.
+          At least one datagram. Reading ends after about 1 ms of CPU time, and with the awaited sockets of a custom
+          factory after one datagram, so more may be queued.
 
         Raises as :meth:`receive` does. A cancelled call has consumed nothing.
         """
