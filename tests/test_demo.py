@@ -39,9 +39,19 @@ def test_it_shows_a_table_of_what_happened(demo: ModuleType, capsys: pytest.Capt
         "in us",
     ):
         assert expected in shown
+    for column in ("sent, received", "dropped by the kernel", "dropped by the library", "errors", "round trip"):
+        assert f"\n{column} " in shown, "the figures are not explained"
     assert max(map(len, shown.splitlines())) <= 100
     if trio_dgram.capabilities().drop_counter:
         assert "2,000 sent = " in shown
+
+
+def test_the_simulated_network_repeats_each_run(demo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    demo.simulated()
+    runs = [line for line in capsys.readouterr().out.splitlines() if "answered at attempt" in line]
+    assert len(runs) == len(demo.SEEDS)
+    assert all(run.endswith("run again: the same") for run in runs)
+    assert len({run.split("after")[1] for run in runs}) > 1
 
 
 def test_the_median_and_the_99th_percentile_stand_before_the_slowest(
