@@ -14,6 +14,7 @@ from typing import Any, Final, get_type_hints
 
 import attrs
 import pytest
+import trio
 
 import trio_dgram
 from trio_dgram import DatagramNursery, DatagramSocket, EventChannel, Exchange, dtls, lowlevel, workers
@@ -344,6 +345,7 @@ def callables(packages: tuple[ModuleType, ...]) -> Iterator[tuple[str, Any]]:
                         yield f"{package.__name__}.{name}.{member}", getattr(value, member)
 
 
+ARGUMENT: Final = re.compile(r"^  (?P<name>\w+): (?P<text>.*(\n {4,}.*)*)", re.MULTILINE)
 CALLABLES: Final = dict(callables(PACKAGES))
 
 
@@ -356,6 +358,17 @@ def test_a_function_mentions_each_of_its_parameters(name: str) -> None:
         each for each in parameters if not re.search(rf"^  {each}:|``{each}``", documentation, re.MULTILINE)
     ]
     assert undocumented == []
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_the_documentation_of_an_optional_parameter_states_its_default(name: str) -> None:
+    documentation = inspect.getdoc(CALLABLES[name]) or ""
+    entries = {entry["name"]: entry["text"] for entry in ARGUMENT.finditer(documentation)}
+    for parameter in inspect.signature(CALLABLES[name]).parameters.values():
+        # nursery.start passes task_status, and other functions describe their own.
+        if parameter.name in entries and parameter.default not in {parameter.empty, trio.TASK_STATUS_IGNORED}:
+            stated = r"Default:|\bNone\b" if parameter.default is None else r"Default:"
+            assert re.search(stated, entries[parameter.name]), parameter.name
 
 
 @pytest.mark.parametrize("name", CLASSES)

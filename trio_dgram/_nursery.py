@@ -367,9 +367,10 @@ def open_socket(
     Args:
       type: ``"udp4"``, ``"udp6"`` or ``"unix"``.
       port: the port to bind to, as in :meth:`DatagramSocket.bind`. Without ``port`` and ``host`` it is not bound yet.
-      host: the local address to bind to, likewise.
-      path: the path to bind a ``"unix"`` socket to.
-      connect: the ``(host, port)``, or path, to connect to.
+        Default: None.
+      host: the local address to bind to, likewise. Default: None.
+      path: the path to bind a ``"unix"`` socket to. Default: None.
+      connect: the ``(host, port)``, or path, to connect to. Default: None, not connected.
       options: as documented in :class:`SocketOptions`.
 
     Raises:

@@ -37,7 +37,7 @@ async def serve(
       port: the UDP port; 0 for one of the kernel's choice.
       ssl_context: an OpenSSL context with ``SSL.DTLS_METHOD``, a certificate and its key. Its ``set_verify`` decides
         whether clients need certificates.
-      host: as in :func:`open_listeners`.
+      host: as in :func:`open_listeners`. Default: None.
       handler_nursery: the nursery that the handlers run in. Default: one of its own.
       handler_errors: ``"log"``: log a handler's ``Exception`` with its traceback (repeated ones at most once a second)
         and close only its channel; ``"raise"``: it ends the server. Default: ``"log"``.

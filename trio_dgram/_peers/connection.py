@@ -106,9 +106,9 @@ def open_connection(
     """Open a channel to one peer; the channel is closed when the block ends.
 
     Args:
-      host: its name or address; ``""`` for this machine.
-      port: its UDP port, 1 to 65535.
-      path: the path of its ``"unix"`` socket, instead of host and port.
+      host: its name or address; ``""`` for this machine. Default: None, with ``path`` only.
+      port: its UDP port, 1 to 65535. Default: None, with ``path`` only.
+      path: the path of its ``"unix"`` socket, instead of host and port. Default: None.
       local: the local ``(host, port)``, or path, to send from. Default: chosen by the kernel.
       options: options of the socket, as documented in :class:`SocketOptions`.
 

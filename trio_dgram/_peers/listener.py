@@ -120,9 +120,10 @@ async def open_listeners(
     """Open a listener for each address family, as ``trio.open_tcp_listeners`` does for TCP.
 
     Args:
-      port: the UDP port, the same for all; 0 for one of the kernel's choice that is free in each family.
+      port: the UDP port, the same for all; 0 for one of the kernel's choice that is free in each family. Default: None,
+        with ``path`` only.
       host: a local address, or a name that resolves to some; all interfaces without one. Default: None.
-      path: the path, or abstract name, of one ``"unix"`` socket, instead of port and host.
+      path: the path, or abstract name, of one ``"unix"`` socket, instead of port and host. Default: None.
       options: limits for the peers, and options of the sockets, as documented in :class:`ListenerOptions`. With
         ``ipv6_only=False`` and no host one dual-stack socket serves both families.
 

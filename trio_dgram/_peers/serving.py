@@ -46,10 +46,11 @@ async def serve(
 
     Args:
       handler: an async function that takes a channel; the channel is closed when it returns.
-      port: the UDP port; 0 for one of the kernel's choice.
+      port: the UDP port; 0 for one of the kernel's choice. Default: None, with ``path`` or ``listeners`` only.
       host: a local address, or a name that resolves to some; all interfaces without one. Default: None.
-      path: the path of a ``"unix"`` socket, instead of port and host.
+      path: the path of a ``"unix"`` socket, instead of port and host. Default: None.
       listeners: listeners to accept from instead, such as ``[DatagramListener(socket)]``; no other option applies then.
+        Default: None.
       handler_nursery: the nursery that the handlers run in. Default: one of its own.
       handler_errors: ``"log"``: log a handler's ``Exception`` with its traceback (repeated ones at most once a second)
         and close only its channel; ``"raise"``: it ends the server. Default: ``"log"``.

@@ -93,6 +93,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
         Args:
           port: the UDP port, 0 for an automatically chosen one; or a ``(host, port)`` tuple. For a ``"unix"`` socket
             its path or, with a leading null character, its abstract name; without one, Linux chooses an abstract name.
+            Default: 0.
           host: a local address, or a name that resolves to one; None or ``""`` for all interfaces.
           exclusive: whether the port must not be shared, neither by a reuse option nor between worker processes: a
             socket that was passed to this process is not taken. Default: False.
@@ -270,7 +271,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
 
         Args:
           value: as for :meth:`send`.
-          to: as for :meth:`send`, with a numeric host.
+          to: as for :meth:`send`, with a numeric host. Default: None.
 
         Raises:
           trio.WouldBlock: if the kernel's buffer is full, or a ``bind`` of this socket is in progress.

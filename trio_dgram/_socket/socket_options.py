@@ -221,7 +221,7 @@ class SocketWithOptions:
         Args:
           level: the protocol level, such as ``socket.SOL_SOCKET``.
           option: the number of the option.
-          buffersize: the size of the value, in bytes; 0 for an integer.
+          buffersize: the size of the value, in bytes; 0 for an integer. Default: 0.
 
         Raises:
           trio.ClosedResourceError: if the socket is closed.
