@@ -94,7 +94,9 @@ def simplify_signature(
 ) -> tuple[str, str | None] | None:
     """Hide the constructor of a class that programs do not create, and the return types that sphinxcontrib-trio shows
     as ``async with`` and ``async for``."""
-    if what == "function" and (returns or "").startswith(("AbstractAsyncContextManager", "AsyncIterator")):
+    if what == "function" and (returns or "").startswith(
+        ("AbstractAsyncContextManager", "AsyncGenerator", "AsyncIterator")
+    ):
         return signature, None
     if what not in {"class", "exception"} or not inspect.isclass(documented) or not signature:
         return None
