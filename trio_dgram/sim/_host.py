@@ -74,13 +74,22 @@ class Host:
     def start_soon(self, async_fn: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> None:
         """Start a task, as a nursery does, whose sockets, and those of its children, are on this host.
 
+        Args:
+          async_fn: the async function that the task runs.
+          args: its positional arguments.
+          name: the name of the task in a task tree. Default: None, that of the function.
+
         It is cancelled when the network is closed. What it raises leaves :func:`open_network`.
         """
         with self.entered():
             self._nursery.start_soon(self._background, async_fn, args, name=name or async_fn)
 
     async def run(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Call ``async_fn(*args)`` on this host and return what it returns.
+        """Call ``async_fn(*args)`` on this host and return its result.
+
+        Args:
+          async_fn: an async function, such as a client.
+          args: its positional arguments.
 
         Raises:
           HostStoppedError: if the host is stopped meanwhile.
@@ -143,7 +152,12 @@ class Host:
         self._stop()
 
     def restart(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Stop what still runs, switch the host on if it was off, and start a task on it."""
+        """Stop what still runs, switch the host on if it was off, and start a task on it.
+
+        Args:
+          async_fn: the async function that the task runs, such as a server.
+          args: its positional arguments.
+        """
         self._stop()
         self._machine.up = True
         self._machine.path_mtus.clear()

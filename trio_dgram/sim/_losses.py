@@ -48,7 +48,11 @@ class GilbertElliott:
     good: float = attrs.field(default=0, validator=_probability)
 
     def process(self, source: random.Random) -> LossProcess:
-        """Return a new link of this kind."""
+        """Return a new link of this kind.
+
+        Args:
+          source: draws the losses; the network passes one for each path.
+        """
         draw = source.random
         to_bad, to_good, lost_when_bad, lost_when_good = self.p, self.r, self.bad, self.good
         is_bad = False
@@ -96,7 +100,11 @@ class Markov4:
             raise ValueError(f"p31 and p32 must add up to at most 1, not to {self.p31 + self.p32}")
 
     def process(self, source: random.Random) -> LossProcess:
-        """Return a new link of this kind."""
+        """Return a new link of this kind.
+
+        Args:
+          source: draws the losses; the network passes one for each path.
+        """
         draw = source.random
         # For each state what can follow it, with the bound below which a draw leads there.
         ways = {
@@ -162,7 +170,11 @@ class Burst:
     longest: int = attrs.field(validator=_length)
 
     def process(self, source: random.Random) -> LossProcess:
-        """Return a new link of this kind."""
+        """Return a new link of this kind.
+
+        Args:
+          source: draws the losses; the network passes one for each path.
+        """
         draw = source.random
         rate, longest = self.rate, self.longest
         lost_in_a_row = 0

@@ -142,7 +142,12 @@ class Network:
     # Changes in time
 
     def at(self, time: float, function: Callable[..., object], *args: Any) -> None:
-        """Call ``function(*args)`` at ``time``, in seconds since the network was opened.
+        """Call ``function(*args)`` at a time.
+
+        Args:
+          time: when, in seconds since the network was opened.
+          function: a function that is not async.
+          args: its positional arguments.
 
         What it raises leaves :func:`open_network`.
         """

@@ -85,6 +85,9 @@ class Pipe:
 
         A model of loss that is set begins anew, and a seed begins everything anew; all else goes on from where it is.
 
+        Args:
+          knobs: the conditions to change, as in :class:`Knobs`. Conditions that are left out stay as they are.
+
         Raises:
           TypeError: if there is no such knob, or for a value of the wrong type.
           ValueError: for a value out of its bounds.
@@ -114,7 +117,11 @@ class Pipe:
             self._is_plain = False
 
     def release(self, now: float) -> list[Outcome]:
-        """Let what was kept enter now, in its order, and return what becomes of it."""
+        """Let what was kept enter now, in its order, and return what becomes of it; the network calls it.
+
+        Args:
+          now: the virtual time in seconds.
+        """
         held, self._held = self._held or [], None
         self._is_plain = self._get_is_plain()
         return [outcome for packet in held for outcome in self.enter(now, packet)]

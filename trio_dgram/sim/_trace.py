@@ -28,7 +28,11 @@ class Trace:
         """How many records there have been, those that are no longer kept included."""
 
     def note(self, record: Record) -> None:
-        """Add a record."""
+        """Add a record; the network does.
+
+        Args:
+          record: the record.
+        """
         packet, at, fate, reason, receiver = record
         self.total += 1
         self._append(record)
@@ -56,7 +60,11 @@ class Trace:
         return len(self._records)
 
     def to_text(self, last: int | None = None) -> str:
-        """Return the story in words: a line for each record, or for the ``last`` so many."""
+        """Return the story in words, a line for each record.
+
+        Args:
+          last: how many records, from the end. Default: None, all that are kept.
+        """
         return story(self.records, last=last)
 
     def to_mermaid(self) -> str:
