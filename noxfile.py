@@ -107,7 +107,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on every installed Python that is supported, except the long ones.
 
-    The oldest one, except for the current Python, has the lowest versions of the dependencies that the package supports.
+    The oldest one, except for the current Python, has the lowest supported versions of the dependencies.
     """
     lowest = LOWEST if session.python == PYTHON_OF_LOWEST else []
     session.install("-e", ".", *lowest, *group("test"))

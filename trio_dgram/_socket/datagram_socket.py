@@ -92,8 +92,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
 
         Args:
           port: the UDP port, 0 for an automatically chosen one; or a ``(host, port)`` tuple. For a ``"unix"`` socket
-            its path or, with a leading null character, its abstract name; without one, Linux chooses an abstract name.
-            Default: 0.
+            its path or, with a leading null character, its abstract name. Default: 0; Linux chooses a path.
           host: a local address, or a name that resolves to one; None or ``""`` for all interfaces.
           exclusive: whether the port must not be shared, neither by a reuse option nor between worker processes: a
             socket that was passed to this process is not taken. Default: False.
