@@ -26,6 +26,10 @@ from trio_dgram import dtls, sim, workers  # noqa: E402 -- likewise
 from trio_dgram._kernel.options import OPTIONS  # noqa: E402 -- likewise
 from trio_dgram._socket.socket_options import SocketWithOptions  # noqa: E402 -- likewise
 
+for _name in trio_dgram.__all__:
+    # A public name is imported, and shown by its public path, when it is first used.
+    getattr(trio_dgram, _name)
+
 project = "trio_dgram"
 author = "trio_dgram contributors"
 project_copyright = author
