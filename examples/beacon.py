@@ -69,6 +69,10 @@ async def watch(report: Callable[[str, Service], object]) -> None:
                 report("down", service)
 
 
+def show(change: str, service: Service) -> None:
+    print(f"{change:4} {service.name} {service.host}:{service.port}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Announce services to a multicast group, and watch for them.")
     commands = parser.add_subparsers(required=True, dest="command")
@@ -77,13 +81,18 @@ def main() -> None:
     announcer.add_argument("name")
     announcer.add_argument("port", type=int)
     arguments = parser.parse_args()
+    failure = None
     try:
         if arguments.command == "watch":
-            trio.run(watch, lambda change, service: print(f"{change:4} {service.name} {service.host}:{service.port}"))
+            trio.run(watch, show)
         else:
             trio.run(announce, arguments.name, arguments.port)
-    except KeyboardInterrupt:
+    except* KeyboardInterrupt:
         pass
+    except* (OSError, ValueError) as errors:
+        failure = errors.exceptions[0]
+    if failure is not None:
+        parser.exit(1, f"{parser.prog}: {failure}\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 
 import attrs
 import trio
@@ -91,8 +91,15 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8125, help="the port to receive on (default: %(default)s)")
     parser.add_argument("--interval", type=float, default=10, help="seconds between reports (default: %(default)s)")
     arguments = parser.parse_args()
-    with suppress(KeyboardInterrupt):
-        trio.run(aggregate, arguments.port, arguments.interval, print)
+    failure = None
+    try:
+        trio.run(aggregate, arguments.port, arguments.interval, partial(print, flush=True))
+    except* KeyboardInterrupt:
+        pass
+    except* (OSError, ValueError) as errors:
+        failure = errors.exceptions[0]
+    if failure is not None:
+        parser.exit(1, f"{parser.prog}: {failure}\n")
 
 
 if __name__ == "__main__":

@@ -80,16 +80,19 @@ def main() -> None:
     client.add_argument("host")
     client.add_argument("name")
     arguments = parser.parse_args()
+    failure = None
     try:
         if arguments.command == "serve":
             files = {path.name: path.read_bytes() for path in arguments.folder.iterdir() if path.is_file()}
             trio.run(serve_files, files)
         else:
             sys.stdout.buffer.write(trio.run(fetch, arguments.host, arguments.name))
-    except (OSError, trio.TooSlowError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
+    except* KeyboardInterrupt:
         pass
+    except* (OSError, trio.TooSlowError) as errors:
+        failure = errors.exceptions[0]
+    if failure is not None:
+        parser.exit(1, f"{parser.prog}: {failure}\n")
 
 
 if __name__ == "__main__":
