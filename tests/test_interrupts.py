@@ -68,7 +68,8 @@ def counts(granularity: Granularity) -> dict[str, Counter[Place]]:
 @LONG
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_that_is_not_interrupted_ends_well(name: str) -> None:
-    assert run_once(PROGRAMS[name], interrupted=False) == []
+    with frozen():
+        assert run_once(PROGRAMS[name], interrupted=False) == []
 
 
 @LONG
