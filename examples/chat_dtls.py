@@ -1,17 +1,17 @@
-"""A chat room: what anybody in it says goes to all others, encrypted with DTLS.
+"""A chat room, encrypted with DTLS: each line of a member is sent to all others.
 
-It needs the extra `dtls`: `pip install trio_dgram[dtls]`. Try it: `python chat_dtls.py serve` tells where it listens
-and which certificate vouches for it. With that, in other terminals:
+It needs the extra `dtls`: `pip install trio_dgram[dtls]`. Try it: `python chat_dtls.py serve` prints its address
+and its certificate. With those, in other terminals:
 
     python chat_dtls.py join localhost 4433 --name Ada --trust /tmp/chat-.../certificate.pem
     openssl s_client -quiet -dtls1_2 -connect localhost:4433 -CAfile /tmp/chat-.../certificate.pem
 
-Whoever comes with openssl is a guest until saying `/name Grace`, leaves with `/quit`, and has to press Enter at least
-every two minutes: datagrams do not tell that nobody is there any more.
+A member that joins by openssl is a guest until it sends `/name Grace`, leaves with `/quit`, and must press Enter at
+least every two minutes: UDP cannot detect that a peer has ended.
 
-The room knows nothing of encryption, or of the network: `Room.attend` takes any channel of bytes. With `--plain`, on
-both sides, it serves ordinary datagrams, for which `nc -u localhost 4433` is client enough. Anybody can forge those, so
-that is for trying, not for use.
+The room is independent of encryption and network: `Room.attend` serves any channel of bytes. With `--plain` on both
+sides it serves ordinary datagrams, and `nc -u localhost 4433` is a client. Those can be forged, so use it for trials
+only.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ from trio_dgram import dtls
 
 MOST_MEMBERS: Final = 256
 MOST_WAITING: Final = 64
-"""How many lines may wait for one member."""
+"""How many lines are queued for one member."""
 LONGEST_LINE: Final = 256
 """In characters, so that each line fits a packet on any path."""
 NAME: Final = re.compile(r"[\w.-]{1,16}")
 HANDSHAKE_TIMEOUT: Final = 10.0
 SIGN_OF_LIFE: Final = 30.0
-"""How often our client sends an empty line, which the room answers with another."""
+"""The period, in seconds, of the empty lines from our client, which the room answers."""
 FAREWELL: Final = "* you have left the room"
 
 log = logging.getLogger("chat")
 
 
 def readable(data: bytes) -> str:
-    """Return what a peer has sent as one line that does nothing to a terminal but appear on it."""
+    """Return the data as one line of text without terminal control sequences."""
     text = data.decode(errors="backslashreplace").strip()
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
@@ -72,14 +72,14 @@ async def say(peer: trio.abc.Channel[bytes], line: str) -> None:
 
 @attrs.define(eq=False)
 class Member:
-    """Somebody in the room, and the lines that are on their way there."""
+    """A member of the room, and its queue of lines."""
 
     name: str
     lines: trio.MemorySendChannel[str]
     missed: int = 0
 
-    def tell(self, line: str) -> None:
-        """Have a line sent when the member can take it. This never waits, since others are waiting, too."""
+    def queue(self, line: str) -> None:
+        """Queue a line for the member. This never waits: a slow member must not delay the others."""
         try:
             self.lines.send_nowait(line)
         except trio.WouldBlock:
@@ -87,7 +87,7 @@ class Member:
 
 
 class Room:
-    """Everybody who is there."""
+    """The members, and the lines between them."""
 
     def __init__(self, idle_timeout: float) -> None:
         self._idle_timeout = idle_timeout
@@ -95,23 +95,23 @@ class Room:
         self._guests = itertools.count(1)
 
     async def attend(self, peer: trio.abc.Channel[bytes]) -> None:
-        """Let a peer take part until it quits, goes or falls silent: the handler to serve."""
+        """Serve one peer until it quits, disconnects or times out: the handler for `serve`."""
         try:
-            await say(peer, "* welcome: /name NAME says who you are, /quit leaves")
+            await say(peer, "* welcome: /name NAME sets your name, /quit leaves")
             if len(self._members) >= MOST_MEMBERS:
-                log.info("%s found the room full", whereabouts(peer))
+                log.info("%s was refused: the room is full", whereabouts(peer))
                 await say(peer, "* the room is full")
             else:
                 await self._admit(peer)
         except* (trio.BrokenResourceError, OSError) as errors:
-            log.info("%s is out of reach: %s", whereabouts(peer), errors.exceptions[0])
+            log.info("%s is unreachable: %s", whereabouts(peer), errors.exceptions[0])
 
     async def _admit(self, peer: trio.abc.Channel[bytes]) -> None:
         lines, waiting = trio.open_memory_channel[str](MOST_WAITING)
         name = next(name for name in map("guest-{}".format, self._guests) if name not in self._members)
         member = self._members[name] = Member(name, lines)
-        log.info("%s has come from %s", name, whereabouts(peer))
-        self._tell_others(member, f"* {name} has come")
+        log.info("%s has joined from %s", name, whereabouts(peer))
+        self._broadcast(member, f"* {name} has joined")
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(deliver, member, waiting, peer)
@@ -120,12 +120,12 @@ class Room:
         finally:
             del self._members[member.name]
             log.info("%s has left", member.name)
-            self._tell_others(member, f"* {member.name} has left")
+            self._broadcast(member, f"* {member.name} has left")
             with suppress(trio.BrokenResourceError, OSError), shielded(1):
                 await say(peer, FAREWELL)
 
     async def _listen(self, member: Member, peer: trio.abc.Channel[bytes]) -> None:
-        """Do what a member says, until it quits, goes or has not been heard of for too long."""
+        """Handle the lines of a member until it quits, disconnects or times out."""
         while True:
             try:
                 with trio.fail_after(self._idle_timeout):
@@ -133,39 +133,39 @@ class Room:
             except trio.EndOfChannel:
                 return
             except trio.TooSlowError:
-                log.info("nothing was heard of %s for %g s", member.name, self._idle_timeout)
+                log.info("nothing was received from %s for %g s", member.name, self._idle_timeout)
                 return
             match line.split():
                 case []:
-                    member.tell("")
+                    member.queue("")
                 case ["/quit"]:
                     return
                 case ["/name", name]:
                     self._rename(member, name)
                 case _:
-                    self._tell_others(member, f"{member.name}: {line}")
+                    self._broadcast(member, f"{member.name}: {line}")
 
     def _rename(self, member: Member, name: str) -> None:
         if not NAME.fullmatch(name):
-            member.tell("* a name has up to 16 letters, digits, dots, dashes and underscores")
+            member.queue("* a name has up to 16 letters, digits, dots, dashes and underscores")
         elif self._members.setdefault(name, member) is not member:
-            member.tell(f"* somebody else is {name}")
+            member.queue(f"* the name is taken: {name}")
         else:
             if name != member.name:
                 del self._members[member.name]
                 log.info("%s is %s from now on", member.name, name)
-                self._tell_others(member, f"* {member.name} is {name} from now on")
+                self._broadcast(member, f"* {member.name} is {name} from now on")
                 member.name = name
-            member.tell(f"* you are {name}")
+            member.queue(f"* you are {name}")
 
-    def _tell_others(self, member: Member, line: str) -> None:
+    def _broadcast(self, member: Member, line: str) -> None:
         for other in self._members.values():
             if other is not member:
-                other.tell(line)
+                other.queue(line)
 
 
 async def deliver(member: Member, waiting: trio.MemoryReceiveChannel[str], peer: trio.abc.Channel[bytes]) -> None:
-    """Send a member what it is told, as fast as that may be."""
+    """Send a member its queued lines."""
     async for line in waiting:
         await say(peer, line)
         if member.missed:
@@ -175,13 +175,13 @@ async def deliver(member: Member, waiting: trio.MemoryReceiveChannel[str], peer:
 
 
 def whereabouts(peer: trio.abc.Channel[bytes]) -> object:
-    """Return where a peer is, which channels of other kinds may not know."""
+    """Return the address of a peer; channels of other kinds may have none."""
     return getattr(peer, "address", "somewhere")
 
 
 @contextmanager
 def shielded(seconds: float) -> Generator[None]:
-    """Let the block finish though it is cancelled, for so long."""
+    """Shield the block from cancellation for so many seconds."""
     with trio.CancelScope(deadline=trio.current_time() + seconds, shield=True):
         yield
 
@@ -194,7 +194,7 @@ async def serve(arguments: argparse.Namespace) -> None:
         else:
             if arguments.certificate is None:
                 arguments.certificate, arguments.key = make_certificate(Path(folder))
-                log.info("whoever joins has to --trust %s", arguments.certificate)
+                log.info("clients need --trust %s", arguments.certificate)
             context = server_context(arguments)
             serving = partial(dtls.serve, room.attend, ssl_context=context, handshake_timeout=HANDSHAKE_TIMEOUT)
         # The room has an idle timeout of its own, which it logs.
@@ -218,7 +218,7 @@ def server_context(arguments: argparse.Namespace) -> SSL.Context:
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for this machine that vouches for itself, and its key; return their files."""
+    """Make a self-signed certificate for this machine, and its key; return their files."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "chat room")])
     addresses = {each.partition("%")[0] for interface in trio_dgram.interfaces() for each in interface.addresses}
@@ -280,7 +280,7 @@ def connect(arguments: argparse.Namespace) -> AbstractAsyncContextManager[trio.a
 
 
 async def hear(peer: trio.abc.Channel[bytes], name: str, named: trio.Event, membership: trio.CancelScope) -> None:
-    """Print what others say, until the room says farewell."""
+    """Print the lines of others until the room sends its farewell."""
     line = ""
     while line != FAREWELL:
         with trio.fail_after(3 * SIGN_OF_LIFE):
@@ -289,15 +289,15 @@ async def hear(peer: trio.abc.Channel[bytes], name: str, named: trio.Event, memb
             print(line, flush=True)
         if line == f"* you are {name}":
             named.set()
-        elif line == f"* somebody else is {name}":
-            raise ValueError(f"somebody else is {name}")
+        elif line == f"* the name is taken: {name}":
+            raise ValueError(f"the name is taken: {name}")
     membership.cancel()
 
 
 async def speak(peer: trio.abc.Channel[bytes]) -> None:
-    """Say what is typed, line by line, until there is no more."""
+    """Send each typed line, until the end of the input."""
     rest = b""
-    # A thread that waits for a line holds up nobody, not even the end of the program; only sys.stdin must not be its.
+    # The thread that waits for input does not delay the end of the program, unless it holds the lock of sys.stdin.
     while typed := await trio.to_thread.run_sync(os.read, 0, 4096, abandon_on_cancel=True):
         *lines, rest = (rest + typed).split(b"\n")
         for line in lines:
@@ -337,34 +337,34 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A chat room, encrypted with DTLS.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serving = commands.add_parser("serve", help="open a room", description="Open a room.")
+    serving = commands.add_parser("serve", help="serve a room", description="Serve a room.")
     serving.set_defaults(run=serve)
-    serving.add_argument("--port", type=int, default=4433, help="0 takes one that is free (default: %(default)s)")
+    serving.add_argument("--port", type=int, default=4433, help="0 for any free port (default: %(default)s)")
     serving.add_argument("--host", help="an address of this machine, or its name (default: all of them)")
-    serving.add_argument("--certificate", metavar="FILE", help="in PEM; one is made for this run if there is none")
+    serving.add_argument("--certificate", metavar="FILE", help="in PEM (default: a new self-signed one)")
     serving.add_argument("--key", metavar="FILE", help="its private key (default: in the certificate's file)")
     serving.add_argument(
         "--idle-timeout",
         type=seconds,
         default=120.0,
         metavar="SECONDS",
-        help="who has not been heard of for so long has left (default: %(default)g)",
+        help="remove members after so long without a line (default: %(default)g)",
     )
 
-    joining = commands.add_parser("join", help="be in a room", description="Be in a room.")
+    joining = commands.add_parser("join", help="join a room", description="Join a room.")
     joining.set_defaults(run=join)
     joining.add_argument("host")
     joining.add_argument("port", type=int)
-    joining.add_argument("--name", type=name, required=True, help="who you are")
-    joining.add_argument("--trust", metavar="CERTIFICATE", help="the room's own, or that of its authority, in PEM")
+    joining.add_argument("--name", type=name, required=True, help="your name in the room")
+    joining.add_argument("--trust", metavar="CERTIFICATE", help="the room's certificate, or that of its CA, in PEM")
 
     for command in (serving, joining):
         command.add_argument("--plain", action="store_true", help="do not encrypt: for trying")
     arguments = parser.parse_args()
     if arguments.run is join and not (arguments.trust or arguments.plain):
-        joining.error("--trust says whom to trust: serve tells the certificate")
+        joining.error("--trust is required: the certificate that serve prints")
     if arguments.run is serve and arguments.key and not arguments.certificate:
-        serving.error("--key goes with --certificate")
+        serving.error("--key needs --certificate")
     return arguments
 
 

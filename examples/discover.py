@@ -1,7 +1,7 @@
 """Announce a service to the local network, or browse for services: Multicast DNS (RFC 6762, RFC 6763).
 
-It speaks on every interface, over IPv4 and IPv6, beside any other responder of this machine. What it leaves out is to
-ask first whether somebody else has the name (RFC 6762, 8.1).
+It uses every interface, over IPv4 and IPv6, and shares the port with other responders of this machine. It does not
+probe whether the name is taken (RFC 6762, 8.1).
 
 Try it: run `discover.py announce "My server" --port 8000`, and elsewhere on the network
 
@@ -49,9 +49,9 @@ from trio_dgram import Address, Datagram, DatagramNursery, DatagramSocket, Packe
 PORT = 5353
 GROUPS: dict[trio_dgram.SocketType, str] = {"udp4": "224.0.0.251", "udp6": "ff02::fb"}
 LONGEST = 9000  # bytes in a message (RFC 6762, 17)
-LONG, SHORT = 4500, 120  # how many seconds a record is good for; short if it tells of a host (RFC 6762, 10)
-UNIQUE = RdataClass.make(IN | 0x8000)  # the class of records that make void what was heard before (RFC 6762, 10.2)
-MANY, SOME = 1000, 20  # how many records a browser remembers, and for how many it asks at once
+LONG, SHORT = 4500, 120  # the TTL of records in seconds; SHORT for those with the name of a host (RFC 6762, 10)
+UNIQUE = RdataClass.make(IN | 0x8000)  # the class of records that replace earlier ones (cache flush, RFC 6762, 10.2)
+MANY, SOME = 1000, 20  # the most records a browser remembers, and the most it queries at once
 QUERY, RESPONSE = dns.flags.Flag(0), dns.flags.QR | dns.flags.AA
 
 log = logging.getLogger("discover")
@@ -66,14 +66,14 @@ def make_message(flags: int, question: Iterable[RRset] = (), answer: Iterable[RR
 
 
 def limited(records: list[RRset], ttl: int) -> list[RRset]:
-    """Let records be good for so many seconds at most."""
+    """Limit the TTL of records, in seconds."""
     for record in records:
         record.ttl = min(record.ttl, ttl)
     return records
 
 
-class Party:
-    """Somebody who hears and speaks on every interface."""
+class Node:
+    """Sends and receives multicast messages on every interface."""
 
     def __init__(self, nursery: DatagramNursery, type_: Name) -> None:
         self.nursery = nursery
@@ -87,7 +87,7 @@ class Party:
         ]
 
     async def listen(self) -> None:
-        """Begin to hear what is said, and go on in the background."""
+        """Bind the sockets and receive in the background."""
         for sock in self.sockets:
             sock.multicast_ttl = sock.ttl = 255
             await sock.bind(PORT)
@@ -95,31 +95,31 @@ class Party:
         self.refresh()
 
     async def listen_on(self, sock: DatagramSocket) -> None:
-        """Hear what is said to everybody on a link; whatever else comes in is passed over (RFC 6762, 11)."""
+        """Handle the multicast messages of a link, and ignore any others (RFC 6762, 11)."""
         async for datagram in sock:
             info = datagram.info
             if info is None or info.interface not in self.links or info.local_address != GROUPS[sock.type]:
                 continue
             try:
-                # A record that cannot be read is left out: some send a TXT record without any text.
+                # A malformed record is skipped: some responders send a TXT record without text.
                 message = dns.message.from_wire(datagram.data[:LONGEST], one_rr_per_rrset=True, continue_on_error=True)
             except dns.exception.DNSException:
                 continue
             if message.opcode() != dns.opcode.QUERY:
                 continue
             if message.flags & dns.flags.QR:
-                self.hear_response(message, info.interface)
+                self.handle_response(message, info.interface)
             else:
-                await self.hear_query(message, info.interface, datagram, sock)
+                await self.handle_query(message, info.interface, datagram, sock)
 
-    async def hear_query(self, message: Message, link: int, datagram: Datagram, sock: DatagramSocket) -> None:
-        """Somebody asks."""
+    async def handle_query(self, message: Message, link: int, datagram: Datagram, sock: DatagramSocket) -> None:
+        """Handle a query; a browser ignores it."""
 
-    def hear_response(self, message: Message, link: int) -> None:
-        """Somebody tells, whether asked or not."""
+    def handle_response(self, message: Message, link: int) -> None:
+        """Handle a response; an announcer ignores it."""
 
-    async def speak(self, message: Message, link: int) -> None:
-        """Send a message to everybody on a link."""
+    async def multicast(self, message: Message, link: int) -> None:
+        """Send a message to the groups on a link."""
         for sock in self.sockets:
             to = Address(GROUPS[sock.type], PORT)
             try:
@@ -128,7 +128,7 @@ class Party:
                 log.debug("interface %d: %s", link, error)
 
     def refresh(self) -> bool:
-        """Join the groups on the interfaces that there are now; return whether anything about these has changed."""
+        """Join the groups on the present interfaces; return whether interfaces or addresses have changed."""
         up = [each for each in trio_dgram.interfaces() if each.up]
         able = [each for each in up if each.multicast and not each.loopback] or [each for each in up if each.loopback]
         links = {each.index: each for each in able}
@@ -139,13 +139,13 @@ class Party:
             with suppress(OSError):
                 sock.rejoin_memberships()
             for link in links.keys() - {membership.index for membership in sock.memberships}:
-                with suppress(OSError):  # An interface may be without one of the families.
+                with suppress(OSError):  # An interface may lack one of the families.
                     sock.add_membership(GROUPS[sock.type], link)
         log.info("on %s", ", ".join(each.name for each in able))
         return True
 
     async def has_changed(self, seconds: float) -> bool:
-        """Wait so long, but no longer than until anything about the interfaces has changed."""
+        """Wait until interfaces or addresses change, at most so many seconds; return whether they did."""
         with trio.move_on_after(seconds):
             while True:
                 await trio.sleep(1)
@@ -154,18 +154,18 @@ class Party:
         return False
 
 
-class Announcer(Party):
-    """Tells everybody of a service."""
+class Announcer(Node):
+    """Announces a service."""
 
     def __init__(self, nursery: DatagramNursery, options: argparse.Namespace) -> None:
         super().__init__(nursery, options.type)
         self.instance = Name((options.name.encode(), *self.type.labels))
         self.host = dns.name.from_text(f"{socket.gethostname().partition('.')[0]}.local")
         self.port: int = options.port
-        self.told: dict[tuple[int, Name, RdataType], float] = {}  # when each record was sent last on each link
+        self.last_sent: dict[tuple[int, Name, RdataType], float] = {}  # per record and link
 
     def records(self, link: int, unique: RdataClass = UNIQUE) -> list[RRset]:
-        """Return what there is to tell on a link, the addresses being those that this machine has there."""
+        """Return the records for a link, with the addresses of this machine on it."""
         addresses = [address.partition("%")[0] for address in self.links[link].addresses]
         records = [
             dns.rrset.from_text(self.type, LONG, IN, PTR, str(self.instance)),
@@ -178,31 +178,31 @@ class Announcer(Party):
         return [record for record in records if record]
 
     async def run(self) -> NoReturn:
-        """Tell everybody, twice, and again whenever an interface or an address has changed; say goodbye at the end."""
+        """Announce twice, and again when an interface or address changes; send goodbyes at the end."""
         try:
             while True:
                 for pause in (1, math.inf):
                     for link in list(self.links):
-                        await self.tell(link, self.records(link))
+                        await self.announce(link, self.records(link))
                     if await self.has_changed(pause):
                         break
         finally:
             with trio.move_on_after(1, shield=True):
                 for link in self.links:
                     ours = [record for record in self.records(link) if record.name in (self.type, self.instance)]
-                    await self.speak(make_message(RESPONSE, answer=limited(ours, 0)), link)
+                    await self.multicast(make_message(RESPONSE, answer=limited(ours, 0)), link)
 
-    async def tell(self, link: int, answers: list[RRset], delay: float = 0) -> None:
-        """Tell everybody on a link, but nothing more than once in a second (RFC 6762, 6)."""
+    async def announce(self, link: int, answers: list[RRset], delay: float = 0) -> None:
+        """Multicast records on a link, each at most once a second (RFC 6762, 6)."""
         now = trio.current_time()
-        fresh = [each for each in answers if now - self.told.get((link, each.name, each.rdtype), -math.inf) >= 1]
-        self.told.update({(link, each.name, each.rdtype): now for each in fresh})
+        fresh = [each for each in answers if now - self.last_sent.get((link, each.name, each.rdtype), -math.inf) >= 1]
+        self.last_sent.update({(link, each.name, each.rdtype): now for each in fresh})
         if fresh:
             await trio.sleep(delay)
-            await self.speak(make_message(RESPONSE, answer=fresh), link)
+            await self.multicast(make_message(RESPONSE, answer=fresh), link)
 
-    async def hear_query(self, message: Message, link: int, datagram: Datagram, sock: DatagramSocket) -> None:
-        """Answer a question about the service, unless whoever asks knows the answer."""
+    async def handle_query(self, message: Message, link: int, datagram: Datagram, sock: DatagramSocket) -> None:
+        """Answer a query for the service, unless it lists the answer as known."""
         from_resolver = datagram.address.port != PORT
         records = self.records(link, IN if from_resolver else UNIQUE)
         known = {(each.name, each.rdtype, str(each[0])): each.ttl for each in message.answer}
@@ -214,37 +214,37 @@ class Announcer(Party):
         ]
         if not answers:
             return
-        # Whoever wants to know one thing will want to know the others.
+        # The other records answer the queries that would follow.
         answers += [each for each in records if each not in answers and each.name in (self.instance, self.host)]
-        if from_resolver:  # An ordinary one, which does not hear what is said to everybody (RFC 6762, 6.7).
+        if from_resolver:  # An ordinary resolver receives no multicast (RFC 6762, 6.7).
             answer = make_message(RESPONSE, message.question[:1], limited(answers, 10), message.id)
             await sock.send(datagram.reply(answer.to_wire()))
         else:
-            self.nursery.start_soon(self.tell, link, answers, random.uniform(0.02, 0.12))
+            self.nursery.start_soon(self.announce, link, answers, random.uniform(0.02, 0.12))
 
 
-class Browser(Party):
-    """Tells which services of a type there are."""
+class Browser(Node):
+    """Lists the services of a type."""
 
     def __init__(self, nursery: DatagramNursery, options: argparse.Namespace) -> None:
         super().__init__(nursery, options.type)
-        # What is known on each link under each name: when it was heard, and until when it holds.
+        # The arrival and the expiry of each record, by link and name.
         self.records: dict[tuple[int, Name, Any], tuple[float, float]] = {}
         self.shown: dict[tuple[str, str], str] = {}
 
     async def run(self) -> NoReturn:
-        """Ask, less and less often, and at once when an interface or an address has changed."""
+        """Query at growing intervals, and at once when an interface or address changes."""
         while True:
             await trio.sleep(random.uniform(0.02, 0.12))
             for pause in itertools.chain((1, 2, 4, 8, 16, 32), itertools.repeat(SHORT / 3)):
                 self.show()
                 for link in list(self.links):
-                    await self.speak(self.question(link), link)
+                    await self.multicast(self.question(link), link)
                 if await self.has_changed(pause):
                     break
 
     def question(self, link: int) -> Message:
-        """Ask for the services, and for what nobody has told about those that are known."""
+        """Return a query for the services, and for the missing records of known ones."""
         known = self.index()
         services = [each.target for each in known[link, self.type, PTR]]
         hosts = [place.target for service in services for place in known[link, service, SRV]]
@@ -253,18 +253,18 @@ class Browser(Party):
         asked = [(self.type, PTR), *random.sample(missing, min(len(missing), SOME))]
         return make_message(QUERY, [RRset(name, IN, rdtype) for name, rdtype in asked])
 
-    def hear_response(self, message: Message, link: int) -> None:
-        """Remember what is said about services of the type."""
+    def handle_response(self, message: Message, link: int) -> None:
+        """Store the records of services of the type."""
         now = trio.current_time()
-        heard = [each for each in [*message.answer, *message.additional] if each.rdclass in (IN, UNIQUE)]
-        # Whoever is on a link with two interfaces tells of both in a moment (RFC 6762, 10.2).
-        void = {(link, each.name, each.rdtype) for each in heard if each.rdclass == UNIQUE}
+        records = [each for each in [*message.answer, *message.additional] if each.rdclass in (IN, UNIQUE)]
+        # A machine with two interfaces on a link announces both within a second (RFC 6762, 10.2).
+        void = {(link, each.name, each.rdtype) for each in records if each.rdclass == UNIQUE}
         for (at, name, data), (since, until) in list(self.records.items()):
             if until < now or (since < now - 1 and (at, name, data.rdtype) in void):
                 del self.records[at, name, data]
-        everything = [data for _, _, data in self.records] + [record[0] for record in heard]
+        everything = [data for _, _, data in self.records] + [record[0] for record in records]
         hosts = {data.target for data in everything if data.rdtype == SRV}
-        for record in heard:
+        for record in records:
             wanted = record.name in hosts if record.rdtype in (A, AAAA) else record.name.is_subdomain(self.type)
             key = link, record.name, record[0]
             if not record.ttl:
@@ -274,7 +274,7 @@ class Browser(Party):
         self.show()
 
     def index(self) -> defaultdict[tuple[int, Name, RdataType], list[Any]]:
-        """Return what holds now."""
+        """Return the data of records that have not expired, by link, name and type."""
         now = trio.current_time()
         found = defaultdict(list)
         for (link, name, data), (_, until) in self.records.items():
@@ -283,7 +283,7 @@ class Browser(Party):
         return found
 
     def show(self) -> None:
-        """Tell what is new, and what has gone."""
+        """Print services that are new or gone."""
         known = self.index()
         services = {}
         for link, interface in self.links.items():
@@ -304,9 +304,9 @@ class Browser(Party):
 async def run(options: argparse.Namespace) -> None:
     with trio.open_signal_receiver(SIGINT, SIGTERM) as signals:
         async with trio_dgram.open_nursery() as nursery:
-            party = options.party(nursery, options)
-            await party.listen()
-            nursery.start_soon(party.run)
+            node = options.node(nursery, options)
+            await node.listen()
+            nursery.start_soon(node.run)
             await anext(signals)
             nursery.cancel_scope.cancel()
 
@@ -332,12 +332,12 @@ def port(text: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="announce|browse")
-    announce = commands.add_parser("announce", help="tell everybody of a service until interrupted")
-    announce.set_defaults(party=Announcer)
-    announce.add_argument("name", type=label, help="what people call it")
-    announce.add_argument("--port", type=port, default=80, help="where it is (default: %(default)s)")
-    browse = commands.add_parser("browse", help="tell which services there are until interrupted")
-    browse.set_defaults(party=Browser)
+    announce = commands.add_parser("announce", help="announce a service until interrupted")
+    announce.set_defaults(node=Announcer)
+    announce.add_argument("name", type=label, help="the name of the service")
+    announce.add_argument("--port", type=port, default=80, help="its port (default: %(default)s)")
+    browse = commands.add_parser("browse", help="list services until interrupted")
+    browse.set_defaults(node=Browser)
     for command in (announce, browse):
         command.add_argument("--type", type=service_type, default="_http._tcp.local", help="default: %(default)s")
     options = parser.parse_args()

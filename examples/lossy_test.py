@@ -1,13 +1,13 @@
-"""Test a client on a network that loses, doubles and reorders datagrams: a file to copy, and to fill with your own.
+"""Test a client on a network that loses, duplicates and reorders datagrams: a template to copy.
 
-It needs pytest-trio, and runs in virtual time, so that a minute's waiting takes a moment:
+It needs pytest-trio, and runs in virtual time, so that a wait of a minute takes milliseconds:
 
     pytest examples/lossy_test.py                      # 50 seeds for each test, the same every time
     pytest examples/lossy_test.py --sim-seeds=1000     # more of them
-    pytest examples/lossy_test.py --runxfail           # what a failing test tells
+    pytest examples/lossy_test.py --runxfail           # the report of a failing test
 
-The last takes the naive client's failure for one: pytest shows the smallest seed under which it fails, the story of the
-last datagrams, where their picture is, and how to run just that seed again.
+The last reports the expected failure of the naive client: the smallest failing seed, the trace of the last datagrams,
+the path of their diagram, and the command that repeats that seed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def serve_squares(peer: trio.abc.Channel[bytes]) -> None:
 
 
 class Client:
-    """Asks again until an answer comes, and knows by its number which request it is for."""
+    """Repeats a request until its reply arrives, and matches replies by their number."""
 
     def __init__(self, peer: trio.abc.Channel[bytes]) -> None:
         self._peer = peer
@@ -57,10 +57,10 @@ class Client:
 
 
 class NaiveClient(Client):
-    """Takes whatever comes for the answer, which would do on a network that is perfect."""
+    """Takes the next datagram as the reply, which is correct on a perfect network only."""
 
     async def square(self, integer: int) -> int:
-        """Return the square of an integer, it is hoped."""
+        """Return the square of an integer, or of an earlier one."""
         async for attempt in trio_dgram.retry(timeout=0.5, factor=1.5, attempts=10):
             with attempt:
                 await self._peer.send(b"%d %d" % (next(self._numbers), integer))
@@ -70,14 +70,14 @@ class NaiveClient(Client):
 
 # The tests: with the fixture autojump_clock time is virtual.
 
-pytestmark = pytest.mark.trio  # so that it runs whatever pytest is configured to; with trio_mode it can be left out
+pytestmark = pytest.mark.trio  # not needed if pytest is configured with trio_mode
 
 BAD: Final = sim.Knobs(delay=0.05, jitter=0.05, keep_order=False, loss=0.1, duplicate=0.1)
 
 
 @pytest.fixture
 def conditions() -> sim.Knobs:
-    """What the path between the two hosts is like, if a test says nothing else."""
+    """The conditions between the two hosts, unless a test is parametrised with others."""
     return BAD
 
 
@@ -111,14 +111,14 @@ async def test_each_answer_is_that_of_its_request(peer: trio.abc.Channel[bytes],
 
 
 @pytest.mark.seeds(50)
-@pytest.mark.xfail(reason="it takes the late answer to one request for that to the next", strict=True)
+@pytest.mark.xfail(reason="it takes the late reply to one request as the reply to the next", strict=True)
 async def test_the_naive_client(peer: trio.abc.Channel[bytes], autojump_clock: object) -> None:
     client = NaiveClient(peer)
     for integer in range(100):
         assert await client.square(integer) == integer**2
 
 
-async def test_who_does_not_answer_is_given_up(
+async def test_a_partition_times_the_client_out(
     peer: trio.abc.Channel[bytes], sim_network: sim.Network, autojump_clock: object
 ) -> None:
     with sim_network.partition(["client"], ["server"]), pytest.raises(trio.TooSlowError, match="10 attempts"):

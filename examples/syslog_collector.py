@@ -1,7 +1,7 @@
-"""Collect syslog messages (RFC 3164, RFC 5424), and tell what became of every datagram.
+"""Collect syslog messages (RFC 3164, RFC 5424), and account for every datagram.
 
-Each message becomes a line on standard output: who sent it, its facility and severity, and the rest as it came.
-The counts are told at the end, on SIGUSR1, and every so many seconds with `--report`.
+Each message becomes a line on standard output: its sender, facility and severity, and its text. The counts are logged
+at the end, on SIGUSR1, and periodically with `--report SECONDS`.
 
 Try it: run this with `--unix /tmp/log.socket`, and in another terminal
 
@@ -29,22 +29,22 @@ import trio
 import trio_dgram
 from trio_dgram import Datagram, DatagramNursery, DatagramSocket
 
-ROOM = 4 << 20
-"""What may wait to be read on each socket, in bytes; the kernel has a limit of its own (net.core.rmem_max)."""
+RECEIVE_BUFFER = 4 << 20
+"""The requested receive buffer of each socket, in bytes; the kernel limits it to net.core.rmem_max."""
 FACILITIES = (
     *("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp"),
     *("ntp", "audit", "alert", "clock", *(f"local{number}" for number in range(8))),
 )
 SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 PRIORITY = re.compile(rb"<(\d|[1-9]\d|1[0-8]\d|19[01])>(?:1 )?")
-"""What a message begins with: eight times the facility plus the severity, and the version that RFC 5424 brought."""
+"""The prefix of a message: eight times the facility plus the severity, and the version of RFC 5424."""
 
 log = logging.getLogger("syslog_collector")
 
 
 @attrs.define
 class Collector:
-    """A socket, and where to write what it receives."""
+    """A socket, and the file to write its messages to."""
 
     socket: DatagramSocket
     name: str
@@ -52,17 +52,17 @@ class Collector:
     malformed: int = 0
 
     async def collect(self) -> None:
-        """Write down what comes, a batch at a time: the more there is, the less each costs."""
+        """Write the messages in batches: the higher the load, the less each costs."""
         while True:
             batch = await self.socket.receive_many()
             lines = "".join(map(self.line, batch)).encode()
-            # What was taken from the kernel is written down, even if it is time to end.
+            # A batch that was received is written even if the program is being cancelled.
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self.output.write, lines)
                 await trio.to_thread.run_sync(self.output.flush)
 
     def line(self, datagram: Datagram) -> str:
-        """Return the line that tells of a datagram."""
+        """Return the output line of a datagram."""
         kind, data = "malformed", datagram.data.rstrip(b"\r\n\0")
         if priority := PRIORITY.match(data):
             facility, severity = divmod(int(priority[1]), 8)
@@ -73,7 +73,7 @@ class Collector:
 
 
 def sender(datagram: Datagram) -> str:
-    """Return the peer's address or, on a path, the process that the kernel vouches for."""
+    """Return the peer's address or, on a path, the process that sent it, as the kernel attests."""
     credentials = datagram.info and datagram.info.credentials
     if credentials:
         return f"pid={credentials.pid},uid={credentials.uid}"
@@ -81,7 +81,7 @@ def sender(datagram: Datagram) -> str:
 
 
 def printable(data: bytes) -> str:
-    """Return text that neither begins a line of its own nor drives a terminal."""
+    """Return the data as text without line breaks and terminal control sequences."""
     text = data.decode(errors="backslashreplace")
     if text.isprintable():
         return text
@@ -92,9 +92,9 @@ async def open_collectors(nursery: DatagramNursery, options: argparse.Namespace,
     collectors = []
     for host in options.host or map(ip_address, ("0.0.0.0", "::")):
         ipv6 = host.version == 6
-        # Without offload the kernel counts what it drops one by one.
+        # Without offload the kernel counts single datagrams that it drops.
         socket = nursery.create_socket(
-            "udp6" if ipv6 else "udp4", ipv6_only=ipv6, receive_buffer_size=ROOM, offload=False
+            "udp6" if ipv6 else "udp4", ipv6_only=ipv6, receive_buffer_size=RECEIVE_BUFFER, offload=False
         )
         address = await socket.bind(options.port, str(host))
         collectors.append(Collector(socket, str(address), output))
@@ -160,7 +160,7 @@ def main() -> int:
     parser.add_argument("--port", type=port, default=5514, help="UDP port; 0 for any (default: %(default)s)")
     parser.add_argument("--unix", action="append", default=[], metavar="PATH", help="listen on a path, too")
     parser.add_argument(
-        "--report", type=seconds, default=math.inf, metavar="SECONDS", help="how often to tell the counts"
+        "--report", type=seconds, default=math.inf, metavar="SECONDS", help="the period of logging the counts"
     )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")

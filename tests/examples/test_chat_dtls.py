@@ -121,7 +121,7 @@ def test_an_openssl_client_and_ours_exchange_messages(room: Serving, udp: Family
 def test_a_close_notify_of_openssl_is_announced(room: Serving, udp: Family) -> None:
     with room.ours("Ada", udp.loopback) as ours:
         with room.openssl(udp.loopback) as other:
-            ours.until("guest-2 has come\n")
+            ours.until("guest-2 has joined\n")
             other.say("Q")
             ours.until("guest-2 has left\n")
     assert "Traceback" not in room.until("guest-2 has left\n")
@@ -131,7 +131,7 @@ def test_a_killed_client_leaves_after_the_idle_timeout(udp: Family) -> None:
     with serving("--port", "0", "--host", udp.loopback, "--idle-timeout", "1") as room:
         with room.openssl(udp.loopback, "-quiet") as killed:
             killed.program.process.kill()
-            room.until("nothing was heard of guest-1 for 1 s\nguest-1 has left\n")
+            room.until("nothing was received from guest-1 for 1 s\nguest-1 has left\n")
 
 
 def test_a_client_that_does_not_trust_the_room_cannot_join(room: Serving, udp: Family, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_name_that_is_taken_is_refused(room: Serving, udp: Family) -> None:
     join = chat("join", udp.loopback, str(room.port), "--name", "Ada", "--trust", room.certificate)
     with room.ours("Ada", udp.loopback), program(*join) as second:
         status, said = Talker(second).wait()
-        assert (status, said.splitlines()[-1]) == (1, "chat: somebody else is Ada")
+        assert (status, said.splitlines()[-1]) == (1, "chat: the name is taken: Ada")
 
 
 def test_both_families_share_a_room_on_the_requested_port(namespace: int) -> None:
@@ -231,14 +231,14 @@ def test_netcat_can_join_a_plain_room(udp: Family) -> None:
 REFUSED: Final[list[tuple[list[str], int, str]]] = [
     ([], 2, "required: COMMAND"),
     (["join", "localhost", "4433"], 2, "required: --name"),
-    (["join", "localhost", "4433", "--name", "Ada"], 2, "--trust says whom to trust"),
+    (["join", "localhost", "4433", "--name", "Ada"], 2, "--trust is required"),
     (["join", "localhost", "4433", "--name", "A da", "--plain"], 2, "up to 16 letters"),
     (["join", "localhost", "0", "--name", "Ada", "--plain"], 1, "port must be from 1"),
     (["join", "localhost", "4433", "--name", "Ada", "--trust", "/nowhere"], 1, "/nowhere holds no certificate"),
     (["serve", "--port", "70000"], 1, "port must be from 0 to 65535"),
     (["serve", "--host", "192.0.2.77"], 1, "Cannot assign requested address"),
     (["serve", "--certificate", "/nowhere"], 1, "/nowhere holds no certificate"),
-    (["serve", "--key", "/nowhere"], 2, "--key goes with --certificate"),
+    (["serve", "--key", "/nowhere"], 2, "--key needs --certificate"),
     (["serve", "--idle-timeout", "soon"], 2, "invalid seconds value: 'soon'"),
     (["serve", "--idle-timeout", "-1"], 2, "seconds are more than 0"),
 ]
@@ -302,15 +302,15 @@ async def test_a_slow_member_blocks_no_other_and_learns_how_many_messages_were_d
     caplog.set_level(logging.INFO)
     async with open_room(example) as enter:
         slow, fast, talker = [await enter() for _ in range(3)]
-        await fast.hears("* guest-3 has come")
+        await fast.hears("* guest-3 has joined")
         total = example.MOST_WAITING + 10
         for number in range(total):
             await talker.says(f"line {number}")
             await fast.hears(f"guest-3: line {number}")
-        await slow.hears("* guest-2 has come")
+        await slow.hears("* guest-2 has joined")
         # The first newcomer's line was on its way, and the second one's waited.
         waiting = example.MOST_WAITING - 1
-        await slow.hears(f"* you were too slow for {total - waiting} lines, which were dropped", "* guest-3 has come")
+        await slow.hears(f"* you were too slow for {total - waiting} lines, which were dropped", "* guest-3 has joined")
         await slow.hears(*[f"guest-3: line {number}" for number in range(waiting)])
         await talker.says("the last")
         await slow.hears("guest-3: the last")
@@ -322,7 +322,7 @@ async def test_an_idle_member_leaves_and_an_active_one_stays(
 ) -> None:
     async with open_room(example) as enter:
         silent, living = [await enter() for _ in range(2)]
-        await silent.hears("* guest-2 has come")
+        await silent.hears("* guest-2 has joined")
         await trio.sleep(40)
         await living.says("")
         await living.hears("")
@@ -337,14 +337,14 @@ async def test_an_idle_member_leaves_and_an_active_one_stays(
 async def test_names_are_short_and_unique(example: ModuleType, autojump_clock: trio.testing.MockClock) -> None:
     async with open_room(example) as enter:
         one, other = [await enter() for _ in range(2)]
-        await one.hears("* guest-2 has come")
+        await one.hears("* guest-2 has joined")
         await one.says("/name Ada")
         await one.hears("* you are Ada")
         await other.hears("* guest-1 is Ada from now on")
         await one.says("/name Ada")
         await one.hears("* you are Ada")
         await other.says("/name Ada")
-        await other.hears("* somebody else is Ada")
+        await other.hears("* the name is taken: Ada")
         for name in ("*", "x" * 17, "\x1b[31m"):
             await other.says(f"/name {name}")
             await other.hears("* a name has up to 16 letters, digits, dots, dashes and underscores")
@@ -352,7 +352,7 @@ async def test_names_are_short_and_unique(example: ModuleType, autojump_clock: t
         await other.says("/name guest-3")
         await other.hears("* you are guest-3")
         third = await enter()
-        await one.hears("* guest-2 is guest-3 from now on", "* guest-4 has come")
+        await one.hears("* guest-2 is guest-3 from now on", "* guest-4 has joined")
         await third.says("/quit")
         await third.hears("* you have left the room")
         await one.hears("* guest-4 has left")
@@ -363,7 +363,7 @@ async def test_a_message_is_one_line_of_bounded_length(
 ) -> None:
     async with open_room(example) as enter:
         one, other = [await enter() for _ in range(2)]
-        await one.hears("* guest-2 has come")
+        await one.hears("* guest-2 has joined")
         for said, heard in [
             (b"two\nlines\r\n", r"two\nlines"),
             (b"\xff\x00\x9b31m", r"\xff\x00\x9b31m"),
