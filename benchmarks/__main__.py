@@ -1,4 +1,4 @@
-"""Measure trio_dgram beside what else a user would take, on this machine, in one run of interleaved rounds."""
+"""Measure trio_dgram beside its alternatives on this machine, in one run of interleaved rounds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         options.rounds = 1
     elif options.output is None and options.case is None and options.peer is None:
         options.output = HERE / "results"
-    # Before anything is measured, since that takes long.
+    # Checked before the measurement, which takes long.
     for folder in filter(None, (options.output, options.chart and options.chart.parent)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 @attrs.frozen
 class Run:
-    """What is to be measured, what has been, and what is left out."""
+    """The rows to measure, their figures, and the rows left out."""
 
     rows: dict[str, list[Row]]
     """By case."""
@@ -87,7 +87,7 @@ class Run:
                 try:
                     figure = measuring.measure(row)
                 except ProgramError as error:
-                    # Only rows with all rounds can be compared, so what it gave before does not count.
+                    # Only rows with all rounds can be compared, so discard its earlier figures.
                     rows.remove(row)
                     self.measured.get(case, {}).pop(row.name, None)
                     self.left_out[f"{row.name} at {case}"] = str(error)
@@ -103,7 +103,7 @@ class Run:
 
 
 def plan(cases: Sequence[Case], wanted: Sequence[str] | None, without_c: str) -> Run:
-    """Choose the rows that are wanted and can be measured here; ``without_c`` tells why there are no C programs."""
+    """Choose the wanted rows that this machine can measure; ``without_c`` is the reason for missing C programs."""
     run = Run({}, {})
     for case in cases:
         if without_c and case.rows[0].needs_c:
@@ -123,13 +123,13 @@ def plan(cases: Sequence[Case], wanted: Sequence[str] | None, without_c: str) ->
 
 
 def progress(number: int, rounds: int, text: str) -> None:
-    """Show where we are, to someone who looks on."""
+    """Show the progress on a terminal."""
     if sys.stderr.isatty():
         print(f"\r{f'round {number} of {rounds}: {text}':78.78}", end="", file=sys.stderr, flush=True)
 
 
 def version(distribution: str) -> str | None:
-    """Return which version of a distribution is installed."""
+    """Return the installed version of a distribution, None without one."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str]) -> int:
         run = plan([CASES[name] for name in options.case or CASES], options.peer, without_c)
         server, load = cores()
         if server == load:
-            print("The programs and their load share a core here, so the ratios do not say much.")
+            print("The programs and their load share one core, so the ratios are not meaningful.")
         for number in range(1, options.rounds + 1):
             run.round(measuring, partial(progress, number, options.rounds))
         summary = {

@@ -13,18 +13,18 @@ from benchmarks.programs import HERE
 OURS: Final = "trio_dgram"
 SIMULATED: Final = "trio_dgram.sim"
 OWN: Final = frozenset({OURS, SIMULATED})
-"""The peers that are no peers: what the others are compared with, always measured."""
+"""The programs of this project, which the others are compared with; always measured."""
 
 
 @attrs.frozen
 class Peer:
-    """A program that does the same work in its own way."""
+    """A program that does the same work with another library."""
 
     name: str
     command: tuple[str, ...]
-    """``{c}`` stands for the folder of the C programs."""
+    """``{c}`` is replaced by the folder of the C programs."""
     needs: tuple[str, ...] = ()
-    """What has to be installed, as ``missing`` takes it."""
+    """Its requirements, as arguments of ``missing``."""
     in_c: bool = False
 
 
@@ -54,24 +54,24 @@ IMPORTING: Final = Peer(OURS, _python("importing"))
 
 @attrs.frozen
 class Echo:
-    """A server sends back what ``sockets`` clients send, each with ``outstanding`` datagrams under way."""
+    """A server echoes the datagrams of ``sockets`` clients, each with ``outstanding`` datagrams in flight."""
 
     sockets: int = 16
     outstanding: int = 4
     size: int = 64
     sources: int = 1
-    """From how many addresses the datagrams come, in turn."""
+    """The number of source addresses, used round robin."""
     figure: Literal["answers a second", "us of a round trip", "us for each"] = "answers a second"
     settling: float = 0.0
-    """How many seconds it warms up at least, so that every address has been heard."""
+    """The least warm-up in seconds, so that every source is known."""
 
 
 @attrs.frozen
 class Flood:
-    """A server counts what it can take of 1200 byte datagrams sent without a pause."""
+    """A server counts the 1200 byte datagrams that it receives from a flood."""
 
     sender: str = "offload"
-    """How the C program sends them."""
+    """The sending mode of the C program."""
 
 
 @attrs.frozen
@@ -81,12 +81,12 @@ class Bulk:
 
 @attrs.frozen
 class Alone:
-    """A program does it all by itself, and tells its figure."""
+    """A program without a load generator, which prints its own figure."""
 
 
 @attrs.frozen
 class Attack:
-    """A server of peers is sent datagrams from forged addresses while honest peers talk to it, and others join."""
+    """A listener receives a flood from forged addresses while honest peers use it, and others join."""
 
 
 Work = Echo | Flood | Bulk | Alone | Attack
@@ -94,19 +94,19 @@ Work = Echo | Flood | Bulk | Alone | Attack
 
 @attrs.frozen
 class Row:
-    """One line of a case's table: a peer, what it is told to do, and what is done to it."""
+    """One line of a case's table: a peer, its arguments, and its load."""
 
     name: str
     peer: Peer
     arguments: tuple[str, ...]
-    """``{seconds}`` stands for how long it measures."""
+    """``{seconds}`` is replaced by the duration of a measurement."""
     work: Work
     bar: float | None = None
-    """What the first row's figure divided by this one's is to reach, if we want that."""
+    """The required ratio of the first row's figure to this one's, if any."""
 
     @property
     def needs_c(self) -> bool:
-        """Whether there is nothing to measure without the C programs."""
+        """Whether the C programs are required."""
         return self.peer.in_c or not isinstance(self.work, Bulk | Alone)
 
 
@@ -117,25 +117,25 @@ class Case:
     name: str
     unit: str
     rows: tuple[Row, ...]
-    """The first is what the others are compared with."""
+    """The others are compared with the first."""
     higher_is_better: bool = True
     growth: bool = False
-    """The rows are steps of something that grows: show what each is to the first, and not the first to each."""
+    """The rows are steps of growth: show the ratio of each to the first, not the inverse."""
     at_most: float | None = None
-    """What the first row's figure may be."""
+    """The limit of the first row's figure."""
     once: bool = False
-    """It takes so long, and says so much, that one round is enough."""
+    """One round is enough: it takes long and is reproducible."""
 
 
-def _beside(work: Work, told: str, bars: Mapping[str, float | None], *, ours: str = "") -> tuple[Row, ...]:
-    """Return the row that is ours and those of the peers in ``bars``, all told the same unless ``ours`` says else."""
-    first = Row(OURS, PEERS[OURS], (ours or told,), work)
-    return (first, *(Row(name, PEERS[name], (told,), work, bar) for name, bar in bars.items()))
+def _beside(work: Work, command: str, bars: Mapping[str, float | None], *, ours: str = "") -> tuple[Row, ...]:
+    """Return our row and those of the peers in ``bars``, all with the argument ``command``, or ours with ``ours``."""
+    first = Row(OURS, PEERS[OURS], (ours or command,), work)
+    return (first, *(Row(name, PEERS[name], (command,), work, bar) for name, bar in bars.items()))
 
 
 COST: Final = "us for each"
 MOST_HELD: Final = 64 * 1024 + 1024 * 2
-"""What the default limits of a listener come to: the bytes that may wait, and the peers, in KiB."""
+"""The memory of a listener at its default limits: the queued bytes and the peers, in KiB."""
 
 
 def _channels(work: Echo) -> tuple[Row, ...]:

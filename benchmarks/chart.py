@@ -21,7 +21,7 @@ def _label(case: Case, line: Line) -> str:
     label = f"{line.median:,.{digits}f}"
     if line.ratio is None:
         return label
-    # How this one compares with the first, whichever way the table has it.
+    # The ratio to the first row; the table has its inverse unless the case grows.
     times = line.ratio.median if case.growth else 1 / line.ratio.median
     return f"{label} ({times:.2f} x)"
 

@@ -1,4 +1,4 @@
-"""Comparing: from the figures of interleaved rounds to a ratio and how sure it is."""
+"""The ratio of the figures of interleaved rounds, with its confidence interval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 RESAMPLES: Final = 10_000
-SURE: Final = 0.95
+CONFIDENCE: Final = 0.95
 
 
 @attrs.frozen
@@ -29,8 +29,8 @@ class Ratio:
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """Return the ratio of paired rounds, since a machine's speed drifts between rounds more than within one."""
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-    # The same figures give the same interval.
+    # Seeded, so that equal figures give equal intervals.
     chance = random.Random(0)
     medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
-    outside = round(RESAMPLES * (1 - SURE) / 2)
+    outside = round(RESAMPLES * (1 - CONFIDENCE) / 2)
     return Ratio(statistics.median(ratios), medians[outside], medians[-1 - outside])

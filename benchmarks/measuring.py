@@ -13,25 +13,25 @@ from benchmarks.cases import PEERS, Attack, Bulk, Echo, Flood, Row
 from benchmarks.programs import HERE, ProgramError, cores, running
 
 LONGEST_ALONE: Final = 240.0
-"""How many seconds a program may take that counts its work and not the time."""
+"""The time limit, in seconds, of a program that does a fixed amount of work."""
 STARTING: Final = 10.0
-"""How many seconds a program may take to start before what serves it ends by itself."""
+"""The time limit, in seconds, for the start of a program whose partner is running."""
 
 
 @attrs.frozen
 class Figure:
-    """What one measurement gave."""
+    """The result of one measurement."""
 
     value: float
     lost: float = 0.0
     """The share of the datagrams that did not arrive, or of the requests that were not answered."""
-    told: str = ""
-    """What else there is to say of it."""
+    note: str = ""
+    """A remark for the table."""
 
 
 @attrs.frozen
 class Measuring:
-    """How long, and with which C programs."""
+    """The durations of a measurement, and the folder of the C programs."""
 
     c: Path | None
     warm_up: float
@@ -73,7 +73,7 @@ class Measuring:
             with running(command, load_core, lasts) as generator:
                 answers, seconds, lost, median, _ = generator.numbers()
         if not answers:
-            raise ProgramError("it answered nothing")
+            raise ProgramError("the server answered nothing")
         figures = {
             "answers a second": answers / seconds,
             "us of a round trip": median,
@@ -87,7 +87,7 @@ class Measuring:
         command = self._command(row.peer.command, *row.arguments, self.warm_up, self.seconds)
         with running(command, server_core, lasts) as server:
             port = server.line()
-            # It ends as soon as the server is gone.
+            # It ends when the server has ended.
             command = self._command(("{c}/peer", sender, "bulk", port), 0, lasts + STARTING)
             with running(command, load_core, lasts + STARTING) as flood:
                 count, seconds = server.numbers()
@@ -106,14 +106,14 @@ class Measuring:
         unseen = forged + sent - received - dropped
         if astray or unseen:
             raise ProgramError(
-                f"{unseen:.0f} datagrams were not counted, and {astray:.0f} datagrams or peers lost count of"
+                f"{unseen:.0f} datagrams were not counted, and {astray:.0f} datagrams or peers counted wrongly"
             )
         return Figure(
             growth,
             1 - answered / asked,
             f"{forged:,.0f} forged datagrams in {seconds:.1f} s, of which {received / (forged + sent):.0%} were read;"
-            f" {at_once / asked:.0%} of {asked:,.0f} requests answered at the first attempt, {answered / asked:.1%} in"
-            f" the end; {joined:.0f} of 100 joined meanwhile; {accepted:,.0f} peers let in, {evicted:,.0f} evicted",
+            f" {at_once / asked:.0%} of {asked:,.0f} requests answered at the first attempt, {answered / asked:.1%}"
+            f" in all; {joined:.0f} of 100 joined during it; {accepted:,.0f} peers admitted, {evicted:,.0f} evicted",
         )
 
     def _bulk(self, row: Row) -> Figure:

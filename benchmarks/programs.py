@@ -1,4 +1,4 @@
-"""The programs that are measured and those that measure: finding, compiling and running them."""
+"""Finding, compiling and running the programs that are measured and those that measure."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ import attrs
 HERE: Final = Path(__file__).parent
 C_PROGRAMS: Final = ("attack", "load", "peer")
 LIMIT: Final = 30
-"""How many seconds longer than it measures a program may live, before it counts as hanging."""
+"""How many seconds after its measurement a program counts as hanging."""
 
 
 class CompilerError(Exception):
-    """The C programs cannot be made here; says why."""
+    """The C programs cannot be compiled on this machine; the text has the reason."""
 
 
 class ProgramError(Exception):
-    """A program did not do what it was started for; says why."""
+    """A program failed; the text has the reason."""
 
 
 def compile_c(folder: Path) -> None:
@@ -50,7 +50,7 @@ def compile_c(folder: Path) -> None:
 
 
 def missing(needs: Sequence[str]) -> str:
-    """Return what of ``needs`` is not here: programs by name, Python modules as ``python:name``."""
+    """Return the first of ``needs`` that is missing: programs by name, Python modules as ``python:name``."""
     for need in needs:
         kind, _, name = need.rpartition(":")
         found = importlib.util.find_spec(name) if kind == "python" else shutil.which(name)
@@ -60,8 +60,8 @@ def missing(needs: Sequence[str]) -> str:
 
 
 def cores() -> tuple[str, str]:
-    """Return the core for the server and the one for the load: the same if there is one, none if they are not ours
-    to choose."""
+    """Return the core for the server and the one for the load: the same if there is one, none where the system offers
+    no choice."""
     if sys.platform == "win32" or not hasattr(os, "sched_getaffinity"):
         return "", ""
     available = sorted(os.sched_getaffinity(0))
@@ -69,7 +69,7 @@ def cores() -> tuple[str, str]:
 
 
 def allow_many_sockets() -> None:
-    """Raise the limit of open files, which the programs inherit, as far as it may be."""
+    """Raise the limit of open files, which the programs inherit, as far as the system permits."""
     if sys.platform != "win32":
         import resource  # noqa: PLC0415 -- Windows has none
 
@@ -81,7 +81,7 @@ def allow_many_sockets() -> None:
 
 @attrs.frozen
 class Program:
-    """A program that runs and tells its results in lines."""
+    """A running program that prints its results in lines."""
 
     name: str
     _process: subprocess.Popen[str]
@@ -92,20 +92,20 @@ class Program:
         assert self._process.stdout is not None
         line = self._process.stdout.readline().strip()
         if not line:
-            raise ProgramError(f"{self.name}: {self._last_words()}")
+            raise ProgramError(f"{self.name}: {self._failure()}")
         return line
 
     def numbers(self) -> list[float]:
         """Return the numbers in the next line that the program prints."""
         return [float(word) for word in self.line().split()]
 
-    def _last_words(self) -> str:
+    def _failure(self) -> str:
         status = self._process.wait()
         self._errors.seek(0)
-        said = self._errors.read().strip().splitlines()
+        errors = self._errors.read().strip().splitlines()
         if sys.platform != "win32" and status == -signal.SIGALRM:
             return "it did not end in time"
-        return said[-1] if said else f"it ended with status {status} instead of answering"
+        return errors[-1] if errors else f"it ended with status {status} instead of answering"
 
 
 @contextmanager

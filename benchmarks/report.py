@@ -1,4 +1,4 @@
-"""Reporting: what the figures of a case come to, and the table of it."""
+"""The summary of the figures of a case, and its table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.measuring import Figure
 
 @attrs.frozen
 class Line:
-    """What the rounds of one row come to."""
+    """The summary of the rounds of one row."""
 
     name: str
     median: float
@@ -22,15 +22,15 @@ class Line:
     high: float
     lost: float
     ratio: Ratio | None
-    """The first row's figure divided by this one's, or in a case that grows the other way round."""
+    """The first row's figure divided by this one's, or the inverse in a case that grows."""
     bar: float | None
     met: bool | None
-    """Whether the bar is met, if there is one and the run is long enough to tell."""
+    """Whether the bar is met, None without a bar or in a run too short to judge."""
     rounds: tuple[Figure, ...]
 
 
 def sum_up(case: Case, measured: Mapping[str, Sequence[Figure]], *, judge: bool) -> list[Line]:
-    """Return the lines of one case, for the rows that could be measured."""
+    """Return the lines of the rows of a case that were measured."""
     return [_line(case, row.name, row.bar, measured, judge=judge) for row in case.rows if row.name in measured]
 
 
@@ -67,16 +67,16 @@ def table(case: Case, lines: Sequence[Line]) -> Iterator[str]:
     yield f"  {'':22}{'median':>12}{'spread':>25}{'lost':>8}   {compared:22}{'bar':>8}"
     for line in lines:
         spread = f"{line.low:,.1f} .. {line.high:,.1f}"
-        told = f"  {line.name:22}{line.median:12,.1f}{spread:>25}{line.lost:8.1%}"
+        text = f"  {line.name:22}{line.median:12,.1f}{spread:>25}{line.lost:8.1%}"
         between = ""
         if line.ratio is not None:
             between = f"{line.ratio.median:.2f} ({line.ratio.low:.2f} .. {line.ratio.high:.2f})"
-        told += f"   {between:22}"
+        text += f"   {between:22}"
         if line.bar is not None:
             sign = ">=" if case.higher_is_better else "<="
-            told += f"{f'{sign} {line.bar:g}':>8}"
+            text += f"{f'{sign} {line.bar:g}':>8}"
         if line.met is not None:
-            told += "  met" if line.met else "  MISSED"
-        yield told.rstrip()
-        if line.rounds[-1].told:
-            yield f"    {line.rounds[-1].told}"
+            text += "  met" if line.met else "  MISSED"
+        yield text.rstrip()
+        if line.rounds[-1].note:
+            yield f"    {line.rounds[-1].note}"

@@ -1,4 +1,4 @@
-"""What the benchmarks make of their figures, and what they leave out: nothing is measured here."""
+"""The summary of the benchmarks' figures, and the rows left out: nothing is measured here."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_bar_is_reached_by_the_better_end_of_the_interval_and_no_further() -> 
     assert not found.reaches(math.nextafter(0.9, -math.inf), higher_is_better=False)
 
 
-def test_a_bar_that_is_met_and_what_the_rounds_come_to() -> None:
+def test_a_bar_that_is_met_and_the_summary_of_the_rounds() -> None:
     of = case(bar=2.0)
     theirs = [Figure(10, lost=0.5), Figure(20, lost=0.0), Figure(15, lost=0.25)]
     ours, other = lines = sum_up(of, {"other": theirs, OURS: figures(20, 40, 30)}, judge=True)
@@ -142,7 +142,7 @@ def test_a_bar_that_is_missed() -> None:
 
 
 @pytest.mark.parametrize(("ours", "met"), [(10, True), (11, False)])
-def test_where_less_is_better_a_ratio_is_not_to_be_more_than_the_bar(ours: float, met: bool) -> None:
+def test_where_less_is_better_the_bar_is_an_upper_limit(ours: float, met: bool) -> None:
     of = case(bar=1.0, higher_is_better=False)
     lines = sum_up(of, {OURS: figures(ours), "other": figures(10)}, judge=True)
     assert lines[1].met is met
@@ -151,16 +151,16 @@ def test_where_less_is_better_a_ratio_is_not_to_be_more_than_the_bar(ours: float
 
 
 @pytest.mark.parametrize(("median", "met"), [(4096, True), (4097, False)])
-def test_a_figure_that_may_be_at_most_so_much(median: float, met: bool) -> None:
+def test_a_figure_with_an_upper_limit(median: float, met: bool) -> None:
     of = case(at_most=4096, higher_is_better=False)
     lines = sum_up(of, {OURS: figures(1, median, 9000)}, judge=True)
     assert [(line.ratio, line.bar, line.met) for line in lines] == [(None, 4096, met)]
     assert shown(of, lines)[-1].endswith(f"<= 4096 {'met' if met else 'MISSED'}")
 
 
-def test_what_else_there_is_to_say_stands_under_the_figure() -> None:
+def test_a_note_is_printed_below_the_figure() -> None:
     of = case(at_most=4096, higher_is_better=False)
-    lines = sum_up(of, {OURS: [Figure(1, told="and it rained")]}, judge=True)
+    lines = sum_up(of, {OURS: [Figure(1, note="and it rained")]}, judge=True)
     assert shown(of, lines)[-1] == "and it rained"
 
 
@@ -171,14 +171,14 @@ def test_rows_that_grow_are_compared_with_the_first() -> None:
     assert "to the first" in shown(of, lines)[1]
 
 
-def test_a_run_that_is_too_short_tells_neither_met_nor_missed() -> None:
+def test_a_run_that_is_too_short_is_not_judged() -> None:
     of = case(bar=2.0, at_most=1.0)
     lines = sum_up(of, {OURS: figures(20), "other": figures(10)}, judge=False)
     assert [line.met for line in lines] == [None, None]
     assert not any(line.endswith(("met", "MISSED")) for line in shown(of, lines))
 
 
-def test_what_could_not_be_measured_has_no_line_and_without_the_first_row_nothing_is_compared() -> None:
+def test_a_row_without_figures_has_no_line_and_without_the_first_nothing_is_compared() -> None:
     (line,) = sum_up(case(bar=2.0), {"other": figures(10)}, judge=True)
     assert (line.name, line.ratio, line.bar, line.met) == ("other", None, 2.0, None)
 
@@ -193,7 +193,7 @@ def test_without_a_compiler_the_cases_whose_load_is_c_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("option", ["--output", "--chart"])
-def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+def test_an_unwritable_path_is_refused_before_anything_is_measured(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -202,7 +202,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_measured(
     assert "can be made: Not a directory" in capsys.readouterr().err
 
 
-def test_a_run_in_which_nothing_could_be_measured_says_so_and_writes_nothing(
+def test_a_run_without_figures_fails_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("benchmarks.__main__.allow_many_sockets", int)
@@ -219,7 +219,7 @@ def test_a_peer_that_is_not_installed_is_left_out_by_name() -> None:
     assert run.left_out == {"abacus": "no_such_module is not installed"}
 
 
-def test_ours_is_measured_beside_the_peers_that_are_wanted() -> None:
+def test_our_rows_are_measured_beside_the_wanted_peers() -> None:
     run = plan([CASES["echo"], CASES["many peers"], case(other=NOT_INSTALLED)], ["trio.socket"], "")
     assert {name: [row.name for row in rows] for name, rows in run.rows.items()} == {
         "echo": [OURS, "trio.socket"],

@@ -90,14 +90,14 @@ async def channels(peers: int) -> None:
 
 
 async def guarded() -> None:
-    """Answer those who have proved their address, until one of them says that it is enough."""
+    """Answer validated peers, until one of them sends ``enough``."""
     import resource  # noqa: PLC0415 -- Windows has none
 
     over = trio.Event()
     secret = secrets.token_bytes(32)
 
     async def answer(peer: trio_dgram.DatagramChannel) -> None:
-        # Made anew rather than remembered: it holds also for a peer that had to make room meanwhile.
+        # Computed, not stored, so that it stays valid for a peer that was evicted.
         cookie = b"cookie" + hashlib.blake2s(repr(peer.address).encode(), key=secret).digest()
         proved = False
         async for data in peer:

@@ -1,4 +1,4 @@
-"""The loop that everybody writes on trio.socket."""
+"""The plain loop on trio.socket."""
 
 from __future__ import annotations
 

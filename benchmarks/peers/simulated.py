@@ -32,12 +32,12 @@ async def send(name: str, limit: float, counts: list[int], started: float, secon
             await trio.sleep(0.001)
             if perf_counter() - started >= seconds or sum(counts) >= limit:
                 break
-        # What is under way counts, too.
+        # Datagrams in flight count as well.
         await trio.sleep(0.01)
 
 
 async def ring(network: sim.Network, hosts: int, seconds: float, limit: float = float("inf")) -> tuple[int, float]:
-    """Let each host send to the next one; return how many datagrams came in, and how long that took."""
+    """Have each host send to the next one; return the number of received datagrams, and the seconds that it took."""
     counts = [0] * hosts
     names = [f"host {number}" for number in range(hosts)]
     for number, name in enumerate(names):
@@ -55,7 +55,7 @@ async def ring(network: sim.Network, hosts: int, seconds: float, limit: float = 
 
 
 async def growth(network: sim.Network, count: int) -> int:
-    """Return by how many bytes the process grows while it goes from a tenth of ``count`` datagrams to all of them."""
+    """Return the growth of the process, in bytes, between a tenth of ``count`` datagrams and all of them."""
     process = psutil.Process()
     await ring(network, 2, float("inf"), count / 10)
     before = process.memory_info().rss
