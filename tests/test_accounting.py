@@ -131,7 +131,7 @@ async def test_datagrams_from_port_0_are_counted_as_filtered(many: bool) -> None
 
 
 @pytest.mark.usefixtures("coalescing")
-async def test_where_datagrams_come_joined_the_kernels_count_is_a_lower_bound_and_says_so(
+async def test_with_coalesced_datagrams_the_drop_count_is_marked_as_a_lower_bound(
     udp: Family, offload: bool, request: pytest.FixtureRequest
 ) -> None:
     async with trio_dgram.open_socket(

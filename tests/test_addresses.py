@@ -85,7 +85,7 @@ def test_parsing_refuses(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 53, b"127.0.0.1:53", ("127.0.0.1", 53)], ids=repr)
-def test_parsing_takes_strings_only(value: Any) -> None:
+def test_parse_accepts_only_strings(value: Any) -> None:
     with pytest.raises(TypeError, match="text must be a string, not"):
         Address.parse(value)
 

@@ -83,7 +83,7 @@ def test_it_has_every_method_of_a_trio_socket() -> None:
     assert names <= {name for name in vars(_trio_socket.TrioSocket) if not name.startswith("_")}
 
 
-def test_every_way_to_send_and_receive(alike: Callable[[Program], None]) -> None:
+def test_each_method_that_sends_or_receives(alike: Callable[[Program], None]) -> None:
     async def program(make: Make, udp: Family) -> None:
         one, other = await bound(make, udp), await bound(make, udp)
         with one, other:

@@ -123,7 +123,7 @@ SENDS: dict[str, tuple[Send, list[bytes]]] = {
 
 @pytest.mark.parametrize("told", [False, True][: 1 + ASKED])
 @pytest.mark.parametrize(("send", "payloads"), SENDS.values(), ids=SENDS)
-async def test_what_a_cancelled_send_has_counted_has_arrived(
+async def test_every_datagram_that_a_cancelled_send_counted_arrives(
     udp: Family, lookup: Any, send: Send, payloads: list[bytes], offload: bool, told: bool
 ) -> None:
     counted, returned = 0, False
@@ -154,7 +154,7 @@ async def test_what_a_cancelled_send_has_counted_has_arrived(
 @pytest.mark.parametrize("fault", [errno.EAGAIN, errno.ENOBUFS])
 @pytest.mark.parametrize("many", [True, False])
 @pytest.mark.parametrize("connected", [True, False])
-async def test_sends_cancelled_while_they_wait_for_room_or_for_their_turn_have_sent_nothing(
+async def test_sends_cancelled_in_backpressure_or_in_turn_have_sent_nothing(
     udp: Family, connected: bool, many: bool, fault: int, options: Any, autojump_clock: trio.testing.MockClock
 ) -> None:
     payloads = [b"a", b"b", b"c"]
@@ -360,7 +360,9 @@ async def test_a_cancelled_connect_has_changed_nothing_and_one_that_took_effect_
         assert await cancel_everywhere(scenario) >= 4
 
 
-async def test_what_waits_for_a_bind_under_way_is_cancelled_without_a_trace(udp: Family, lookup: Any) -> None:
+async def test_a_call_that_waits_for_a_bind_in_progress_is_cancelled_without_an_effect(
+    udp: Family, lookup: Any
+) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as peer:
         to = peer.address
         counted = 0

@@ -40,7 +40,7 @@ async def send_to_itself(sock: DatagramSocket, count: int, start: int = 0) -> li
     return sent
 
 
-async def test_a_channel_tells_of_everything_from_the_call_on(udp: Family) -> None:
+async def test_a_channel_reports_every_event_after_its_creation(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         events = sock.events()
         assert waiting(events) == []
@@ -54,13 +54,13 @@ async def test_a_channel_tells_of_everything_from_the_call_on(udp: Family) -> No
             await events.receive()
 
 
-async def test_an_implicit_bind_is_told_of_too(udp: Family) -> None:
+async def test_an_implicit_bind_is_reported(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock, sock.events(Listening) as events:
         await sock.send(b"x", (udp.loopback, 9))
         assert await events.receive() == Listening(sock.address)
 
 
-async def test_a_channel_takes_only_the_types_asked_for(udp: Family) -> None:
+async def test_a_channel_reports_only_the_requested_types(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         channels = {kind: sock.events(kind) for kind in (Listening, Connected, Closed, Failure)}
         await sock.bind(0, udp.loopback)
@@ -89,7 +89,7 @@ async def test_every_channel_gets_every_event(udp: Family) -> None:
             assert [(await channel.receive()).data for _ in sent] == sent
 
 
-async def test_events_are_values_made_for_match(udp: Family) -> None:
+async def test_events_support_match(udp: Family) -> None:
     address = trio_dgram.Address(udp.loopback, 1)
     match Connected(address):
         case Connected(trio_dgram.Address(host, port)):
@@ -123,9 +123,7 @@ async def test_a_socket_is_pulled_or_listened_to_not_both(udp: Family) -> None:
 
 
 @pytest.mark.parametrize("overflow", ["block", "drop-newest", "drop-oldest"])
-async def test_when_the_last_channel_closes_what_it_has_not_given_is_there_for_receive(
-    udp: Family, overflow: Overflow
-) -> None:
+async def test_receive_returns_the_undelivered_datagrams_of_the_last_channel(udp: Family, overflow: Overflow) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         first = sock.events(Datagram)
         last = sock.events(Datagram, overflow=overflow, max_buffer_size=4)
@@ -141,7 +139,7 @@ async def test_when_the_last_channel_closes_what_it_has_not_given_is_there_for_r
         assert (statistics.delivered, statistics.dropped, statistics.queued) == (1, 0, 0)
 
 
-async def test_listening_again_right_after_closing_goes_on_in_order(udp: Family) -> None:
+async def test_a_channel_opened_right_after_another_closed_continues_in_order(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         got = []
         for number in range(5):
@@ -153,7 +151,7 @@ async def test_listening_again_right_after_closing_goes_on_in_order(udp: Family)
         assert [datagram.data[0] for datagram in got] == [0, 100, 1, 101, 2, 102, 3, 103, 4, 104]
 
 
-async def test_block_stops_reading_until_the_slowest_has_room(udp: Family) -> None:
+async def test_block_stops_reading_until_the_slowest_channel_has_space(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         slow, quick = sock.events(Datagram, max_buffer_size=2), sock.events(Datagram)
         sent = await send_to_itself(sock, 10)

@@ -69,7 +69,7 @@ def test_the_limits_of_buffers_are_those_of_the_kernel() -> None:
         assert found[name].detail.startswith(f"{limit} bytes")
 
 
-def test_what_the_kernel_has_works() -> None:
+def test_supported_features_are_reported_as_working() -> None:
     has, found = trio_dgram.capabilities(), states(examined())
     for name, available in {
         "send offload": has.send_offload,
@@ -94,7 +94,7 @@ def test_every_interface_is_listed() -> None:
         assert all(address in detail for address in each.addresses)
 
 
-def test_the_portable_path_lacks_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_portable_path_is_reported_without_its_missing_features(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_capabilities, "detected", _capabilities.portable())
     found = examined()
     expected = dict.fromkeys(("send offload", "receive offload", "batches"), "slow")
@@ -104,7 +104,7 @@ def test_the_portable_path_lacks_what_it_lacks(monkeypatch: pytest.MonkeyPatch) 
     assert found["reuse_port"].state == found["ipv6"].state == "ok"
 
 
-def test_coalescing_is_not_tried_where_nothing_is_segmented() -> None:
+def test_coalescing_is_not_tried_without_segmentation() -> None:
     has = _capabilities.COMPLETE
     lacking = _capabilities.Capabilities(**{name: name != "send_offload" for name in has.__annotations__})
     found = by_name(doctor.offload(lacking))
@@ -115,7 +115,7 @@ def test_coalescing_is_not_tried_where_nothing_is_segmented() -> None:
 
 
 @LINUX
-def test_a_namespace_without_a_loopback_lacks_everything_that_is_tried(
+def test_without_a_loopback_interface_every_tried_feature_is_reported_as_missing(
     namespace: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(findings, "_TIMEOUT", 0.01)
@@ -177,7 +177,7 @@ def test_known_bad_kernels_are_reported(system: str, release: str, state: str) -
     assert (found.state, bool(found.remedy), release in found.detail) == (state, state != "ok", True)
 
 
-def test_a_small_buffer_limit_comes_with_the_value_to_set() -> None:
+def test_a_small_buffer_limit_is_reported_with_the_value_to_set() -> None:
     assert doctor.buffer_limit("rmem_max", 212992) == Finding(
         "rmem_max", "slow", "212992 bytes: bursts overflow it", "sysctl -w net.core.rmem_max=8388608"
     )
@@ -242,7 +242,7 @@ def test_silence_is_reported_as_such() -> None:
     assert attempt("x", silence, "missing", "listen") == Finding("x", "missing", "no datagram arrived", "listen")
 
 
-def test_doctor_fails_if_it_cannot_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_fails_if_it_cannot_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(24, "Too many open files")
 

@@ -129,7 +129,7 @@ FAILURES: Final = [
 @pytest.mark.parametrize(
     ("words", "text"), FAILURES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_what_only_the_system_refuses_is_one_line_and_code_1(
+def test_an_error_of_the_system_is_one_line_and_code_1(
     words: list[str], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def getaddrinfo(host: str, *arguments: Any, **options: Any) -> Any:
@@ -274,7 +274,7 @@ def test_the_default_is_the_command_line_of_the_process(
 # Options
 
 
-def test_options_stand_before_or_after_the_arguments() -> None:
+def test_options_may_precede_or_follow_the_arguments() -> None:
     lines = [
         ["send", "--hex", NOWHERE, "00", "ff", "--json"],
         ["send", NOWHERE, "--hex", "00", "--json", "ff"],
@@ -291,7 +291,7 @@ def test_data_after_two_dashes_may_begin_with_a_dash() -> None:
 
 
 @given(st.binary())
-def test_escaped_bytes_hold_nothing_that_a_terminal_interprets(data: bytes) -> None:
+def test_escaped_bytes_contain_no_terminal_control_sequence(data: bytes) -> None:
     escaped = escape(data)
     assert {unicodedata.category(each) for each in escaped} & {"Cc", "Cf", "Zl", "Zp", "Cs", "Co"} == set()
 
@@ -332,7 +332,7 @@ def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert terminal.paint("ok", "green") == "ok"
 
 
-def test_a_real_terminal_gets_colours() -> None:
+def test_output_to_a_terminal_is_coloured() -> None:
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     subprocess.run([*PROGRAM, "doctor"], stdin=theirs, stdout=theirs, stderr=theirs, check=True, env=environment)

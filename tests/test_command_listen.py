@@ -216,7 +216,7 @@ async def test_a_busy_port_is_an_error(udp: Family) -> None:
     assert listen.err.text == f"trio-dgram listen: bind {taken_address}: Address already in use\n"
 
 
-async def test_what_the_kernel_dropped_is_counted(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_drops_of_the_kernel_are_counted(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running("listen", where(udp), "--json", "--count", "10") as listen:
         port = await listen.port()
         # The command does not run in the meantime.
@@ -241,7 +241,7 @@ async def test_drops_are_unknown_where_the_system_does_not_count_them(monkeypatc
     assert summary == "1 received, drops of the kernel unknown, 0 filtered"
 
 
-def test_a_recording_is_what_socat_sent(tmp_path: Path) -> None:
+def test_a_recording_equals_the_bytes_that_socat_sent(tmp_path: Path) -> None:
     with program("sh", "-c", 'exec "$@" 2>&1 >"$0"', str(tmp_path / "raw"), *RAW) as listen:
         port = listen.read_line().decode().strip().rpartition(":")[2]
         data = bytes(range(256))

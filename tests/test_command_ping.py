@@ -97,7 +97,7 @@ def test_dnsdist_answers_queries(udp: Family, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["www.example", "example.", "."])
-async def test_the_query_asks_what_dig_asks(name: str) -> None:
+async def test_the_query_equals_that_of_dig(name: str) -> None:
     async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as server:
         where = ["@127.0.0.1", "-p", str(server.address.port), "+noedns", "+tries=1", "+timeout=1", "+noadflag"]
         async with started("dig", *where, name):
@@ -218,7 +218,7 @@ def test_a_reply_is_recognised(probe: Probe, sequence: int, latest: int) -> None
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: type(probe).__name__)
-def test_what_was_never_sent_is_no_reply(probe: Probe) -> None:
+def test_a_reply_to_an_unsent_request_is_not_counted(probe: Probe) -> None:
     other = EchoProbe() if isinstance(probe, EchoProbe) else FixedProbe(b"other")
     foreign = [b"", b"x" * 200, other.request(1), as_reply(probe, probe.request(1)) + b"x"]
     if not isinstance(probe, DNSProbe):
@@ -261,7 +261,7 @@ def test_every_request_is_answered_lost_or_in_flight(events: list[tuple[int, flo
         assert trips.summary()["lost"] == lost + trips.in_flight
 
 
-def test_a_reply_to_no_request_counts_as_nothing() -> None:
+def test_a_reply_without_a_request_is_not_counted() -> None:
     trips = RoundTrips(1.0)
     assert trips.oldest() == 0
     assert trips.reply(0, 0.0) is None

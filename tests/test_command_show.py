@@ -58,7 +58,7 @@ async def conversation(network: sim.Network, path: Path, type: trio_dgram.Socket
 
 
 @pytest.mark.parametrize("type", ["udp4", "udp6"])
-def test_the_text_is_the_story_of_the_network(type: trio_dgram.SocketType, tmp_path: Path) -> None:
+def test_the_text_lists_the_packets_in_order(type: trio_dgram.SocketType, tmp_path: Path) -> None:
     path = tmp_path / "capture.pcapng"
     expected = sim.run(conversation, path, type, seed=3)
     outcome = run_command("show", str(path))

@@ -23,7 +23,7 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_it_shows_a_table_of_what_happened(demo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_prints_its_table(demo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     trio.run(demo.main)
     shown = capsys.readouterr().out
     for expected in (
@@ -54,7 +54,7 @@ def test_the_simulated_network_repeats_each_run(demo: ModuleType, capsys: pytest
     assert len({run.split("after")[1] for run in runs}) > 1
 
 
-def test_the_median_and_the_99th_percentile_stand_before_the_slowest(
+def test_the_median_and_the_99th_percentile_precede_the_slowest(
     demo: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = demo.Report()
@@ -65,7 +65,7 @@ def test_the_median_and_the_99th_percentile_stand_before_the_slowest(
     assert row.split()[-3:] == ["50,000", "99,000", "100,000"]
 
 
-def test_without_ipv6_it_says_so_and_goes_on(
+def test_without_ipv6_it_reports_that_and_continues(
     demo: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bind = trio_dgram.DatagramSocket.bind
@@ -82,7 +82,7 @@ def test_without_ipv6_it_says_so_and_goes_on(
     assert "client on IPv6" not in shown
 
 
-def test_without_ipv6_in_the_kernel_it_says_so_and_goes_on(
+def test_without_ipv6_in_the_kernel_it_reports_that_and_continues(
     demo: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_socket = trio_dgram.DatagramNursery.create_socket

@@ -127,7 +127,7 @@ def test_an_example_may_do_without_trio(tmp_path: Path) -> None:
     assert document.namespace["two"] == 2
 
 
-def test_a_failing_example_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_failing_example_is_reported_with_its_line(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text('def f():\n    """Do it::\n\n        x = 1\n        x / 0\n\n    That fails.\n    """\n')
     [example] = parse_docstrings(module).examples()

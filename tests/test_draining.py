@@ -52,7 +52,7 @@ async def shout(peer: trio.abc.Channel[bytes]) -> None:
         await peer.send(data.upper())
 
 
-async def test_serve_returns_once_its_handlers_have_answered_what_was_read() -> None:
+async def test_serve_returns_after_its_handlers_have_answered_the_queued_datagrams() -> None:
     answer = trio.Event()
 
     async def slow(peer: DatagramChannel) -> None:
@@ -89,7 +89,7 @@ async def test_a_peer_that_was_read_but_not_accepted_is_served() -> None:
             assert late.recv(100) == b"LATE"
 
 
-async def test_what_was_not_read_stays_in_the_socket() -> None:
+async def test_unread_datagrams_stay_in_the_socket() -> None:
     async with serving(shout) as listener:
         kept = os.dup(listener._table.socket.fileno())
         address = listener.address
@@ -150,7 +150,7 @@ async def test_an_accept_of_a_program_ends_with_an_error() -> None:
             await listener.accept()
 
 
-async def test_a_listener_that_is_closed_ends_serve_with_an_error_as_ever() -> None:
+async def test_a_listener_that_is_closed_ends_serve_with_an_error() -> None:
     with pytest.raises(ExceptionGroup) as ended:
         async with serving(shout) as listener:
             listener.close()
@@ -174,7 +174,7 @@ async def test_a_dtls_server_closes_its_channels_and_returns() -> None:
     assert (counts.peers, counts.accepted) == (0, 1)
 
 
-async def test_outside_a_worker_nothing_is_waited_for(
+async def test_outside_a_worker_wait_draining_never_returns(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     monkeypatch.setattr(process, "_index", None)

@@ -294,7 +294,7 @@ class _Resolver(trio.abc.HostnameResolver):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_an_address_without_a_route_makes_room_for_the_next(host: str) -> None:
+async def test_an_address_without_a_route_is_skipped(host: str) -> None:
     async with serving(host=host) as (listener,):
         trio.socket.set_custom_hostname_resolver(_Resolver("255.255.255.255", host))
         async with connecting(listener, "server.example") as peer:
@@ -307,7 +307,7 @@ async def test_an_address_without_a_route_makes_room_for_the_next(host: str) -> 
 
 
 @pytest.mark.parametrize("hosts", [("::1", "127.0.0.1"), ("127.0.0.1", "::1")])
-async def test_an_address_that_refuses_the_handshake_makes_room_for_the_next(hosts: tuple[str, str]) -> None:
+async def test_an_address_that_refuses_the_handshake_is_skipped(hosts: tuple[str, str]) -> None:
     trio.socket.set_custom_hostname_resolver(_Resolver(*hosts))
     with same_descriptors():
         async with serving(host=hosts[1]) as (listener,):
@@ -516,7 +516,7 @@ async def test_a_lost_flight_of_the_server_is_sent_again(udp: Family, seconds: f
 
 
 @pytest.mark.parametrize("left", [None, 0.5, 0])
-async def test_what_openssl_retransmits_itself_is_discarded(left: float | None) -> None:
+async def test_retransmissions_of_openssl_are_discarded(left: float | None) -> None:
     output = deque([b"a message", b"another"])
     expired: list[bool] = []
 
@@ -845,7 +845,7 @@ async def test_a_port_that_is_taken_in_one_family_leaves_nothing_open() -> None:
             await dtls.serve(shout, holder.getsockname()[1], server_context())
 
 
-def test_a_program_that_closes_nothing_ends(udp: Family) -> None:
+def test_a_program_with_open_channels_ends(udp: Family) -> None:
     async def program() -> None:
         (listener,) = await dtls.open_listeners(0, server_context(), host=udp.loopback)
         async with trio.open_nursery() as nursery:

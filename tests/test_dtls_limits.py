@@ -106,7 +106,7 @@ def resident_kilobytes() -> int:  # pragma: no cover -- only a long test calls i
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="platform: only Linux has /proc/self/statm")
-async def test_two_thousand_half_open_handshakes_cost_what_the_limit_allows(udp: Family) -> None:
+async def test_two_thousand_half_open_handshakes_stay_within_the_memory_of_the_limit(udp: Family) -> None:
     limit = 128
     async with serving(host=udp.loopback, max_handshakes=limit) as (listener,):
         # What the first handshake loads is not what each of them costs.
@@ -206,7 +206,7 @@ class Handlers:
             self.running -= 1
 
 
-async def test_a_newcomer_is_refused_while_every_place_is_taken(udp: Family) -> None:
+async def test_a_new_peer_is_refused_while_the_table_is_full(udp: Family) -> None:
     handlers = Handlers()
     async with serving(handlers, host=udp.loopback, max_peers=2) as (listener,):
         async with connecting(listener) as one, connecting(listener) as other:
@@ -244,7 +244,7 @@ async def test_peers_beyond_the_limit_are_refused_when_their_handshakes_end(udp:
 
 
 @pytest.mark.parametrize("idle_timeout", [10, None])
-def test_a_channel_ends_when_nothing_comes_in_for_the_idle_timeout(idle_timeout: float | None) -> None:
+def test_a_channel_ends_after_the_idle_timeout_without_a_datagram(idle_timeout: float | None) -> None:
     async def scenario(network: sim.Network) -> None:
         handlers = Handlers()
         with network.host("server").entered():
@@ -357,7 +357,7 @@ def test_a_channel_that_expires_before_it_is_accepted_is_closed() -> None:
     sim.run(scenario)
 
 
-async def test_a_new_handshake_from_the_same_address_takes_the_place(udp: Family) -> None:
+async def test_a_new_handshake_from_the_same_address_replaces_the_peer(udp: Family) -> None:
     broken: list[Exception] = []
 
     async def handler(peer: dtls.DTLSChannel) -> None:
@@ -378,7 +378,7 @@ async def test_a_new_handshake_from_the_same_address_takes_the_place(udp: Family
     assert len(broken) == 2
 
 
-async def test_a_new_handshake_takes_the_place_of_a_handler_that_does_not_receive(udp: Family) -> None:
+async def test_a_new_handshake_replaces_a_handler_that_does_not_receive(udp: Family) -> None:
     started: list[dtls.DTLSChannel] = []
 
     async def handler(peer: dtls.DTLSChannel) -> None:
@@ -399,7 +399,7 @@ async def test_a_new_handshake_takes_the_place_of_a_handler_that_does_not_receiv
         assert [repr(peer).rpartition(" ")[2] for peer in started] == ["closed>", "closed>", "open>"]
 
 
-async def test_a_new_handshake_takes_the_place_also_where_trio_serves(udp: Family) -> None:
+async def test_a_new_handshake_replaces_a_peer_that_trio_serves(udp: Family) -> None:
     async def handler(peer: dtls.DTLSChannel) -> None:
         await peer.receive()
         await trio.sleep_forever()
@@ -430,7 +430,7 @@ async def test_peers_and_handshakes_of_one_network_are_limited(udp: Family) -> N
             half_open.close()
 
 
-async def test_a_network_may_come_again_when_its_peers_have_left(udp: Family) -> None:
+async def test_a_network_is_admitted_again_after_its_peers_have_ended(udp: Family) -> None:
     async with serving(host=udp.loopback, max_peers_per_network=(1, 1)) as (listener,):
         for _ in range(3):
             async with connecting(listener) as peer:
@@ -473,7 +473,7 @@ async def test_the_queue_of_a_peer_is_bounded_and_drops_are_counted(udp: Family,
     assert listener._peers._sock.queued_bytes <= len(b"last") + 37
 
 
-async def test_one_busy_peer_loses_nothing(udp: Family) -> None:
+async def test_a_single_busy_peer_loses_no_datagram(udp: Family) -> None:
     async with serving(host=udp.loopback, receive_buffer_size=1 << 20) as (listener,):
         async with connecting(listener, receive_buffer_size=1 << 20) as peer, trio.open_nursery() as nursery:
 

@@ -285,7 +285,7 @@ async def test_a_refusal_while_receiving_or_sending_is_the_cause_of_the_timeout_
     assert autojump_clock.autojump_threshold == 0
 
 
-async def test_what_sending_raises_besides_leaves_the_request(wire: Wire) -> None:
+async def test_other_errors_of_sending_are_raised_by_the_request(wire: Wire) -> None:
     async with opened(wire) as (exchange, _, _):
         too_long = OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         for refusal in (too_long, trio.BrokenResourceError("evicted")):
@@ -402,7 +402,7 @@ async def test_an_exception_leaves_the_block_as_it_is(wire: Wire) -> None:
             raise ValueError("mine")
 
 
-async def test_a_block_that_cleans_up_still_gets_replies(wire: Wire) -> None:
+async def test_replies_arrive_while_the_block_cleans_up(wire: Wire) -> None:
     with trio.CancelScope() as scope:
         async with opened(wire) as (exchange, _, results):
             await blocked()

@@ -90,7 +90,7 @@ async def test_cancelling_takes_effect_at_the_next_call_in_a_flood(
         assert done == 10
 
 
-async def test_answering_a_flood_lets_another_task_run(udp: Family, offload: bool) -> None:
+async def test_another_task_runs_while_a_flood_is_answered(udp: Family, offload: bool) -> None:
     async with flooded(udp, offload=offload) as sock, trio.open_nursery() as nursery:
         turns = 0
 

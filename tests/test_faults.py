@@ -109,7 +109,7 @@ def test_a_send_meets_any_faults_as_promised(udp: Family, plan: list[int | None]
     sizes=st.lists(st.sampled_from((1, 7, 7, 7, 7)), min_size=1, max_size=8),
     connected=st.booleans(),
 )
-def test_a_send_many_that_meets_any_faults_has_sent_the_prefix_that_it_says(
+def test_a_send_many_with_faults_has_sent_the_prefix_that_it_reports(
     udp: Family, single: list[int | None], segments: list[int | None], sizes: list[int], connected: bool
 ) -> None:
     async def main() -> None:
@@ -256,7 +256,7 @@ async def test_a_connected_socket_raises_the_latest_error_of_earlier_datagrams_o
             assert sock.statistics().receive_errors == 3
 
 
-async def test_an_error_that_is_not_about_a_datagram_is_raised_by_receive_and_the_socket_goes_on(udp: Family) -> None:
+async def test_an_error_that_is_not_about_a_datagram_is_raised_by_receive_once(udp: Family) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             failures = sock.events(Failure)
@@ -271,9 +271,7 @@ async def test_an_error_that_is_not_about_a_datagram_is_raised_by_receive_and_th
 
 
 @pytest.mark.parametrize("heard", [True, False])
-async def test_such_an_error_in_the_background_is_reported_or_kept_for_the_next_receive(
-    udp: Family, heard: bool
-) -> None:
+async def test_a_background_error_is_reported_or_kept_for_the_next_receive(udp: Family, heard: bool) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             faults.set("recvfrom", errno.ENOMEM)
@@ -305,7 +303,7 @@ async def test_enobufs_is_tried_for_50_ms_and_then_raised(udp: Family, autojump_
             assert sock.statistics().sent == 1
 
 
-async def test_what_a_destination_of_the_networks_choice_causes_is_reported_and_not_raised(udp: Family) -> None:
+async def test_errors_of_a_destination_that_the_network_chose_are_reported_and_not_raised(udp: Family) -> None:
     caused = [errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED]
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
@@ -347,7 +345,7 @@ async def test_a_bind_that_the_kernel_refuses_may_be_tried_again(udp: Family, fa
             await sock.bind(0, udp.loopback)
 
 
-async def test_a_port_that_was_taken_between_choosing_and_naming_it_is_given_up_for_another(udp: Family) -> None:
+async def test_a_port_taken_between_choosing_and_binding_is_replaced(udp: Family) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type) as sock:
             # The first call lets the kernel choose a port, the second names it.
@@ -382,7 +380,7 @@ async def test_an_option_that_the_kernel_refuses_leaves_no_descriptor(udp: Famil
                 nursery.create_socket(udp.type, dscp=46)
 
 
-async def test_whatever_call_the_kernel_refuses_the_operation_can_be_repeated(udp: Family) -> None:
+async def test_an_operation_can_be_repeated_after_any_of_its_calls_failed(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as peer:
         nth, calls = 0, 1
         while nth < calls:

@@ -133,7 +133,7 @@ async def road(udp: Family, machine: Machine, bucket: Link) -> AsyncGenerator[Ro
         receiver.close()
 
 
-async def test_sends_wait_for_room_and_each_datagram_goes_once(road: Road) -> None:
+async def test_sends_wait_in_backpressure_and_each_datagram_is_sent_once(road: Road) -> None:
     async def send(*numbers: int) -> None:
         for number in numbers:
             await road.sender.send(payload(number), road.to)
@@ -179,7 +179,7 @@ async def test_a_send_many_that_is_cancelled_while_it_waits_has_sent_a_prefix(ro
     assert await road.arrived(sent + 1) == [*range(sent), 1000]
 
 
-async def test_a_send_many_waits_for_room_and_each_datagram_goes_once(road: Road) -> None:
+async def test_a_send_many_waits_in_backpressure_and_each_datagram_is_sent_once(road: Road) -> None:
     road.narrow(STOPPED, ROOMY)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(road.sender.send_many, [Datagram(payload(number), road.to) for number in range(500)])
@@ -190,7 +190,7 @@ async def test_a_send_many_waits_for_room_and_each_datagram_goes_once(road: Road
     assert await road.arrived(500) == list(range(500))
 
 
-async def test_closing_ends_the_wait_for_room(road: Road) -> None:
+async def test_closing_ends_the_wait_in_backpressure(road: Road) -> None:
     async def send() -> None:
         with pytest.raises(trio.ClosedResourceError):
             await road.sender.send(b"never", road.to)
@@ -205,7 +205,7 @@ async def test_closing_ends_the_wait_for_room(road: Road) -> None:
     assert road.sender.statistics().sent == full
 
 
-async def test_a_device_without_room_is_tried_again_until_it_has_some(road: Road) -> None:
+async def test_a_send_to_a_full_device_is_retried_until_it_accepts(road: Road) -> None:
     road.narrow(SLOW, NARROW)
     full = road.refuse()
     for number in range(full, full + 10):
@@ -215,9 +215,7 @@ async def test_a_device_without_room_is_tried_again_until_it_has_some(road: Road
     assert await road.arrived(full + 10) == list(range(full + 10))
 
 
-async def test_a_device_without_room_is_tried_again_for_50_ms(
-    road: Road, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_send_to_a_full_device_is_retried_for_50_ms(road: Road, autojump_clock: trio.testing.MockClock) -> None:
     road.narrow(STOPPED, NARROW)
     full = road.refuse()
     start = trio.current_time()
@@ -228,7 +226,7 @@ async def test_a_device_without_room_is_tried_again_for_50_ms(
     assert (road.sender.statistics().sent, road.sender.statistics().send_errors) == (full, 2)
 
 
-async def test_an_answer_that_the_device_has_no_room_for_is_reported(
+async def test_an_answer_that_a_full_device_drops_is_reported(
     road: Road, autojump_clock: trio.testing.MockClock
 ) -> None:
     failures = road.sender.events(Failure)

@@ -106,7 +106,7 @@ async def exchange(client: DatagramSocket, server: Address) -> None:
         assert await client.receive() == (b"honest", server, None)
 
 
-async def test_the_echo_example_goes_on_answering(machine: Machine, attacker: Attacker) -> None:
+async def test_the_echo_example_continues_to_answer(machine: Machine, attacker: Attacker) -> None:
     server = Address(LINK.host(4, 1), PORT)
     with program(sys.executable, str(ECHO)) as echo:
         assert echo.read_line().startswith(b"listening on")
@@ -193,7 +193,7 @@ async def test_each_is_counted_and_its_answers_failure_reported(
 
 
 @pytest.mark.parametrize("version", [4, 6])
-async def test_a_batch_of_answers_goes_out_but_for_those_that_cannot(
+async def test_a_batch_of_answers_is_sent_except_those_that_cannot_be(
     machine: Machine, attacker: Attacker, version: int
 ) -> None:
     async with trio_dgram.open_socket(TYPES[version], port=PORT) as server, trio_dgram.open_nursery() as nursery:

@@ -508,7 +508,7 @@ def test_datagrams_to_several_local_addresses_have_an_info_each(open_link: Calla
 
 @one_by_one_and_in_batches
 @needs_packet_info
-def test_a_local_address_comes_without_the_other_metadata_of_the_descriptor(udp_link: Link) -> None:
+def test_a_local_address_is_decoded_without_the_other_metadata(udp_link: Link) -> None:
     enable_info(udp_link)
     udp_link.calls.with_info = False
     udp_link.calls.with_local_address = True
@@ -1077,7 +1077,7 @@ def former_of(link: Link, open_link: Callable[[Kind], Link], payloads: Sequence[
 
 
 @one_by_one_and_in_batches
-def test_datagrams_of_the_former_socket_come_first(link: Link, open_link: Callable[[Kind], Link]) -> None:
+def test_datagrams_of_the_former_socket_are_returned_first(link: Link, open_link: Callable[[Kind], Link]) -> None:
     assert not has_former(link)
     former = former_of(link, open_link, [b"1", b"2"])
     link.send([b"3"])
@@ -1249,7 +1249,7 @@ def expected_of(calls: HotCalls, family: Family, message: Message) -> list[tuple
 @pytest.mark.parametrize("type_", ["udp4", "udp6"])
 @settings(max_examples=50)
 @given(data=st.data())
-def test_nothing_that_the_network_sends_raises_and_every_datagram_is_counted(
+def test_hostile_input_raises_nothing_and_every_datagram_is_counted(
     plannable: Implementation, type_: str, burst: int, data: st.DataObject
 ) -> None:
     family = FAMILIES[type_]

@@ -396,7 +396,7 @@ def test_harm_is_found_at_its_line_and_nowhere_else(tmp_path: Path, monkeypatch:
         assert complaint in found[line]
 
 
-def test_harm_within_a_line_is_found_where_the_interpreter_handles_signals(tmp_path: Path) -> None:
+def test_harm_within_a_line_is_detected_at_the_points_that_handle_signals(tmp_path: Path) -> None:
     source = """
 async def run():
     globals().update(taken=1), globals().update(counted=1)

@@ -133,7 +133,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     TopologicalSorter({module: set(imported_modules(module)) for module in MODULES}).prepare()
 
 
-def test_the_layers_below_the_socket_know_nothing_of_trio() -> None:
+def test_the_layers_below_the_socket_do_not_import_trio() -> None:
     below = ORDER[: ORDER.index(FIRST_THAT_KNOWS_TRIO)]
     assert [
         f"{module} imports {name}"
@@ -158,6 +158,6 @@ def test_capabilities_are_looked_up_where_they_can_be_replaced() -> None:
     assert [module for module in MODULES if "._kernel.system_socket.capabilities" in imported_names(module)] == []
 
 
-def test_no_module_is_longer_than_a_reader_can_hold() -> None:
+def test_no_module_exceeds_500_lines() -> None:
     lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
     assert {module: length for module, length in lengths.items() if length > LONGEST_MODULE} == {}

@@ -162,7 +162,9 @@ def test_a_handler_that_runs_on_after_its_peer_has_expired_is_cancelled_first(ud
 
 
 @pytest.mark.parametrize("evicted", [True, False])
-def test_a_handler_that_starts_after_its_peer_has_gone_is_cancelled_for_a_newcomer(udp: Family, evicted: bool) -> None:
+def test_a_handler_that_starts_after_its_peer_was_evicted_is_cancelled_for_a_new_peer(
+    udp: Family, evicted: bool
+) -> None:
     async def scenario(_: sim.Network) -> None:
         (listener,) = await trio_dgram.open_listeners(PORT, host=udp.loopback, max_peers=1, idle_timeout=10)
         async with listener, AsyncExitStack() as stack:
@@ -189,7 +191,7 @@ def test_a_handler_that_starts_after_its_peer_has_gone_is_cancelled_for_a_newcom
     sim.run(scenario)
 
 
-async def test_a_cancelled_handler_makes_room_at_once_and_cleans_up(udp: Family) -> None:
+async def test_a_cancelled_handler_frees_its_place_at_once_and_cleans_up(udp: Family) -> None:
     cleaned: list[bytes] = []
 
     async def handler(peer: DatagramChannel) -> None:
@@ -417,7 +419,7 @@ async def test_the_network_cannot_flood_the_log(
         assert_sums(listener.statistics())
 
 
-def test_a_log_knows_errors_by_their_origin_and_forgets_old_causes(
+def test_a_log_distinguishes_errors_by_origin_and_discards_old_causes(
     caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
     del autojump_clock

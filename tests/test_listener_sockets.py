@@ -168,7 +168,7 @@ async def test_a_wrong_argument_of_a_server_is_refused() -> None:
 # Existing sockets
 
 
-async def test_a_listener_takes_a_socket_that_exists(udp: Family) -> None:
+async def test_a_listener_accepts_an_existing_socket(udp: Family) -> None:
     system = socket.socket(udp.family, socket.SOCK_DGRAM)
     system.bind((udp.loopback, 0))
     async with trio_dgram.open_nursery() as nursery:
@@ -182,7 +182,7 @@ async def test_a_listener_takes_a_socket_that_exists(udp: Family) -> None:
         assert sock.closed
 
 
-async def test_a_listener_takes_no_socket_that_cannot_be_listened_on(udp: Family) -> None:
+async def test_a_listener_refuses_unsuitable_sockets(udp: Family) -> None:
     with pytest.raises(TypeError, match="socket must be a DatagramSocket"):
         DatagramListener(7)  # type: ignore[arg-type]
     async with trio_dgram.open_socket(udp.type) as sock:
@@ -231,7 +231,7 @@ async def test_a_path_that_cannot_be_bound_leaves_nothing_open(tmp_path: Path) -
             await trio_dgram.open_listeners(path=str(tmp_path / "missing" / "server"))
 
 
-async def test_unix_peers_without_a_name_are_heard_and_not_answered(tmp_path: Path) -> None:
+async def test_datagrams_of_unnamed_unix_peers_are_received_and_not_answered(tmp_path: Path) -> None:
     path = str(tmp_path / "server")
     (listener,) = await trio_dgram.open_listeners(path=path)
     async with listener:
@@ -343,7 +343,7 @@ async def test_a_send_that_waits_while_the_connection_moves_on_is_lost_and_one_o
             await peer.send(b"x")
 
 
-async def test_a_connection_that_is_closed_while_it_moves_on_keeps_no_socket() -> None:
+async def test_a_connection_closed_while_it_tries_the_next_address_keeps_no_socket() -> None:
     async with trio_dgram.open_connection("127.0.0.1", 9) as peer, trio_dgram.open_socket("udp4") as other:
         await peer.aclose()
         peer._table.replace_socket(other, peer)
@@ -369,7 +369,7 @@ ASKED: Final = [("127.0.0.1", {}), ("127.0.0.2", {}), ("::1", {}), ("127.0.0.2",
 
 @needs_packet_info
 @pytest.mark.parametrize(("host", "options"), ASKED)
-async def test_a_server_on_the_wildcard_address_answers_from_where_it_was_asked(
+async def test_a_server_on_the_wildcard_address_answers_from_the_address_of_the_request(
     host: str, options: dict[str, Any]
 ) -> None:
     local: list[Address] = []
@@ -425,7 +425,7 @@ async def test_a_server_on_a_link_local_address_answers(machine: Machine, on_all
                 await assert_shouts(peer)
 
 
-def test_a_simulated_server_answers_from_where_it_was_asked(udp: Family) -> None:
+def test_a_simulated_server_answers_from_the_address_of_the_request(udp: Family) -> None:
     addresses = {"udp4": ["10.0.0.1", "10.0.0.2"], "udp6": ["2001:db8::1", "2001:db8::2"]}[udp.type]
 
     async def scenario(network: sim.Network) -> None:
@@ -441,7 +441,7 @@ def test_a_simulated_server_answers_from_where_it_was_asked(udp: Family) -> None
     sim.run(scenario)
 
 
-async def test_on_one_address_nothing_more_is_asked_of_the_kernel(udp: Family) -> None:
+async def test_on_a_specific_address_packet_info_is_not_enabled(udp: Family) -> None:
     async with serving(shout, 0, host=udp.loopback) as (listener,):
         option = (
             (socket.IPPROTO_IP, 8)

@@ -72,7 +72,7 @@ PEERS: Final = {"IPv4": ("192.0.2.1", False), "IPv6": ("2001:db8::1", True), "ma
 
 @pytest.mark.parametrize("peer", PEERS)
 @given(data=st.data())
-def test_what_is_sent_with_a_datagram_reads_back(peer: str, data: st.DataObject) -> None:
+def test_encoded_packet_info_decodes_to_the_same(peer: str, data: st.DataObject) -> None:
     host, on_ipv6 = PEERS[peer]
     source = data.draw(st.none() | (unicast_ipv6 if peer == "IPv6" else unicast_ipv4))
     interface = data.draw(st.none() | st.integers(1, 2**31 - 1))
@@ -123,7 +123,7 @@ def test_a_mapped_source_is_an_ipv4_one() -> None:
     assert data == struct.pack("=16si", ipaddress.ip_address("::ffff:192.0.2.7").packed, 0)
 
 
-def test_what_is_not_chosen_is_not_sent() -> None:
+def test_fields_that_are_none_are_not_encoded() -> None:
     assert encode_packet_info(PacketInfo(timestamp_ns=1, truncated=True), "::1", on_ipv6=True) == []
 
 
@@ -167,7 +167,7 @@ def test_on_ipv6_an_answer_to_a_group_has_no_address_to_leave_from(local: str, u
     assert (info.local_address, info.unicast_address, info.interface) == (local, unicast, None)
 
 
-def test_of_an_ipv4_group_on_an_ipv6_socket_the_ipv4_layer_tells_the_address_to_answer_from() -> None:
+def test_an_answer_to_an_ipv4_group_on_an_ipv6_socket_leaves_from_the_address_of_ip_pktinfo() -> None:
     mapped = (*PACKET_INFO_6, struct.pack("=16si", packed("::ffff:239.1.2.3"), 2))
     ipv4 = (*PACKET_INFO_4, struct.pack("=i4s4s", 2, packed("192.0.2.7"), packed("239.1.2.3")))
     for messages in ([mapped, ipv4], [ipv4, mapped]):
@@ -176,7 +176,7 @@ def test_of_an_ipv4_group_on_an_ipv6_socket_the_ipv4_layer_tells_the_address_to_
         assert info.unicast_address == "::ffff:192.0.2.7"
 
 
-def test_of_repeated_messages_the_last_one_counts_and_what_is_of_a_wrong_size_or_out_of_range_does_not() -> None:
+def test_the_last_of_repeated_messages_counts_and_invalid_ones_are_ignored() -> None:
     def number(kind: int, value: int) -> ControlMessage:
         return IPV6, kind, struct.pack("=i", value)
 
@@ -199,7 +199,7 @@ def test_of_repeated_messages_the_last_one_counts_and_what_is_of_a_wrong_size_or
     )
 
 
-def test_the_segment_size_is_that_of_the_first_message_that_tells_it() -> None:
+def test_the_segment_size_is_that_of_the_first_such_message() -> None:
     known = (socket.IPPROTO_UDP, _ancillary.UDP_GRO)
     assert segment_size([]) == 0
     assert segment_size([(*known, b"\0\0"), (9, 9, b"1234"), (*known, struct.pack("=i", 1200))]) == 1200
@@ -312,7 +312,7 @@ def test_the_path_mtu_is_reported_if_there_is_one(what: tuple[int, int, int], pa
     assert error(*what, 0).path_mtu is None
 
 
-def test_what_is_no_record_is_passed_over_and_the_first_record_counts() -> None:
+def test_other_messages_are_ignored_and_the_first_record_counts() -> None:
     record = struct.pack("=IBBBxII", 111, 2, 3, 3, 0, 0)
     nothing = [(*ICMP_ERROR_4, record[:-1]), (IPV4, _error_queue.IPV6_RECVERR, record), (9, 9, record)]
     assert decode_error([]) is None

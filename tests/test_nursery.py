@@ -95,7 +95,7 @@ async def test_ref_and_unref_may_be_called_at_any_time_and_return_the_socket(udp
     assert sock.ref() is sock.unref() is sock
 
 
-async def test_children_end_before_the_sockets_so_that_a_shielded_goodbye_gets_out(udp: Family) -> None:
+async def test_children_end_before_the_sockets_close_so_that_a_shielded_goodbye_is_sent(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as peer:
         to = peer.address
 
@@ -118,7 +118,7 @@ async def test_children_end_before_the_sockets_so_that_a_shielded_goodbye_gets_o
         assert await events.receive() == trio_dgram.Closed()
 
 
-async def test_a_shielded_child_still_hears_its_channel_when_the_nursery_is_cancelled(udp: Family) -> None:
+async def test_a_shielded_child_still_receives_from_its_channel_when_the_nursery_is_cancelled(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
         sock = nursery.create_socket(udp.type)
         await sock.bind(0, udp.loopback)
@@ -181,7 +181,7 @@ async def test_so_it_does_when_an_outer_cancellation_arrives_at_the_same_time(ud
     assert caught.value is error
 
 
-async def test_open_socket_closes_its_socket_whatever_ref_says(udp: Family) -> None:
+async def test_open_socket_closes_its_socket_regardless_of_ref(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         sock.ref()
     assert sock.closed

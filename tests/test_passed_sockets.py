@@ -114,7 +114,9 @@ async def test_bind_to_another_address_takes_none(differing: str, pass_sockets: 
             sock.disconnect()
 
 
-async def test_a_client_socket_of_the_process_can_be_disconnected_and_heard(udp: Family, pass_sockets: Pass) -> None:
+async def test_a_client_socket_of_the_process_can_be_disconnected_and_still_receives(
+    udp: Family, pass_sockets: Pass
+) -> None:
     with bound(udp) as passed:
         pass_sockets(passed)
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as client:

@@ -166,7 +166,7 @@ async def test_clients_with_a_forbidden_source_are_filtered(udp: Family, header:
         assert (statistics.received, statistics.proxy_refused, statistics.filtered) == (3, 0, 3)
 
 
-async def test_versions_and_the_transport_stream_are_accepted_as_the_options_say(udp: Family) -> None:
+async def test_versions_and_the_transport_stream_are_accepted_according_to_the_options(udp: Family) -> None:
     stream = v2(CLIENT, transport=STREAM)
     async with proxied(udp) as setup:
         assert (await setup.assert_nothing_received(stream)).proxy_refused == 1
@@ -372,7 +372,7 @@ async def test_a_proxied_address_keeps_its_proxy_when_it_is_copied(udp: Family) 
             assert (await received(setup.proxy)).data == b"x"
 
 
-def test_what_is_made_of_a_proxied_address_is_plain() -> None:
+def test_values_derived_from_a_proxied_address_are_plain() -> None:
     address = ProxiedAddress(*CLIENT, ("10.0.0.1", 1))
     assert type(address._replace(port=1)) is Address
     assert type(Address(*address)) is Address
@@ -426,7 +426,7 @@ async def test_an_address_in_a_set_reaches_its_client_after_the_port_of_the_prox
             setup.proxy.receive_nowait()
 
 
-async def test_nothing_leaves_through_the_host_of_another_proxy() -> None:
+async def test_nothing_is_sent_to_another_proxy() -> None:
     async with (
         trio_dgram.open_socket("udp4", port=0, host="127.0.0.1", proxy_protocol=["127.0.0.0/8"]) as service,
         at("127.0.0.2") as first,
@@ -467,7 +467,7 @@ async def test_the_path_mtu_to_a_client_is_that_to_its_proxy(udp: Family) -> Non
             assert setup.service.path_mtu(datagram.address) == setup.service.path_mtu(setup.proxy.address)
 
 
-async def test_a_client_that_is_not_remembered_is_reached_at_the_proxy_of_its_address(
+async def test_a_client_that_is_not_stored_is_reached_by_the_proxy_in_its_address(
     udp: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_proxy, "_MOST_CLIENTS", 2)

@@ -254,7 +254,7 @@ ASKED_FOR_AFTER_DETECTION: Final = [row for row in ASKED_FOR if row[1] not in ("
     ("use", "name", "operation", "reason", "after_detection"),
     [*[(*row, False) for row in ASKED_FOR], *[(*row, True) for row in ASKED_FOR_AFTER_DETECTION]],
 )
-async def test_what_the_program_asked_for_by_name_raises_enotsup(
+async def test_a_requested_option_raises_enotsup(
     udp: Family,
     monkeypatch: pytest.MonkeyPatch,
     use: Callable[[Family], Awaitable[None]],
@@ -319,7 +319,7 @@ async def test_path_mtu_is_none_where_the_system_does_not_report_it(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_exactly_what_the_kernel_refuses_is_not_detected(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_exactly_the_refused_features_are_not_detected(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     before = _capabilities.detect()
     refuse(monkeypatch, name)
     lost = lost_capabilities(name)

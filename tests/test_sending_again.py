@@ -81,7 +81,7 @@ async def test_it_arrives(udp: Family, way: str) -> None:
 
 @EACH_CHOICE
 @pytest.mark.parametrize("again", [False, True])
-async def test_it_is_one_system_call_that_nothing_else_is_asked_for(udp: Family, way: str, again: bool) -> None:
+async def test_a_repeated_send_is_one_system_call(udp: Family, way: str, again: bool) -> None:
     with faulty_kernel() as faults:
         async with pair(udp, way) as both:
             if again:
@@ -119,7 +119,7 @@ async def test_others_run_in_between(udp: Family, way: str) -> None:
 
 
 @EACH_WAY
-async def test_what_is_too_big_is_refused_by_name_and_the_rest_goes_on(udp: Family, way: str) -> None:
+async def test_an_oversized_datagram_is_refused_and_later_ones_are_sent(udp: Family, way: str) -> None:
     async with pair(udp, way) as both:
         with pytest.raises(OSError, match=f"send .*{both.receiver.address.port}: Message too long") as caught:
             await both.send(bytes(70_000))
@@ -131,7 +131,7 @@ async def test_what_is_too_big_is_refused_by_name_and_the_rest_goes_on(udp: Fami
 
 
 @EACH_WAY
-async def test_it_waits_for_room(udp: Family, way: str) -> None:
+async def test_it_waits_while_the_buffer_is_full(udp: Family, way: str) -> None:
     with faulty_kernel() as faults:
         async with pair(udp, way) as both:
             faults.set("send" if way == "connected" else "sendto", errno.EAGAIN, errno.ENOBUFS)
@@ -141,7 +141,7 @@ async def test_it_waits_for_room(udp: Family, way: str) -> None:
 
 
 @EACH_WAY
-async def test_a_call_cancelled_while_it_waits_for_room_has_sent_nothing(
+async def test_a_call_cancelled_in_backpressure_has_sent_nothing(
     udp: Family, way: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     with faulty_kernel() as faults:
@@ -159,7 +159,7 @@ async def test_a_call_cancelled_while_it_waits_for_room_has_sent_nothing(
 
 
 @EACH_CHOICE
-async def test_what_the_kernel_says_once_against_a_chosen_destination_is_raised(udp: Family, way: str) -> None:
+async def test_an_error_of_a_destination_that_the_program_chose_is_raised(udp: Family, way: str) -> None:
     with faulty_kernel() as faults:
         async with pair(udp, way) as both:
             faults.set("sendto", errno.EPERM)
@@ -193,7 +193,7 @@ async def test_a_closed_socket_sends_nothing(udp: Family, way: str) -> None:
 
 
 @EACH_CHOICE
-async def test_a_peer_that_comes_while_a_send_waits_for_room_is_noticed(
+async def test_a_peer_that_is_connected_during_backpressure_is_noticed(
     udp: Family, way: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     del autojump_clock
@@ -214,7 +214,7 @@ async def test_a_peer_that_comes_while_a_send_waits_for_room_is_noticed(
 
 
 @pytest.mark.parametrize("many", [False, True])
-async def test_what_waits_for_room_goes_to_no_other_peer_than_it_was_for(
+async def test_a_send_in_backpressure_is_not_sent_to_a_later_peer(
     udp: Family, many: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     del autojump_clock
@@ -236,7 +236,7 @@ async def test_what_waits_for_room_goes_to_no_other_peer_than_it_was_for(
             assert both.sender.statistics().sent == 2
 
 
-async def test_the_rest_of_many_goes_to_no_other_peer_than_they_were_for(udp: Family) -> None:
+async def test_the_rest_of_send_many_is_not_sent_to_a_later_peer(udp: Family) -> None:
     async with (
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, offload=False) as sender,
         trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as first,
@@ -262,7 +262,7 @@ async def test_the_rest_of_many_goes_to_no_other_peer_than_they_were_for(udp: Fa
 
 
 @pytest.mark.parametrize("connected", [False, True])
-async def test_a_datagram_for_nobody_is_refused_each_time(udp: Family, connected: bool) -> None:
+async def test_a_datagram_without_a_destination_is_refused_each_time(udp: Family, connected: bool) -> None:
     async with pair(udp, "connected" if connected else "an address") as both:
         for _ in range(2):
             with pytest.raises(TypeError, match="the address of the datagram"):
@@ -282,7 +282,7 @@ async def test_a_received_address_that_the_program_changes_is_its_own_choice(udp
             await both.sender.send(bytes(70_000), own)
 
 
-async def test_the_answer_to_a_datagram_of_the_programs_own_is_looked_at_like_any_other(udp: Family) -> None:
+async def test_a_reply_to_a_datagram_made_by_the_program_is_checked_like_any_other(udp: Family) -> None:
     asked = []
 
     async def lookup(host: str, port: int, _family: object) -> Address:
@@ -304,7 +304,7 @@ async def test_the_answer_to_a_datagram_of_the_programs_own_is_looked_at_like_an
         assert sock.statistics().sent == 4
 
 
-async def test_a_sender_that_came_to_a_socket_of_the_other_family_is_found_as_a_mapped_address() -> None:
+async def test_an_address_received_by_a_socket_of_the_other_family_is_mapped_or_refused() -> None:
     async with (
         trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as receiver,
         trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as asked,

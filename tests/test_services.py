@@ -81,7 +81,7 @@ async def test_serve_reports_its_listeners_and_their_port(udp: Family) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_handlers_run_where_they_are_told_to(udp: Family) -> None:
+async def test_handlers_run_in_the_given_nursery(udp: Family) -> None:
     async with trio.open_nursery() as handlers, trio.open_nursery() as nursery:
         listeners = await nursery.start(
             lambda task_status: trio_dgram.serve(
@@ -190,7 +190,7 @@ async def test_closing_twice_is_closing_once(udp: Family, client: DatagramSocket
 
 
 @pytest.mark.parametrize("first", ["accept", "receive"])
-async def test_closing_ends_what_waits(udp: Family, client: DatagramSocket, first: str) -> None:
+async def test_closing_ends_waiting_calls(udp: Family, client: DatagramSocket, first: str) -> None:
     listener = await listen(udp)
     channel = await accepted(listener, client)
     await channel.receive()
@@ -326,7 +326,7 @@ async def peers_of(count: int, udp: Family, listener: DatagramListener, stack: A
     return socks
 
 
-async def test_an_unvalidated_peer_makes_room_for_a_newcomer_and_a_validated_one_does_not(udp: Family) -> None:
+async def test_a_new_peer_evicts_an_unvalidated_one_and_no_validated_one(udp: Family) -> None:
     async with await listen(udp, max_peers=2) as listener, AsyncExitStack() as stack:
         await peers_of(2, udp, listener, stack)
         first, second = await listener.accept(), await listener.accept()
@@ -351,7 +351,7 @@ async def test_an_unvalidated_peer_makes_room_for_a_newcomer_and_a_validated_one
             channel.close()
 
 
-def test_an_idle_validated_peer_makes_room_and_unvalidated_ones_may_be_given_less_time(udp: Family) -> None:
+def test_a_new_peer_gets_the_place_of_a_peer_past_its_idle_timeout(udp: Family) -> None:
     async def scenario(_: sim.Network) -> None:
         (listener,) = await trio_dgram.open_listeners(
             7, host=udp.loopback, max_peers=1, idle_timeout=10, unvalidated_timeout=1
@@ -379,7 +379,7 @@ def test_an_idle_validated_peer_makes_room_and_unvalidated_ones_may_be_given_les
     sim.run(scenario)
 
 
-async def test_a_filter_decides_who_gets_in(
+async def test_accept_filter_admits_peers(
     udp: Family, client: DatagramSocket, caplog: pytest.LogCaptureFixture
 ) -> None:
     def is_polite(datagram: Datagram) -> bool:
@@ -436,9 +436,7 @@ def test_which_network_a_peer_counts_for(host: str, network: tuple[str, int]) ->
     assert network_of(host) == network
 
 
-async def test_no_more_goes_out_than_came_in_allows_until_a_peer_is_validated(
-    udp: Family, client: DatagramSocket
-) -> None:
+async def test_the_amplification_limit_holds_until_a_peer_is_validated(udp: Family, client: DatagramSocket) -> None:
     async with await listen(udp, amplification_limit=3) as listener:
         channel = await accepted(listener, client, bytes(10))
         await channel.send(bytes(20))
@@ -490,9 +488,7 @@ async def test_a_failing_or_slow_handler_does_not_affect_other_peers(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_peer_that_makes_room_before_it_is_accepted_leaves_nothing_behind(
-    udp: Family, client: DatagramSocket
-) -> None:
+async def test_a_peer_evicted_before_it_is_accepted_leaves_nothing_behind(udp: Family, client: DatagramSocket) -> None:
     async with await listen(udp, max_peers=2) as listener, AsyncExitStack() as stack:
         channel = await accepted(listener, client)
         channel.mark_validated()
@@ -707,7 +703,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, errors: dict[str, list[OSError]]) -
     monkeypatch.setattr(_sockets, "make_socket", make_socket)
 
 
-async def test_where_one_family_is_missing_the_other_is_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_one_family_the_listener_uses_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = [OSError(errno.EAFNOSUPPORT, "no IPv6"), OSError(errno.EAFNOSUPPORT, "no IPv6")]
     failing(monkeypatch, {"udp6": missing, "udp4": [OSError(errno.EAFNOSUPPORT, "no IPv4")]})
     with pytest.raises(OSError, match="no IPv6"):
@@ -717,7 +713,7 @@ async def test_where_one_family_is_missing_the_other_is_listened_on(monkeypatch:
     listener.close()
 
 
-async def test_a_port_that_is_not_free_in_both_families_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_chosen_port_that_is_taken_in_one_family_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, {"udp4": [OSError(errno.EADDRINUSE, "in use")] * 3})
     listeners = await trio_dgram.open_listeners(0)
     assert len({listener.address.port for listener in listeners}) == 1
@@ -755,7 +751,7 @@ async def test_closing_a_channel_ends_its_receive_while_another_reads(udp: Famil
         channel.close()
 
 
-def test_a_peer_that_is_validated_while_others_wait_has_its_time(udp: Family) -> None:
+def test_a_validated_peer_expires_after_idle_timeout_while_accept_waits(udp: Family) -> None:
     async def scenario(_: sim.Network) -> None:
         (listener,) = await trio_dgram.open_listeners(7, host=udp.loopback, idle_timeout=5, unvalidated_timeout=50)
         async with trio_dgram.open_socket(udp.type) as sock, listener, trio.open_nursery() as nursery:
@@ -772,7 +768,7 @@ def test_a_peer_that_is_validated_while_others_wait_has_its_time(udp: Family) ->
     sim.run(scenario)
 
 
-async def test_two_may_accept_and_one_of_them_gets_the_peer(udp: Family, client: DatagramSocket) -> None:
+async def test_of_two_accepting_tasks_one_gets_the_peer(udp: Family, client: DatagramSocket) -> None:
     async with await listen(udp) as listener, trio.open_nursery() as nursery:
         got: list[DatagramChannel] = []
 

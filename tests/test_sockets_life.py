@@ -115,7 +115,7 @@ async def test_a_dropped_socket_is_no_garbage_to_be_collected(udp: Family) -> No
             gc.enable()
 
 
-async def test_closing_twice_in_any_way_is_fine(udp: Family) -> None:
+async def test_closing_twice_does_nothing(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0) as sock:
         sock.close()
         await sock.aclose()
@@ -161,7 +161,9 @@ WAITS: dict[str, Operation] = {
 
 
 @pytest.mark.parametrize("operation", WAITS.values(), ids=WAITS)
-async def test_what_waits_for_a_socket_learns_that_another_task_closes_it(udp: Family, operation: Operation) -> None:
+async def test_tasks_that_wait_for_a_socket_raise_when_another_task_closes_it(
+    udp: Family, operation: Operation
+) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, lookup=slow_lookup) as sock, trio.open_nursery() as nursery:
 
         async def wait() -> None:
@@ -197,7 +199,7 @@ async def test_a_bind_that_waits_for_a_name_learns_of_the_close_and_so_does_a_se
         assert learnt == 3
 
 
-async def test_a_send_waits_for_a_bind_that_is_under_way_and_binds_itself_if_that_fails(udp: Family) -> None:
+async def test_a_send_waits_for_a_bind_in_progress_and_binds_itself_if_that_fails(udp: Family) -> None:
     async def failing_lookup(*_: object) -> tuple[str, int]:
         await wait_all_tasks_blocked()
         raise stdlib_socket.gaierror(stdlib_socket.EAI_NONAME, "no such name")
@@ -215,7 +217,7 @@ async def test_a_send_waits_for_a_bind_that_is_under_way_and_binds_itself_if_tha
 
 
 @pytest.mark.parametrize("fault", [errno.EAGAIN, errno.ENOBUFS])
-async def test_senders_that_wait_for_room_all_learn_of_the_close(udp: Family, fault: int) -> None:
+async def test_all_sends_in_backpressure_raise_when_the_socket_is_closed(udp: Family, fault: int) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             to = sock.address
@@ -272,7 +274,7 @@ async def test_every_operation_on_a_closed_socket_raises_closed_resource_error(u
     assert repr(sock) == f"<trio_dgram.DatagramSocket {udp.type}, closed>"
 
 
-async def test_context_variables_of_the_caller_are_seen_in_what_the_library_calls(udp: Family) -> None:
+async def test_callbacks_see_the_context_variables_of_the_caller(udp: Family) -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 
     async def lookup(_host: str, port: int, _family: stdlib_socket.AddressFamily) -> tuple[str, int]:

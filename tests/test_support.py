@@ -24,7 +24,7 @@ def report(outcome: str, text: object) -> pytest.TestReport:
     ("reason", "outcome"),
     [("program: socat is not installed", "failed"), ("kernel: it has no IPv6", "skipped")],
 )
-def test_only_the_kernel_may_lack_something_where_the_rest_is_installed(reason: str, outcome: str) -> None:
+def test_a_missing_program_fails_and_a_missing_kernel_feature_skips(reason: str, outcome: str) -> None:
     skipped = report("skipped", ("tests/test_it.py", 1, f"Skipped: {reason}"))
     refuse_skip(skipped, "kernel:")
     assert skipped.outcome == outcome
@@ -65,7 +65,7 @@ def test_a_descriptor_left_open_is_noticed() -> None:
         os.close(descriptor)
 
 
-async def test_a_scenario_that_does_not_end_is_told_so() -> None:
+async def test_a_scenario_that_does_not_end_is_reported() -> None:
     async def scenario() -> None:
         while True:
             await trio.lowlevel.checkpoint()
@@ -74,7 +74,7 @@ async def test_a_scenario_that_does_not_end_is_told_so() -> None:
         await cancel_everywhere(scenario, limit=2)
 
 
-async def test_what_a_scenario_raises_names_the_schedule_point() -> None:
+async def test_the_error_of_a_scenario_names_the_schedule_point() -> None:
     async def scenario() -> None:
         await trio.lowlevel.checkpoint()
         raise ValueError("its own")

@@ -608,7 +608,7 @@ async def test_a_closed_peer_refuses_datagrams_until_the_socket_is_reconnected(p
             assert (await server.receive()).data == b"x"
 
 
-async def test_the_error_of_a_peer_that_reconnects_elsewhere_goes_to_receive_and_not_to_send(path: str) -> None:
+async def test_the_error_of_a_peer_that_reconnects_elsewhere_is_raised_by_receive_and_not_by_send(path: str) -> None:
     async with trio_dgram.open_socket("unix", path=path) as sock:
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer,

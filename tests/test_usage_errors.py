@@ -101,7 +101,7 @@ async def test_another_refusal_does_not_name_the_broadcast_option() -> None:
 
 
 @pytest.mark.parametrize("kind", [tuple, Address._make])
-async def test_bind_takes_an_address(udp: Family, kind: Callable[[Any], tuple[str, int]]) -> None:
+async def test_bind_accepts_an_address_tuple(udp: Family, kind: Callable[[Any], tuple[str, int]]) -> None:
     async with trio_dgram.open_socket(udp.type) as sock:
         bound = await sock.bind(kind((udp.loopback, 0)))
         assert bound == sock.address
@@ -120,7 +120,7 @@ WRONG_ADDRESSES: Final[dict[str, tuple[type[Exception], str, tuple[Any, ...]]]] 
 
 
 @pytest.mark.parametrize(("error", "message", "args"), WRONG_ADDRESSES.values(), ids=WRONG_ADDRESSES)
-async def test_bind_refuses_what_is_no_address(error: type[Exception], message: str, args: tuple[Any, ...]) -> None:
+async def test_bind_refuses_invalid_addresses(error: type[Exception], message: str, args: tuple[Any, ...]) -> None:
     async with trio_dgram.open_socket("udp4") as sock:
         with pytest.raises(error, match=message):
             await sock.bind(*args)

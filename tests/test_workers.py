@@ -72,7 +72,7 @@ async def test_each_worker_has_a_socket_of_its_own_for_the_port(setpriv: bool, m
     assert children() == []
 
 
-async def test_a_killed_worker_is_replaced_and_what_was_queued_for_it_is_answered() -> None:
+async def test_a_killed_worker_is_replaced_and_its_queued_datagrams_are_answered() -> None:
     async with supervised(light(), processes=1, restart=AT_ONCE) as supervisor:
         events = supervisor.events()
         _, pid = await ask(supervisor.addresses[0])

@@ -45,7 +45,7 @@ def main(words: list[str]) -> int:
 
 
 @pytest.mark.parametrize(("words", "code", "message"), REFUSED)
-def test_an_exit_code_says_what_failed(
+def test_exit_codes_distinguish_failures(
     words: list[str], code: int, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == code

@@ -265,7 +265,7 @@ async def test_resolve_returns_an_address_that_can_be_reused(udp: Family) -> Non
         await trio_dgram.resolve("localhost", 9, "tcp")  # type: ignore[arg-type]
 
 
-def test_an_address_knows_its_family_and_a_name_has_none() -> None:
+def test_an_address_has_a_family_and_a_name_has_none() -> None:
     assert Address("127.0.0.1", 1).family == socket.AF_INET
     assert Address("fe80::1%eth0", 1).family == socket.AF_INET6
     with pytest.raises(ValueError, match="resolve it"):
