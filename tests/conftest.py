@@ -25,7 +25,7 @@ pytest_plugins = ["pytester", "tests.support.namespaces", "tests.support.passing
 # Plain pytest does not put it there; last, so that it hides no package that is installed.
 sys.path.append(str(Path(__file__).parents[1]))
 
-# Where .ci/run has installed every program that a test may want, only the kernel may lack something.
+# .ci/run installs every program that a test uses, so only a kernel feature may be missing there.
 COMPLETE: Final = os.environ.get("CI") == "true" and sys.platform == "linux"
 ALLOWED_SKIPS: Final = "kernel:" if COMPLETE else ""
 
@@ -89,7 +89,7 @@ def coalescing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["offload", "no offload", "offload refused half-way"])
 async def offload(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[bool]:
-    """Whether sockets are to offload: yes, no, and yes where the kernel goes back on it."""
+    """The offload of sockets: enabled, disabled, and enabled on a kernel that refuses it after a while."""
     if request.param == "offload refused half-way":
         monkeypatch.setattr("tests.support.faults.FaultySocket", RefusingSocket)
         with faulty_kernel():
@@ -106,6 +106,6 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.type, scope="module")
 def udp(request: pytest.FixtureRequest) -> Family:
-    """Each address family in turn. Of module scope, since it keeps no state and Hypothesis wants to be told so."""
+    """Each address family in turn. Of module scope, because Hypothesis rejects function-scoped fixtures."""
     assert isinstance(request.param, Family)
     return request.param

@@ -76,7 +76,7 @@ async def test_every_datagram_of_a_flood_into_channels_is_accounted_for(udp: Fam
             await slow.receive()
             taken += 1
         send(0)
-        # What the slow one keeps from being read is still in the kernel's queue, which nobody can count.
+        # The slow channel leaves datagrams in the kernel's queue, which cannot be counted.
         while overflow == "block" and slow.statistics().queued:
             await slow.receive()
             taken += 1
@@ -96,7 +96,7 @@ async def test_datagrams_read_ahead_are_counted_as_discarded_when_the_socket_is_
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
         for data in range(8):
             await sock.send(bytes([data]), sock.address)
-        # The batch grows, so that by now some are read that nobody has asked for.
+        # The batch grows, so some datagrams have been read ahead.
         for _ in range(3):
             await sock.receive()
     statistics = sock.statistics()

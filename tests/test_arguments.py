@@ -505,7 +505,7 @@ async def test_a_lookup_that_returns_no_address_fails_the_call(udp: Family) -> N
 async def test_a_table_lists_each_offending_row() -> None:
     def call(value: object) -> object:
         if isinstance(value, int):
-            raise ValueError("value must be a string")  # noqa: TRY004 -- one row wants another error
+            raise ValueError("value must be a string")  # noqa: TRY004 -- one row expects another error
         return value
 
     changes = iter(range(100))

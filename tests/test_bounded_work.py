@@ -143,7 +143,7 @@ each_kind: Final = pytest.mark.parametrize("kind", KINDS)
 
 
 async def turns(count: int) -> None:
-    """Let other tasks run ``count`` times."""
+    """Yield to other tasks ``count`` times."""
     for _ in range(count):
         await trio.lowlevel.checkpoint()
 
@@ -572,7 +572,7 @@ async def with_queued_datagrams(
 
 @attrs.frozen
 class Giver:
-    """A step that gives back what was queued, after some before it that are not measured."""
+    """A step that frees the queued datagrams, after steps that are not measured."""
 
     before: Callable[[DatagramSocket, trio_dgram.EventChannel[Datagram]], object]
     measured: Callable[[DatagramSocket, trio_dgram.EventChannel[Datagram]], object]
@@ -610,7 +610,7 @@ async def test_100000_queued_datagrams_are_given_back_in_bounded_time(
                 result = giver.measured(sock, channel)
                 if isinstance(result, Awaitable):
                     kept = await result
-                # What is given away in pieces is given away by other tasks.
+                # Large queues are freed in parts by other tasks.
                 await turns(TURNS)
             del kept
             return measured.largest
@@ -707,7 +707,7 @@ async def test_one_slice_reads_a_bounded_number_of_a_flood_of_icmp_errors(progra
         async with trio_dgram.open_socket("udp4", icmp_errors=True, receive_buffer_size=LARGE_BUFFER) as sock:
             await sock.bind(0, "127.0.0.1")
             await sock.connect(("127.0.0.1", port))
-            # Processes that share the socket send by it, and the errors go to its queue.
+            # Processes that share the socket send by it, and their errors are queued on it.
             with socket.socket(fileno=os.dup(sock.fileno())) as sender, flood(sender, senders=2, seconds=2):
                 with trio.fail_after(20), suppress(OSError):
                     await sock.receive()

@@ -224,7 +224,7 @@ async def take_next(sock: DatagramSocket, taken: list[Datagram]) -> None:
 
 
 async def take_from_a_channel(sock: DatagramSocket, taken: list[Datagram]) -> None:
-    # What it is not given by then is handed back when it closes.
+    # Closing the channel returns the undelivered datagrams.
     async with sock.events(Datagram, max_buffer_size=3) as events:
         taken.append(await events.receive())
 

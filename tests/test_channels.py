@@ -32,7 +32,7 @@ def payloads(events: list[Event]) -> list[bytes]:
 
 
 async def send_to_itself(sock: DatagramSocket, count: int, start: int = 0) -> list[bytes]:
-    """Send numbered datagrams from ``sock`` to itself and let whoever reads it read."""
+    """Send numbered datagrams from ``sock`` to itself and wait until its readers are blocked."""
     sent = [bytes([number]) for number in range(start, start + count)]
     for data in sent:
         await sock.send(data, sock.address)

@@ -191,7 +191,7 @@ async def test_a_group_without_a_socket_of_its_family_is_an_error() -> None:
 
 @contextmanager
 def hosts(address: str) -> Generator[None]:
-    """Let every name resolve to ``address``."""
+    """Resolve every name to ``address``."""
 
     class Resolver(trio.abc.HostnameResolver):
         async def getaddrinfo(self, _: Any, port: Any, *__: Any, **___: Any) -> Any:  # type: ignore[override]

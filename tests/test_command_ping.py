@@ -137,7 +137,7 @@ async def echo(sock: trio_dgram.DatagramSocket) -> None:
 
 
 def ping_over(*words: str, **conditions: Any) -> tuple[int | None, str]:
-    """Ping an echo server over a network with these conditions on both ways, in virtual time."""
+    """Ping an echo server over a network with these conditions in both directions, in virtual time."""
 
     async def scenario(network: sim.Network) -> tuple[int | None, str]:
         server, client = network.host("server"), network.host("client")

@@ -39,7 +39,7 @@ def written(folder: Path, records: list[Record]) -> str:
 
 
 async def conversation(network: sim.Network, path: Path, type: trio_dgram.SocketType) -> str:
-    """Let a client send to a server, itself, and a closed port; write the capture, and return its story."""
+    """Send from a client to a server, itself, and a closed port; write the capture, and return its text."""
     server, client = network.host("server"), network.host("client")
     network.path(client, server, delay=0.01, loss=0.3)
     with server.entered():

@@ -62,7 +62,7 @@ def parse_markdown(path: Path) -> Document:
 
 def parse_docstrings(path: Path) -> Document:
     document = PythonDocStringDocument.parse(str(path), literal_block_parser, DocTestParser())
-    # They would put the module's own names at hand, which whoever copies an example has not.
+    # They would define the module's names, which a copied example does not have.
     document.evaluators.clear()
     document.namespace.update(trio=trio, trio_dgram=trio_dgram)
     return document

@@ -425,7 +425,7 @@ def narrow_loopback(namespace: int) -> Callable[[str], None]:
             run("tc", "qdisc", "replace", "dev", "lo", "root", *bucket)
         except AssertionError as error:  # pragma: no cover -- where the kernel is built without sch_tbf
             pytest.skip(f"kernel: no token bucket: {error}")
-        # The bucket takes notice of its new rate when something comes in.
+        # The bucket applies its new rate when a packet arrives.
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.sendto(b"", ("127.0.0.1", 9))
 

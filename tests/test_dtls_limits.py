@@ -119,7 +119,7 @@ async def test_two_thousand_half_open_handshakes_stay_within_the_memory_of_the_l
         assert grown < limit * 90, grown
         async with connecting(listener) as peer:
             await talk(peer)
-        # The kernel gives a port again, whose former handshake is replaced then.
+        # The kernel may choose a port twice, which replaces the former handshake.
         counts = check_sums(listener)
         assert counts.handshakes_evicted + counts.handshakes_failed == 2000 + 1 - limit
 
@@ -187,7 +187,7 @@ async def test_a_failing_callback_of_the_context_fails_its_handshake(udp: Family
 
 
 class Handlers:
-    """Handlers that receive until their channels end, and then wait to be let go."""
+    """Handlers that receive until their channels end, and then wait to be released."""
 
     def __init__(self) -> None:
         self.running = 0

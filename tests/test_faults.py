@@ -32,7 +32,7 @@ RECEIVE_FAULTS = (None, errno.EAGAIN, errno.EINTR, *EARLIER)
 
 
 def outcome(faults: Sequence[int | None]) -> tuple[int | None, list[int]]:
-    """Return what the faults of one datagram's calls come to, by the rules: the error or None, and the news.
+    """Return the expected result of the faults of one datagram: the error or None, and the pending errors.
 
     It is what the library promises, written down a second time: no room is waited for, an interruption is
     nothing, the first of the errors that may be an earlier datagram's is tried again.
@@ -72,7 +72,7 @@ def test_a_send_meets_any_faults_as_promised(udp: Family, plan: list[int | None]
                 if connected:
                     await sender.connect(to)
                 if again:
-                    # An address that has been looked at is not looked at once more.
+                    # A checked address is not checked again.
                     await sender.send(b"before", None if connected else to)
                     assert (await receiver.receive()).data == b"before"
                 failures = sender.events(Failure)
@@ -348,7 +348,7 @@ async def test_a_bind_that_the_kernel_refuses_may_be_tried_again(udp: Family, fa
 async def test_a_port_taken_between_choosing_and_binding_is_replaced(udp: Family) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type) as sock:
-            # The first call lets the kernel choose a port, the second names it.
+            # In the first call the kernel chooses a port, the second names it.
             faults.set("bind", None, errno.EADDRINUSE, None, errno.EADDRINUSE)
             assert (await sock.bind(0, udp.loopback)).port
 

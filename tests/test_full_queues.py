@@ -67,9 +67,9 @@ class Road:
         hold_back(self.link, rate, limit)
 
     def release(self) -> None:
-        """Let everything pass."""
+        """Remove the limit."""
         self.narrow(FAST, ROOMY)
-        # The bucket looks at its new rate when something comes in.
+        # The bucket applies its new rate when a packet arrives.
         with socket.socket(self.to.family, socket.SOCK_DGRAM) as other:
             other.sendto(b"", (self.to.host, 9))
 
@@ -92,7 +92,7 @@ class Road:
             self.sender.send_nowait(payload(self.sender.statistics().sent), self.to)
 
     async def arrived(self, count: int) -> list[int]:
-        """Return the numbers of the datagrams that come in, until they are ``count``."""
+        """Return the numbers of the next ``count`` datagrams."""
         got: list[Datagram] = []
         while len(got) < count:
             got += await self.receiver.receive_many()

@@ -1,4 +1,4 @@
-"""Datagrams that nobody sends by accident: none of them ends a server, and each is accounted for."""
+"""Hostile datagrams: none of them ends a server, and each is accounted for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Hostile:
 
     name: str
     source: dict[int, str]
-    """The host it says that it comes from, by the version of IP."""
+    """The claimed source, by the version of IP."""
     count: Count
     """The statistic that counts it."""
     answer: int | None = None
@@ -68,14 +68,14 @@ HOSTILE: Final = (
         count="send_errors",
         answer=errno.ENETUNREACH,
     ),
-    # A short one's checksum the kernel would look at before it looks for a socket: nobody would be told.
+    # The kernel checks the checksum of a short one before it looks up the socket, so no socket would count it.
     Hostile(name="a wrong checksum", source=PEER, payload=bytes(100), checksum_error=1, count="dropped_by_kernel"),
 )
 
 
 @attrs.frozen
 class Attacker:
-    """Somebody on the machine at the other end of the link."""
+    """A sender on the machine at the other end of the link."""
 
     forger: Forger
 
@@ -168,10 +168,10 @@ async def test_each_is_counted_and_its_answers_failure_reported(
         nursery.start_soon(answering, server)
         for each in [each for each in HOSTILE if version in each.source]:
             before = getattr(server.statistics(), each.count)
-            # A platform may be unable to tell what the kernel dropped.
+            # A platform may not report the drops of the kernel.
             after = None if before is None else before + 1
             attacker.send(each, version)
-            # It has come in before what is sent later, or at least soon.
+            # It has arrived before a later datagram, or arrives soon.
             with trio.fail_after(20):
                 while getattr(server.statistics(), each.count) != after:
                     await exchange(client, server_address)

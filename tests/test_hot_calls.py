@@ -671,7 +671,7 @@ def send_train(link: Link, payload: bytes, size: int) -> list[bytes]:
 
 
 def enable_coalescing(link: Link) -> None:
-    """Have the kernel hand over what was coalesced as one message."""
+    """Make the kernel return coalesced datagrams as one message."""
     link.sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
     link.calls.coalescing = True
 
@@ -1229,7 +1229,7 @@ ERRNOS = st.sampled_from([errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EOPNOTSU
 
 
 def is_own(host: str) -> bool:
-    """Stand for a predicate of a socket that is bound to some of the addresses above."""
+    """A stand-in for the predicate of a socket that is bound to some of the addresses above."""
     return host in ("127.0.0.1", "::1", "fe80::1%lo")
 
 

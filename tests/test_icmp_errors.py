@@ -226,7 +226,7 @@ async def test_an_error_of_a_former_peer_is_reported_for_that_peer_only(
 
 @contextmanager
 def narrow_path(machine: Machine) -> Generator[dict[str, str]]:
-    """Route by ``machine``, over a second link with an MTU of 1300 bytes, to a third one; give its addresses."""
+    """Route by ``machine``, over a second link with an MTU of 1300 bytes, to a third one; yield its addresses."""
     near = machine.link(1)
     with another_machine(machine.namespace) as far:
         second = far.link(2, mtu=1300)

@@ -105,7 +105,7 @@ def test_a_signal_at_a_random_moment_leaves_everything_in_order(name: str) -> No
             hit, complaints = interrupt_after(PROGRAMS[name], moments.uniform(0, longest), [interrupted.__file__])
             runs += 1
             hits += hit
-            # Few are to come after the end, on any machine.
+            # On any machine, few interrupts may be left after the end.
             longest *= 1.01 if hit else 0.9
             if complaints:
                 found.append(f"run {runs}: {'; '.join(complaints)}")

@@ -28,7 +28,7 @@ from .test_services import shout
 
 @asynccontextmanager
 async def serving(handler: Any = shout, *args: Any, **options: Any) -> AsyncGenerator[list[DatagramListener]]:
-    """Serve in the block; give the listeners."""
+    """Serve in the block; yield the listeners."""
     async with trio.open_nursery() as nursery:
         yield await nursery.start(
             lambda task_status: trio_dgram.serve(handler, *args, task_status=task_status, **options)

@@ -54,7 +54,7 @@ def test_the_package_does_not_need_it() -> None:
 
 
 def as_received(message: ControlMessage) -> ControlMessage:
-    """Return what the receiving kernel would say of a datagram that was sent with ``message``."""
+    """Return the control message that the receiver of a datagram with ``message`` would get."""
     level, kind, data = message
     if (level, kind) == PACKET_INFO_4:
         # The header's destination is what the sender called the source.
@@ -127,7 +127,7 @@ def test_fields_that_are_none_are_not_encoded() -> None:
     assert encode_packet_info(PacketInfo(timestamp_ns=1, truncated=True), "::1", on_ipv6=True) == []
 
 
-# What the kernel tells
+# Decoding the kernel's messages
 
 
 def packed(host: str) -> bytes:

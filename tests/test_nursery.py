@@ -201,7 +201,7 @@ async def test_open_socket_binds_and_connects_as_asked(udp: Family) -> None:
 
 async def test_a_socket_bound_when_its_nursery_has_just_ended_is_closed_with_it(udp: Family) -> None:
     class BindAtTheEnd(trio.abc.Instrument):
-        """Binds when the last task has ended and the nursery has not heard of it yet."""
+        """Binds after the last task has ended and before the nursery resumes."""
 
         def task_exited(self, task: trio.lowlevel.Task) -> None:
             if task.name == "last":

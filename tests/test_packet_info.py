@@ -31,7 +31,7 @@ PEERS: Final[list[tuple[SocketType, str]]] = [("udp4", "127.0.0.1"), ("udp6", ":
 async def server_and_client(
     type_: SocketType, host: str, **options: Any
 ) -> AsyncGenerator[tuple[DatagramSocket, DatagramSocket, Address]]:
-    """Give a server on all interfaces, a client, both with packet info, and the server's address at ``host``."""
+    """Yield a server on all interfaces, a client, both with packet info, and the server's address at ``host``."""
     client_type: SocketType = "udp6" if ":" in host else "udp4"
     async with (
         trio_dgram.open_socket(type_, port=0, packet_info=True) as server,

@@ -1,4 +1,4 @@
-"""Sockets that systemd or a supervisor passed to this process: how they are found, taken and given back."""
+"""Sockets that systemd or a supervisor passed to this process: finding, binding and releasing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sockets behind proxies: whose datagrams they receive, where answers go, and what is counted."""
+"""Sockets behind proxies: the sources of datagrams, the destinations of answers, and the counts."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def proxied(udp: Family, **options: Any) -> AsyncGenerator[Setup]:
 
 @asynccontextmanager
 async def at(host: str) -> AsyncGenerator[DatagramSocket]:
-    """Give a proxy at another address."""
+    """Yield a proxy at another address."""
     async with trio_dgram.open_socket("udp4", port=0, host=host) as sock:
         yield sock
 
@@ -473,7 +473,7 @@ async def test_a_client_that_is_not_stored_is_reached_by_the_proxy_in_its_addres
     monkeypatch.setattr(_proxy, "_MOST_CLIENTS", 2)
     async with proxied(udp) as setup:
         addresses = [(await setup.ask(v2(("192.0.2.7", port)) + b"x")).address for port in (1, 2)]
-        # The first is heard again by another port, so the second is the one heard longest ago.
+        # The first client sends again by another port, so the second is the least recent.
         await setup.ask(v2(("192.0.2.7", 1)), setup.other_port)
         await setup.ask(v2(("192.0.2.7", 3)), setup.other_port)
         await setup.service.send(b"1", addresses[0])

@@ -105,7 +105,7 @@ class ChannelWalk:
         self._announce(Connected(self.peer))
 
     async def disconnect(self) -> None:
-        # It is not defined whether disconnecting filters a datagram that nobody has read yet.
+        # It is not defined whether disconnecting filters an unread datagram.
         if self.peer is not None and not self.unread_others and not self.closed:
             self.socket.disconnect()
             self.peer = None

@@ -41,7 +41,7 @@ ASKED: Final[list[tuple[SocketType, str]]] = [
 async def server_and_client(
     type_: SocketType, host: str, **options: Any
 ) -> AsyncGenerator[tuple[DatagramSocket, DatagramSocket, Address]]:
-    """Give a server that reports local addresses, a client, and the server's address at ``host``."""
+    """Yield a server that reports local addresses, a client, and the server's address at ``host``."""
     client_type: SocketType = "udp6" if ":" in host else "udp4"
     async with (
         trio_dgram.open_socket(type_, port=0, **options) as server,

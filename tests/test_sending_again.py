@@ -1,4 +1,4 @@
-"""Sending where something was sent before, which takes a shorter way: with the same outcomes as the long one."""
+"""The fast path of sending to a known destination: it has the same outcomes as the slow path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .support.faults import faulty_kernel
 
 @attrs.frozen
 class Pair:
-    """Two sockets, the first of which sends to the second in one way, and has done so."""
+    """Two sockets, the first of which has sent to the second by one kind of destination."""
 
     sender: DatagramSocket
     receiver: DatagramSocket
@@ -30,7 +30,7 @@ class Pair:
     """The same object each time."""
 
     async def send(self, data: bytes) -> None:
-        """Send ``data`` in that way."""
+        """Send ``data`` by that kind of destination."""
         match self.way:
             case "connected":
                 await self.sender.send(data)

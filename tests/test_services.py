@@ -35,7 +35,7 @@ Handler = Any
 
 
 async def shout(peer: trio.abc.Channel[bytes]) -> None:
-    """Send back what comes, in capitals: for any channel of bytes."""
+    """Echo each datagram in capitals, for any channel of bytes."""
     async for data in peer:
         await peer.send(data.upper())
 
@@ -692,7 +692,7 @@ def test_everything_can_be_cancelled_at_every_point(udp: Family) -> None:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, errors: dict[str, list[OSError]]) -> None:
-    """Let the sockets of listeners fail to be made, by type and one after the other."""
+    """Make the creation of listeners' sockets fail, by type and in order."""
     make = _sockets.make_socket
 
     def make_socket(type_: str, options: Any) -> DatagramSocket:

@@ -1,4 +1,4 @@
-"""The life of a socket: made, used and gone without a trace."""
+"""The life of a socket: creation, use, and closing without leaks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_20000_sockets_leak_neither_descriptors_nor_memory() -> None:
 
 
 class _Forged(FaultySocket):  # pragma: no cover -- the session tests_long runs it
-    """Has always received something, from somebody else each time."""
+    """Always returns a datagram, each from another source."""
 
     sources = 0
 
@@ -221,7 +221,7 @@ async def test_all_sends_in_backpressure_raise_when_the_socket_is_closed(udp: Fa
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             to = sock.address
-            # The kernel has no room before the close, and cannot be asked after it.
+            # The kernel's buffer is full before the close, and cannot be queried after it.
             faults.set("sendto", *[fault] * 10_000)
             learnt = 0
 

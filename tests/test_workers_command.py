@@ -110,7 +110,7 @@ def test_the_changes_of_workers_are_json_lines(capfd: pytest.CaptureFixture[str]
     words = ["--json", "--udp", "127.0.0.1:0", "--processes", "1", "--"]
     assert main([*words, *signalling(signal.SIGTERM)]) == 0
     events = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    # The signal may come before the supervisor has read that the worker is ready.
+    # The signal may arrive before the supervisor has read that the worker is ready.
     assert [event["event"] for event in events if event["event"] != "ready"] == ["started", "exited"]
     assert {event["index"] for event in events} == {0}
     assert len({event["pid"] for event in events}) == 1

@@ -59,7 +59,7 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
             pytest.skip(f"kernel: it lacks {marker.args[0]}")
     run = _RUNS.get(name)
     if run is not None:
-        # pytest-trio uses the first marker, so this one goes before the one of trio_mode.
+        # pytest-trio uses the first marker, so insert this one before that of trio_mode.
         request.node.add_marker(pytest.mark.trio(run=run), append=False)
     return name
 

@@ -51,7 +51,7 @@ def write_certificates(folder: Path) -> dict[str, str]:
 
 
 async def shout(peer: trio.abc.Channel[bytes]) -> None:
-    """Send back in capitals what comes; fail on request."""
+    """Echo each datagram in capitals; fail on request."""
     async for data in peer:
         if data == b"fail":
             raise ValueError("of the handler")

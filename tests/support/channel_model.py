@@ -69,7 +69,7 @@ class ChannelModel:
         return event
 
     def close(self, *, last: bool) -> list[Datagram]:
-        """Close it; return what goes back to the socket, where it is the last that takes datagrams."""
+        """Close it; return the datagrams that return to the socket if it is the last that receives them."""
         held = [event for event in self.events if isinstance(event, Datagram)]
         self.events.clear()
         self.closed = True

@@ -112,7 +112,7 @@ def load_example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @contextmanager
 def example(name: str, *arguments: str, output: Path | None = None) -> Generator[Example]:
-    """Run an example for the block, with its standard output written to ``output`` if that is given.
+    """Run an example for the block, with its standard output written to ``output``, if any.
 
     Otherwise standard output and standard error are read together.
     """

@@ -18,7 +18,7 @@ _OFFERED: Final = frozenset(dir(trio.socket.SocketType))
 
 @attrs.define
 class Held:
-    """A call of a socket that waits until it is let go."""
+    """A call of a socket that waits until it is released."""
 
     reached: trio.Event = attrs.field(factory=trio.Event)
     let_go: trio.Event = attrs.field(factory=trio.Event)
@@ -45,7 +45,7 @@ class AwaitedSockets:
 
 
 class _AwaitedSocket:
-    """A real socket of Trio's. Whoever asks for what a ``trio.socket.SocketType`` need not have gets nothing."""
+    """A real socket of Trio's with the members of ``trio.socket.SocketType`` only."""
 
     def __init__(self, sock: trio.socket.SocketType, sockets: AwaitedSockets) -> None:
         self._sock = sock
@@ -100,7 +100,7 @@ class _AwaitedSocket:
 
 @contextmanager
 def awaited_sockets() -> Generator[AwaitedSockets]:
-    """Let sockets that are made in the block, inside a Trio run, be those of a custom socket factory."""
+    """Install a custom socket factory for the block, inside a Trio run."""
     sockets = AwaitedSockets()
 
     def make(family: int, type: int, proto: int) -> _AwaitedSocket:

@@ -1,4 +1,4 @@
-"""The two address families, and what a test needs to know of each."""
+"""The two address families, with their addresses, options and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Family:
-    """What the same test says in another way on the other family."""
+    """The values in which the two families differ."""
 
     type: Literal["udp4", "udp6"]
     family: socket.AddressFamily
@@ -19,7 +19,7 @@ class Family:
     foreign: str
     """An address that no machine of ours has."""
     group: str
-    """A multicast group that nobody uses."""
+    """An unused multicast group."""
 
 
 FAMILIES: Final = (

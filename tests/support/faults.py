@@ -1,4 +1,4 @@
-"""A kernel that answers as it is told: faults that the real one shows rarely or never."""
+"""A kernel with planned faults, which the real one shows rarely or never."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .socket_factory import sockets_from
 
 @attrs.define
 class Faults:
-    """What the next system calls answer, by the name of the socket's method: an errno, or None to go through.
+    """The results of the next system calls, by the name of the socket's method: an errno, or None to succeed.
 
     A call that nothing is planned for goes through. Every call is counted.
     """
@@ -93,7 +93,7 @@ class FaultySocket(SystemSocket):
 
 
 class RefusingSocket(FaultySocket):
-    """One whose kernel takes segments once and then refuses them, and joins nothing that comes."""
+    """A socket whose kernel accepts segments once, then refuses them, and coalesces nothing."""
 
     taken = False
 
@@ -113,7 +113,7 @@ class RefusingSocket(FaultySocket):
 
 @contextmanager
 def faulty_kernel() -> Generator[Faults]:
-    """Let sockets that are made in the block, inside a Trio run, answer by the faults that it is given."""
+    """Create sockets with these faults in the block, inside a Trio run."""
     faults = Faults()
 
     def make(family: int, _type: int, _proto: int) -> FaultySocket:

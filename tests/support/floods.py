@@ -54,7 +54,7 @@ def flood(
     """
     arguments = (sender.fileno(), size if segments > 1 else 0, size * segments, seconds)
     command = [sys.executable, "-I", "-S", "-c", _PROGRAM, *map(str, arguments)]
-    # The receiver closes first in some tests, and what its peers say about that is no matter here.
+    # The receiver closes first in some tests, so ignore the errors of its peers.
     with ExitStack() as stack:
         processes = []
         for _ in range(senders):
@@ -118,7 +118,7 @@ class EndlessSource(trio.abc.Instrument):
 
     cap: int
     seconds: float = 0.0
-    """How long each call keeps the processor. A caller that minds the time makes fewer such calls at a stretch."""
+    """The CPU time of each call. A caller with a time budget makes fewer such calls per task step."""
     sender: socket.socket | None = None
     """What refills the queue of datagrams, connected to the socket under test."""
     segments: int = 1
@@ -142,7 +142,7 @@ class EndlessSource(trio.abc.Instrument):
         self.seconds = 0.0
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Let the source flow again."""
+        """Resume the source."""
         del task
         self._in_step = 0
 
@@ -186,7 +186,7 @@ def _watched(operation: str) -> Any:
 
 
 class WatchedSocket(SystemSocket):
-    """A real socket whose every send and receive goes by ``source``."""
+    """A real socket whose sends and receives use ``source``."""
 
     source: EndlessSource
 
@@ -200,7 +200,7 @@ for _operation in ("send", "sendto", "sendmsg", "recvfrom", "recvmsg", "recvmmsg
 
 @contextmanager
 def endless_kernel(*, cap: int = 16384, seconds: float = 0.0) -> Generator[EndlessSource]:
-    """Let sockets made in the block, inside a Trio run, read from a queue that never runs empty once it is started."""
+    """Create sockets in the block, inside a Trio run, whose queue never runs empty once it is started."""
     source = EndlessSource(cap=cap, seconds=seconds)
 
     def make(family: int, _type: int, _proto: int) -> WatchedSocket:

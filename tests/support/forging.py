@@ -1,4 +1,4 @@
-"""Frames as nobody's kernel would make them: Ethernet, IPv4 or IPv6, and UDP, byte by byte.
+"""Frames that no kernel would send: Ethernet, IPv4 or IPv6, and UDP, byte by byte.
 
 The headers are those of RFC 791 (IPv4), RFC 8200 (IPv6 and its fragments) and RFC 768 (UDP).
 """
@@ -26,7 +26,7 @@ _MARK: Final = 0x1234
 
 @attrs.frozen
 class Endpoint:
-    """Where a forged datagram says that it comes from, or where it goes to."""
+    """The source or the destination of a forged datagram."""
 
     host: IPAddress = attrs.field(converter=ipaddress.ip_address)
     port: int
@@ -38,8 +38,8 @@ def udp_packets(
     """Return the IP packets that carry one datagram: a single one, or fragments.
 
     Args:
-      source: where it says that it comes from; of the family of ``destination``.
-      destination: where it goes to.
+      source: the claimed source; of the family of ``destination``.
+      destination: its destination.
       payload: what it carries.
       checksum_error: what is added to the right UDP checksum.
       mtu: the largest packet, in bytes.
@@ -62,7 +62,7 @@ def _udp(source: Endpoint, destination: Endpoint, payload: bytes, checksum_error
     pseudo_header = source.host.packed + destination.host.packed + struct.pack("!II", length, socket.IPPROTO_UDP)
     header = struct.pack("!HHHH", source.port, destination.port, length, 0)
     checksum = (internet_checksum(pseudo_header + header + payload) + checksum_error) & 0xFFFF
-    # A zero would say that there is none.
+    # Zero means no checksum.
     return header[:6] + struct.pack("!H", checksum or 0xFFFF) + payload
 
 
@@ -107,7 +107,7 @@ class Forger:
         self._socket.send(self._mac + own + struct.pack("!H", kind) + packet)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         self._socket.close()
 
 

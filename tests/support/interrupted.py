@@ -108,7 +108,7 @@ class Load:
         return channel
 
     async def deliver(self, channel: EventChannel[Any], count: int) -> None:
-        """Receive datagrams from a channel, and what else comes before them."""
+        """Receive datagrams from a channel, and the events before them."""
         while count:
             self.asked = 1
             event = await channel.receive()
@@ -222,7 +222,7 @@ class Pulled(_Program):
 
 
 class Waiting(_Program):
-    """Tasks wait in ``receive`` while datagrams come, are cancelled in it, and meet the end of their sockets."""
+    """Tasks wait in ``receive`` while datagrams arrive, are cancelled in it, and have their sockets closed."""
 
     async def run(self) -> None:
         async with trio_dgram.open_nursery() as nursery:

@@ -374,7 +374,7 @@ def interrupt_at(make: MakeProgram, place: Place, occurrence: int, granularity: 
         complaints = run_once(make, tracer=_Tracer([place.filename], granularity, fire))
         if left <= 0:
             if granularity == "signal check":
-                # A call that returns a coroutine looks like any other, and is followed by no check.
+                # A call that returns a coroutine is not distinguishable from others, and no check follows it.
                 complaints = [each for each in complaints if "was never awaited" not in each]
             return complaints
         occurrence = max(1, occurrence - left)

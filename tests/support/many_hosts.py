@@ -1,4 +1,4 @@
-"""Two hundred hosts that talk, for comparing runs: ``python many_hosts.py SEED HOSTS SILENT`` prints the digest."""
+"""Two hundred hosts that exchange datagrams: ``python many_hosts.py SEED HOSTS SILENT`` prints the digest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trio_dgram import sim
 
 
 async def echo() -> None:
-    """Answer everybody."""
+    """Answer every datagram."""
     async with trio_dgram.open_socket("udp4", port=7) as sock:
         async for datagram in sock:
             await sock.send(datagram.data, datagram.address)
@@ -29,7 +29,7 @@ async def talk(names: list[str]) -> None:
 
 
 async def scenario(network: sim.Network, hosts: int, silent: int) -> str:
-    """Let ``hosts`` of them talk, with ``silent`` ones beside; return the digest."""
+    """Run ``hosts`` hosts that send, and ``silent`` ones that do not; return the digest."""
     for number in range(silent):
         network.host(f"silent {number}")
     names = [f"host {number}" for number in range(hosts)]

@@ -29,9 +29,9 @@ from .programs import find_program
 CLONE_NEWNET: Final = 0x40000000
 _THIS: Final = "/proc/thread-self/ns/net"
 _PATIENCE: Final = 20
-"""How long a program may take to say something, in seconds."""
+"""The time limit for a line of a program, in seconds."""
 _MANY: Final = 2000
-"""How often something is looked at that takes a moment to come."""
+"""The period of polling, in seconds."""
 
 
 def run(*command: str, text: str | None = None) -> str:
@@ -73,7 +73,7 @@ def entered(namespace: int) -> Generator[None]:
 
 
 def make_namespace() -> int:
-    """Make a network namespace whose loopback is up, and return its descriptor; with that it goes.
+    """Make a network namespace whose loopback is up, and return its descriptor; closing that removes it.
 
     The test is skipped where it may not be made.
     """
@@ -88,9 +88,9 @@ def make_namespace() -> int:
     try:
         ip("link set lo up")
         for which in ("all", "default"):
-            # Nobody else is on a link here, so that an address can be used at once.
+            # A link has no other machines, so skip duplicate address detection.
             sysctl(f"net.ipv6.conf.{which}.accept_dad", 0)
-            # What comes from where no route leads is let in, as it is by default.
+            # Accept packets from sources without a route, as by default.
             sysctl(f"net.ipv4.conf.{which}.rp_filter", 0)
     except BaseException:
         os.close(made)
@@ -103,7 +103,7 @@ def make_namespace() -> int:
 
 @contextmanager
 def network_namespace() -> Generator[int]:
-    """Be in a new network namespace for the block; its descriptor is given."""
+    """Enter a new network namespace for the block; yield its descriptor."""
     inside = make_namespace()
     try:
         with entered(inside):
@@ -154,7 +154,7 @@ class Link:
 
     @property
     def broadcast(self) -> str:
-        """The IPv4 address of everybody on this link."""
+        """The IPv4 broadcast address of this link."""
         return self.host(4, 255)
 
     def add_second_address(self, type_: str) -> str:
@@ -169,7 +169,7 @@ class Link:
         return host
 
     def host(self, version: int, number: int) -> str:
-        """Return an address on this link: 1 is here, 2 is there, 255 on IPv4 is everybody."""
+        """Return an address on this link: 1 is this end, 2 the other, 255 on IPv4 broadcast."""
         return f"198.18.{self.number}.{number}" if version == 4 else f"2001:db8:{self.number:x}::{number:x}"
 
 
@@ -191,7 +191,7 @@ class Machine:
         """Connect the two by a new pair of interfaces, ``veth`` and ``peer`` with its number.
 
         Args:
-          number: tells the pair's names and addresses from those of others, 1 to 255.
+          number: distinguishes the names and addresses of the pairs, 1 to 255.
           mtu: the largest packet of both interfaces, in bytes.
           up: whether the interface here is switched on; the one there is.
         """
@@ -240,7 +240,7 @@ def wait_until_up(namespace: int, name: str) -> None:
 
 @contextmanager
 def another_machine(home: int) -> Generator[Machine]:
-    """Give a machine that can be linked to the namespace ``home``."""
+    """Yield a machine that can be linked to the namespace ``home``."""
     there = make_namespace()
     try:
         yield Machine(there, home)
@@ -255,7 +255,7 @@ class Program:
     process: subprocess.Popen[bytes]
 
     def write(self, data: bytes) -> None:
-        """Give it ``data`` to read from its standard input."""
+        """Write ``data`` to its standard input."""
         assert self.process.stdin is not None
         self.process.stdin.write(data)
 
@@ -263,11 +263,11 @@ class Program:
         """Return what it prints next; ``b""`` if it has ended."""
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], _PATIENCE)
-        assert readable, "the program says nothing"
+        assert readable, "the program prints nothing"
         return os.read(self.process.stdout.fileno(), 65536)
 
     def read_line(self) -> bytes:
-        """Return the rest of the line that it prints next, however many pieces that comes in."""
+        """Return the rest of its next line, in however many reads."""
         line = b""
         while not line.endswith(b"\n"):
             piece = self.read()

@@ -1,4 +1,4 @@
-"""A socket that hands over planned messages: what the network can make a kernel return, without raw sockets."""
+"""A socket that returns planned messages, as the network could cause the kernel to, without raw sockets."""
 
 from __future__ import annotations
 

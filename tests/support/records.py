@@ -1,4 +1,4 @@
-"""Records made by hand, for tests of what can be looked at afterwards."""
+"""Records made by hand, for tests of traces and captures."""
 
 from __future__ import annotations
 

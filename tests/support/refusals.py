@@ -180,7 +180,7 @@ class RefusingLibrary:
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, name: str, *, after_detection: bool = False) -> None:
-    """Make the kernel refuse what ``name`` stands for.
+    """Make the kernel refuse the feature ``name``.
 
     Args:
       monkeypatch: ends it.

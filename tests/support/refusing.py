@@ -17,7 +17,7 @@ from .families import Family
 
 @asynccontextmanager
 async def refusing_address(udp: Family) -> AsyncGenerator[Address]:
-    """Give an address on loopback that refuses datagrams during the block, on the transport of the test."""
+    """Yield an address on loopback that refuses datagrams during the block, on the transport of the test."""
     elsewhere = (udp.loopback, 9)
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback, connect=elsewhere) as sock:
         yield sock.address
@@ -25,7 +25,7 @@ async def refusing_address(udp: Family) -> AsyncGenerator[Address]:
 
 @contextmanager
 def refusing_port(*hosts: str) -> Generator[int]:
-    """Give a port that the kernel refuses at each of these addresses during the block."""
+    """Yield a port that the kernel refuses at each of these addresses during the block."""
     sockets: list[socket.socket] = []
     try:
         port = 0

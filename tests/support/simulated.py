@@ -1,4 +1,4 @@
-"""The simulated network as a transport for tests that know the kernel's, with what stands for a second machine."""
+"""The simulated network as a transport for the tests of the kernel's, with a second host for the second machine."""
 
 from __future__ import annotations
 

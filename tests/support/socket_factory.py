@@ -26,7 +26,7 @@ class _Factory(trio.abc.SocketFactory):
 
 @contextmanager
 def sockets_from(make: Callable[[int, int, int], Any]) -> Generator[None]:
-    """Let ``make(family, type, proto)`` make Trio's sockets in the block, inside a Trio run."""
+    """Create Trio's sockets by ``make(family, type, proto)`` in the block, inside a Trio run."""
     previous = trio.socket.set_custom_socket_factory(_Factory(make))
     try:
         yield

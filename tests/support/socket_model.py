@@ -1,11 +1,11 @@
 """The rules of a socket's states, without a socket.
 
 Rule 1: a socket is unbound, bound, or bound and connected, and in the end closed. Binding and connecting take time
-where a name is resolved, and only one bind and one connect can be under way.
+where a name is resolved, and only one bind and one connect can be in progress.
 Rule 2: a bound socket receives from every source, a connected one from its peer only. A datagram from another source
-that was queued before it was connected is filtered when it is read or comes back from an event channel.
+that was queued before it was connected is filtered when it is read or returns from an event channel.
 Rule 3: one task receives, or event channels take the datagrams.
-Rule 4: an ICMP error of a connected socket goes to its Failure channels, or else to the next receive, once.
+Rule 4: an ICMP error of a connected socket is reported to its Failure channels, or raised by the next receive, once.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class SocketModel:
 
     @property
     def own_address(self) -> Address:
-        """The source of its datagrams: all of them go over loopback."""
+        """The source of its datagrams: all are sent over loopback."""
         assert self.bound_to is not None
         return Address(self.loopback, self.bound_to.port)
 

@@ -43,7 +43,7 @@ KINDS: Final = (
 
 @attrs.define(eq=False)
 class _HeldLookup:
-    """A lookup that answers when the walk says so. The name says for which call."""
+    """A lookup that the walk completes. The name identifies the call."""
 
     loopback: str
     answers: dict[str, trio.Event] = attrs.field(factory=dict)
@@ -362,7 +362,7 @@ class SocketWalk:
         """Make a call and check that it raises what it must; return it where it takes effect."""
         call = await start_call(self.tasks, async_fn, *args, cancelled=self.cancelled)
         if self.cancelled:
-            # The state may be looked at before or after the cancellation.
+            # The state may be checked before or after the cancellation.
             assert call.finished
             assert call.cancelled or (expected and type(call.error) is expected), call
             return None
@@ -418,7 +418,7 @@ class SocketWalk:
         walker.connect = None
 
     def _end_of_bind(self, walker: _Walker) -> None:
-        """What has waited for the end of a bind goes on."""
+        """Calls that waited for the end of a bind continue."""
         if walker.send is not None and walker.sends is not None:
             walker.send.result()
             self._sent(walker, *walker.sends)

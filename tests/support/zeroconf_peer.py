@@ -12,7 +12,7 @@ from zeroconf import IPVersion, ServiceBrowser, ServiceInfo, ServiceListener, Ze
 
 
 class Printer(ServiceListener):
-    """Prints what is found, with what the announcement tells of it."""
+    """Prints the services that are found, with their addresses."""
 
     def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
         info = zc.get_service_info(type_, name)
@@ -23,7 +23,7 @@ class Printer(ServiceListener):
         print("removed", name.removesuffix(f".{type_}"), flush=True)
 
     def update_service(self, zc: Zeroconf, type_: str, name: str) -> None:
-        """What changes is not looked at."""
+        """Ignore changes."""
 
 
 def main(version: str, command: str, type_: str, *rest: str) -> None:
