@@ -105,10 +105,10 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         self._receiving = True
         table = self._table
         try:
-            if self._has_come():
+            if self._is_ready():
                 await table.budget.checkpoint()
             elif table.reader is None:
-                await table.read_until(self._has_come)
+                await table.read_until(self._is_ready)
             else:
                 # Not in a coroutine of the table: each of many idle peers would take the memory of its frame.
                 task = trio.lowlevel.current_task()
@@ -116,7 +116,7 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
                 await trio.lowlevel.wait_task_rescheduled(self._give_up)
                 table.budget.restart()
                 if table.reader is task:
-                    await table.read_until(self._has_come)
+                    await table.read_until(self._is_ready)
         finally:
             self._receiving = False
         self._check_open()
@@ -130,7 +130,7 @@ class DatagramChannel(Peer, trio.abc.Channel[bytes]):
         del self._table.receivers[self]
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def _has_come(self) -> bool:
+    def _is_ready(self) -> bool:
         return self._queue is not None or self._ended or self._table.draining
 
     async def send(self, value: Payload) -> None:

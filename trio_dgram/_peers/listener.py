@@ -73,14 +73,14 @@ class DatagramListener(trio.abc.Listener[DatagramChannel]):
             # Other tasks read meanwhile. In a flood of forged sources most peers are evicted before their handlers
             # start, and to start one costs ten times as much as to admit a peer.
             await trio.lowlevel.checkpoint()
-        await self._table.wait_for_peer(self._has_come)
+        await self._table.wait_for_peer(self._is_ready)
         self._check_open()
         if not self._table.backlog:
             raise trio.ClosedResourceError("this listener drains: it accepts no more peers")
         channel, _ = self._table.backlog.popitem(last=False)
         return channel
 
-    def _has_come(self) -> bool:
+    def _is_ready(self) -> bool:
         return bool(self._table.backlog) or not self._table.accepting or self._table.draining
 
     def _drain(self) -> None:

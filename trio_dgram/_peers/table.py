@@ -47,7 +47,7 @@ class Peer:
         "_evicted",
         "_handler",
         "_info",
-        "_last_heard",
+        "_last_received",
         "_network",
         "_queue",
         "_queued_bytes",
@@ -69,7 +69,7 @@ class Peer:
         """The scope of the handler that runs for it."""
         self._info: PacketInfo | None = None
         """The local address that its last datagram was sent to, where the socket reports that."""
-        self._last_heard: float = now
+        self._last_received: float = now
         self._network: str = ""
         """The network that it counts for, where networks have a limit."""
 
@@ -111,7 +111,7 @@ class PeerTable(Generic[PeerT]):
         self._validated: OrderedDict[PeerT, None] = OrderedDict()
         self._networks: dict[str, int] = {}
         self._reading: trio.CancelScope | None = None
-        self._reader_has_come: Callable[[], bool] = bool
+        self._reader_is_ready: Callable[[], bool] = bool
         self._due: float = math.inf
         self._accepters: dict[trio.lowlevel.Task, None] = {}
         self._orders = ((self._unvalidated, False), (self._validated, True))
@@ -148,38 +148,38 @@ class PeerTable(Generic[PeerT]):
 
     # Waiting
 
-    async def read_until(self, has_come: Callable[[], bool]) -> None:
-        """Read for all peers until ``has_come()``, then pass that role on."""
+    async def read_until(self, is_ready: Callable[[], bool]) -> None:
+        """Read for all peers until ``is_ready()``, then pass that role on."""
         self.reader = trio.lowlevel.current_task()
         try:
-            while not has_come():
-                await self._read(has_come)
+            while not is_ready():
+                await self._read(is_ready)
         finally:
             self.reader = self._wake_any()
 
-    async def wait_for_peer(self, has_come: Callable[[], bool]) -> None:
-        """Wait until ``has_come()``: until a peer is in the backlog, or the listener is closed."""
+    async def wait_for_peer(self, is_ready: Callable[[], bool]) -> None:
+        """Wait until ``is_ready()``: until a peer is in the backlog, or the listener is closed."""
         task = trio.lowlevel.current_task()
 
         def give_up(_: object) -> trio.lowlevel.Abort:
             del self._accepters[task]
             return trio.lowlevel.Abort.SUCCEEDED
 
-        while not has_come():
+        while not is_ready():
             if self.reader is not None:
                 self._accepters[task] = None
                 await trio.lowlevel.wait_task_rescheduled(give_up)
             if self.reader is None or self.reader is task:
-                await self.read_until(has_come)
+                await self.read_until(is_ready)
 
-    async def _read(self, has_come: Callable[[], bool]) -> None:
-        """Read for all peers until ``has_come()``, or until a peer expires."""
-        self._reader_has_come = has_come
+    async def _read(self, is_ready: Callable[[], bool]) -> None:
+        """Read for all peers until ``is_ready()``, or until a peer expires."""
+        self._reader_is_ready = is_ready
         self._due = self._next_expiry()
         self._reading = trio.CancelScope(deadline=self._due)
         try:
             with self._reading:
-                while not has_come():
+                while not is_ready():
                     try:
                         datagrams = await self.socket.receive_many(_BATCH)
                     except OSError as error:
@@ -222,7 +222,7 @@ class PeerTable(Generic[PeerT]):
                 self._wake_accepter()
         else:
             self._wake_receiver(peer)
-        if self._reading is not None and self._reader_has_come():
+        if self._reading is not None and self._reader_is_ready():
             # A cancelled receive has consumed nothing.
             self._reading.cancel()
 
@@ -235,7 +235,7 @@ class PeerTable(Generic[PeerT]):
         """Return the time at which the next peer expires."""
         limits = self.limits
         times = [
-            next(iter(order))._last_heard + limits.timeout(validated=validated)
+            next(iter(order))._last_received + limits.timeout(validated=validated)
             for order, validated in self._orders
             if order
         ]
@@ -246,7 +246,7 @@ class PeerTable(Generic[PeerT]):
             timeout = self.limits.timeout(validated=validated)
             while order:
                 oldest = next(iter(order))
-                if now < oldest._last_heard + timeout:
+                if now < oldest._last_received + timeout:
                     break
                 self.expire(oldest)
 
@@ -267,7 +267,7 @@ class PeerTable(Generic[PeerT]):
                 peer = self._admit(datagram, now)
                 if peer is None:
                     continue
-            peer._last_heard = now
+            peer._last_received = now
             if info is not None:
                 peer._info = info
             (validated if peer._validated else unvalidated).move_to_end(peer)
@@ -331,7 +331,7 @@ class PeerTable(Generic[PeerT]):
             if self._networks.get(network, 0) >= self.limits.max_peers_per_network[which]:
                 self._refused_by_network += 1
                 return None
-        if len(self._peers) + len(self._lingering) >= self.limits.max_peers and not self._make_room():
+        if len(self._peers) + len(self._lingering) >= self.limits.max_peers and not self._free_place():
             self._refused += 1
             return None
         peer = self._make(self, datagram.address, now)
@@ -360,7 +360,7 @@ class PeerTable(Generic[PeerT]):
             )
             return False
 
-    def _make_room(self) -> bool:
+    def _free_place(self) -> bool:
         """Cancel the handler of a peer that has ended, or evict the unvalidated peer that is idle longest."""
         if self._lingering:
             self._cancel_handler(self._lingering.popitem(last=False)[0])
@@ -418,9 +418,9 @@ class PeerTable(Generic[PeerT]):
             peer._validated = True
             self._unvalidated_bytes -= peer._queued_bytes
             # The proof was a datagram, perhaps one that was queued for long.
-            peer._last_heard = trio.current_time()
+            peer._last_received = trio.current_time()
             self._validated[peer] = None
-            self._expect(peer._last_heard + self.limits.timeout(validated=True))
+            self._expect(peer._last_received + self.limits.timeout(validated=True))
 
     def expire(self, peer: PeerT) -> None:
         """End a peer that was idle too long; its queued datagrams can still be received."""

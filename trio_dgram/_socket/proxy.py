@@ -54,7 +54,7 @@ _ClientKey: TypeAlias = "tuple[str, int, str]"
 @attrs.define
 class _Session:
     header: ProxyHeader
-    last_heard: float
+    last_received: float
 
 
 @defer_interrupts
@@ -171,12 +171,12 @@ class ProxyDecoder:
         """Do as :meth:`_split` does, for a source whose headers hold for the datagrams that follow them."""
         now = trio.current_time()
         session = self._sessions.get(transport)
-        if session is None or now >= session.last_heard + _SESSION_TIMEOUT:
+        if session is None or now >= session.last_received + _SESSION_TIMEOUT:
             self._sessions.pop(transport, None)
             header, offset = self._split(data)
             self._open_session(transport, header, now)
             return header, offset
-        session.last_heard = now
+        session.last_received = now
         self._sessions.move_to_end(transport)
         offset = 0
         if begins_like_header(data):
@@ -196,7 +196,7 @@ class ProxyDecoder:
         sessions = self._sessions
         sessions[transport] = _Session(header, now)
         oldest = next(iter(sessions))
-        if len(sessions) > _MOST_SESSIONS or now >= sessions[oldest].last_heard + _SESSION_TIMEOUT:
+        if len(sessions) > _MOST_SESSIONS or now >= sessions[oldest].last_received + _SESSION_TIMEOUT:
             del sessions[oldest]
 
     # Refusing
