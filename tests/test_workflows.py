@@ -1,4 +1,4 @@
-"""The workflows of public CI, which runs elsewhere: they use nox sessions that exist."""
+"""The workflows of public CI, the script of every check and the documents use nox sessions that exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[1]
-WORKFLOWS: Final = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+FILES: Final = [
+    *sorted((ROOT / ".github" / "workflows").glob("*.yml")),
+    *[ROOT / name for name in (".ci/run", "README.md", "CONTRIBUTING.md")],
+]
 # A session is named without the Python it runs on: tests-3.13 is tests.
 USED: Final = re.compile(r"\bnox -s ((?: ?[a-z][\w-]*)+)")
 
@@ -38,9 +41,9 @@ def test_the_sessions_of_a_command_are_found() -> None:
     assert {"lint", "tests", "typing"} < defined_sessions()
 
 
-@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_runs_sessions_that_exist(workflow: Path) -> None:
-    used = used_sessions(workflow.read_text(encoding="utf-8").replace('"$nox"', "nox"))
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
+def test_a_file_runs_sessions_that_exist(file: Path) -> None:
+    used = used_sessions(file.read_text(encoding="utf-8").replace('"$nox"', "nox"))
     assert used
     assert used <= defined_sessions()
 
