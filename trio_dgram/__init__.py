@@ -63,10 +63,11 @@ __all__ = tuple(sorted(_MODULE_OF))  # pyright: ignore[reportUnsupportedDunderAl
 def __getattr__(name: str) -> object:
     """Import a public name or submodule (PEP 562)."""
     if name in _SUBMODULES:
-        return _import_module(f"{__name__}.{name}")
-    if name not in _MODULE_OF:
+        value = _import_module(f"{__name__}.{name}")
+    elif name in _MODULE_OF:
+        value = globals()[name] = getattr(_import_module(_MODULE_OF[name]), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(_import_module(_MODULE_OF[name]), name)
     _show_public_names()
     return value
 
@@ -76,7 +77,7 @@ def __dir__() -> list[str]:
 
 
 def _show_public_names() -> None:
-    """Let documentation and tracebacks show the public name of a class, not the module that defines it."""
+    """Set the module of loaded classes to the public one, for documentation and tracebacks."""
     for name, module in _MODULE_OF.items():
         public = getattr(_sys.modules.get(module), name, None)
         if getattr(public, "__module__", "") == module:
