@@ -23,7 +23,7 @@ from OpenSSL import SSL
 
 import trio_dgram
 from trio_dgram import Address, DatagramSocket, dtls, sim
-from trio_dgram._dtls.contexts import RetransmissionTimer
+from trio_dgram._dtls.contexts import Handshake
 
 from .support.certificates import (
     AUTHORITY,
@@ -533,13 +533,13 @@ async def test_retransmissions_of_openssl_are_discarded(left: float | None) -> N
                 raise SSL.WantReadError
             return output.popleft()
 
-    timer = RetransmissionTimer()
+    handshake = Handshake()
     connection: Any = Connection()
-    timer.start(connection)
-    timer.settle()
+    handshake.observe(connection, 0, 0)
+    handshake.settle_timer()
     assert (expired, len(output)) == (([True], 0) if left == 0 else ([], 2))
-    timer.stop()
-    timer.settle()
+    handshake.stop()
+    handshake.settle_timer()
     assert len(expired) <= 1
 
 

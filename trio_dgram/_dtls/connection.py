@@ -114,8 +114,7 @@ class _Connection:
         verification.begin()
         token = current_verification.set(verification)
         try:
-            with self._handshake:
-                await self.session.shake_hands(initial_retransmit_timeout=retransmit_timeout)
+            await self.session.shake_hands(self._handshake, initial_retransmit_timeout=retransmit_timeout)
         except (SSL.Error, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             if not verification.has_failed:
                 reason = str(error) or "its socket was closed"

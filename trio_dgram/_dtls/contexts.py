@@ -49,6 +49,8 @@ _FATAL: Final = 2
 """The level of an alert that ends a handshake (RFC 5246, 7.2)."""
 
 _ALERTS: Final = {
+    10: "unexpected_message",
+    20: "bad_record_mac",
     40: "handshake_failure",
     42: "bad_certificate",
     43: "unsupported_certificate",
@@ -219,21 +221,33 @@ def _name(pattern: Any) -> str:
     return name.decode("ascii", "replace") if isinstance(name, bytes) else str(name)
 
 
-class RetransmissionTimer:
-    """OpenSSL's own timer in one handshake.
+class Handshake:
+    """What OpenSSL does in one handshake, and the scope that it runs in.
 
     Trio retransmits itself. A message that OpenSSL retransmits together with its next flight would make Trio discard
     both, so the handshake would never end. So OpenSSL must retransmit only when its output can be discarded.
+
+    Trio takes each error of OpenSSL for that of an invalid packet. But OpenSSL does not continue after a fatal alert of
+    either end, so that must end the handshake.
     """
 
     def __init__(self) -> None:
+        self.scope: trio.CancelScope
+        self.failure: str = ""
+        """Which alert has ended it, or empty."""
         self._connection: SSL.Connection | None = None
 
-    def start(self, connection: SSL.Connection) -> None:
-        """Note the connection, which Trio does not disclose."""
+    def observe(self, connection: SSL.Connection, where: int, result: int) -> None:
+        """Note the connection, which Trio does not disclose, and end at a fatal alert."""
         self._connection = connection
+        level, number = divmod(result, 256)
+        if where & SSL.SSL_CB_ALERT and level == _FATAL:
+            sender = "the peer" if where & SSL.SSL_CB_READ else "OpenSSL"
+            self.failure = f"{sender} ended it with the alert {_ALERTS.get(number, number)}"
+            # It takes effect once the task waits: Trio sends the alert first.
+            self.scope.deadline = trio.current_time()
 
-    def settle(self) -> None:
+    def settle_timer(self) -> None:
         """Restart an expired timer: have it retransmit, and discard the datagrams."""
         connection = self._connection
         if connection is None or connection.DTLSv1_get_timeout() != 0:
@@ -247,27 +261,6 @@ class RetransmissionTimer:
     def stop(self) -> None:
         """Forget the connection: the handshake is done."""
         self._connection = None
-
-
-class Handshake:
-    """What OpenSSL reports about one handshake, and the scope that it runs in."""
-
-    def __init__(self, timer: RetransmissionTimer) -> None:
-        self.scope = trio.CancelScope()
-        self.failure: str = ""
-        """Why it has failed, or empty. OpenSSL does not continue after a fatal alert of either end, but Trio takes each
-        error for that of an invalid packet."""
-        self._timer = timer
-
-    def observe(self, connection: SSL.Connection, where: int, result: int) -> None:
-        """Note the connection, and end the handshake at a fatal alert."""
-        self._timer.start(connection)
-        level, number = divmod(result, 256)
-        if where & SSL.SSL_CB_ALERT and level == _FATAL:
-            sender = "the peer" if where & SSL.SSL_CB_READ else "OpenSSL"
-            self.failure = f"{sender} ended it with the alert {_ALERTS.get(number, number)}"
-            # It takes effect once the task waits: Trio sends the alert first.
-            self.scope.deadline = trio.current_time()
 
 
 current_handshake: Final[ContextVar[Handshake]] = ContextVar("current_handshake")

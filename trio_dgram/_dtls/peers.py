@@ -125,11 +125,10 @@ class DTLSPeers:
         error: Exception | None = None
         is_done = False
         try:
-            with scope:
-                try:
-                    await session.shake_hands()
-                except Exception as failure:  # noqa: BLE001 -- also what the program's callbacks of the context raise
-                    error = failure
+            try:
+                await session.shake_hands(scope)
+            except Exception as failure:  # noqa: BLE001 -- also what the program's callbacks of the context raise
+                error = failure
             is_done = True
         finally:
             # One that was cancelled in favour of another is counted.
@@ -137,7 +136,7 @@ class DTLSPeers:
             self._failed += is_current and not is_done
         if not is_current:
             return False
-        if scope.cancelled_caught:
+        if error is None and scope.cancelled_caught:
             error = trio.TooSlowError(f"not finished within {timeout} s")
         if error is None:
             return self._admit(session)

@@ -21,7 +21,7 @@ from .._values.addresses import Address, format_address
 from .._values.datagrams import Datagram
 from .._values.errors import with_context
 from .._values.statistics import DTLSChannelStatistics
-from .contexts import Handshake, RetransmissionTimer, current_handshake
+from .contexts import Handshake, current_handshake
 from .endpoint_socket import EndpointSocket
 
 
@@ -42,13 +42,13 @@ class Session:
         "_connected",
         "_due",
         "_encrypting",
+        "_handshake",
         "_received",
         "_receiving",
         "_secured",
         "_sent",
         "_sock",
         "_socket",
-        "_timer",
         "closed",
         "dropped",
         "ended",
@@ -88,7 +88,7 @@ class Session:
         self._sock = sock
         self._socket = sock.datagram_socket
         self._connected = connected
-        self._timer = RetransmissionTimer()
+        self._handshake = Handshake()
         self._receiving: trio.CancelScope | None = None
         self._encrypting = trio.Lock()
         self._due: OSError | None = None
@@ -120,23 +120,24 @@ class Session:
             bytes_sent=self._bytes_sent,
         )
 
-    async def shake_hands(self, **options: Any) -> None:
-        """Perform the handshake.
+    async def shake_hands(self, scope: trio.CancelScope, **options: Any) -> None:
+        """Perform the handshake in ``scope``.
 
         Raises:
           trio.BrokenResourceError: if it was ended by an alert, or the peer has begun another.
         """
-        handshake = Handshake(self._timer)
+        handshake = self._handshake
+        handshake.scope = scope
         token = current_handshake.set(handshake)
         try:
-            with handshake.scope:
+            with scope:
                 await self._secured.do_handshake(**options)
+                self.handshaking = False
         finally:
             current_handshake.reset(token)
-            self._timer.stop()
+            handshake.stop()
         if handshake.failure:
             raise trio.BrokenResourceError(handshake.failure)
-        self.handshaking = False
 
     # Sending
 
@@ -233,7 +234,7 @@ class Session:
         self.last_received = trio.current_time()
         if self.handshaking:
             self.latest = datagram
-            self._timer.settle()
+            self._handshake.settle_timer()
 
     def report(self, error: OSError) -> None:
         """Raise ``error`` by the next ``receive``, or by the one that waits."""
