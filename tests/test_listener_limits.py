@@ -221,6 +221,28 @@ async def test_a_cancelled_handler_frees_its_place_at_once_and_cleans_up(udp: Fa
         assert cleaned == [b"one"]
 
 
+# Counts
+
+
+async def test_the_sums_of_the_counts_hold_while_the_filter_decides(udp: Family) -> None:
+    seen: list[int] = []
+
+    def observe(_: Datagram) -> bool:
+        now = listener.statistics()
+        assert_sums(now)
+        seen.append(now.received)
+        return len(seen) % 2 == 0
+
+    (listener,) = await trio_dgram.open_listeners(0, host=udp.loopback, accept_filter=observe)
+    async with listener, AsyncExitStack() as stack:
+        for _ in range(10):
+            sock = await stack.enter_async_context(trio_dgram.open_socket(udp.type))
+            await sock.send(b"x", listener.address)
+        async with await listener.accept():
+            assert seen == list(range(10))
+            assert_sums(listener.statistics())
+
+
 # Bytes
 
 

@@ -121,12 +121,14 @@ class PeerTable(Generic[PeerT]):
         self._closed = self._handlers_cancelled = 0
         self._accepted = self._refused = self._refused_by_filter = self._refused_by_network = 0
         self._evicted = self._expired = 0
-        self._received = self._kept = self._delivered = self._discarded = 0
+        self._kept = self._delivered = self._discarded = 0
 
     def statistics(self) -> ListenerStatistics:
         """Return the counts."""
+        refused = self._refused + self._refused_by_filter + self._refused_by_network
         return ListenerStatistics(
-            received=self._received,
+            # A sum, because accept_filter may ask in the middle of a batch.
+            received=self._kept + self.dropped + refused,
             delivered=self._delivered,
             queued=self._kept - self._delivered - self._discarded,
             discarded=self._discarded,
@@ -255,7 +257,6 @@ class PeerTable(Generic[PeerT]):
     def _dispatch(self, datagrams: list[Datagram]) -> None:
         # One loop without calls of Python functions, which would add a quarter to its cost per datagram.
         now = trio.current_time()
-        self._received += len(datagrams)
         known: Callable[[Address], PeerT | None] = self._find_proxied if self._is_proxied else self._peers.get
         waiting, wake = self.receivers.pop, trio.lowlevel.reschedule
         validated, unvalidated = self._validated, self._unvalidated
