@@ -258,6 +258,19 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
     monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
 
 
+async def test_a_name_without_an_address_is_an_error_of_the_resolver(
+    monkeypatch: pytest.MonkeyPatch, udp: Family
+) -> None:
+    resolve_to(monkeypatch)
+    with pytest.raises(socket.gaierror, match=r"'none\.example' has no address"):
+        async with trio_dgram.open_connection("none.example", 9):
+            raise AssertionError
+    with pytest.raises(socket.gaierror, match=r"'none\.example' has no address"):
+        await trio_dgram.open_listeners(0, host="none.example")
+    with pytest.raises(socket.gaierror, match=r"'none\.example' has no address"):
+        await trio_dgram.resolve("none.example", 9, udp.type)
+
+
 async def test_an_address_that_refuses_is_left_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for refusing, host in (("::1", "127.0.0.1"), ("127.0.0.1", "::1")):
         async with serving(shout, 0, host=host) as (listener,):

@@ -91,10 +91,14 @@ async def _ask_for_each_family(lookup: Lookup, host: str, port: int) -> list[tup
 
 async def _get_addresses(host: str | None, port: int, family: int = 0) -> list[Any]:
     try:
-        return list(await trio.socket.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM))
+        found = list(await trio.socket.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM))
     except UnicodeError as error:
         # A label that is empty, too long, or has characters that no name has.
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a valid name: {error}") from None
+    if not found:
+        # A custom resolver may return nothing, where the system's raises this.
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} has no address")
+    return found
 
 
 async def look_up(address: Address, family: Family, lookup: Lookup | None) -> list[Address]:
