@@ -231,6 +231,21 @@ async def test_a_path_that_cannot_be_bound_leaves_nothing_open(tmp_path: Path) -
             await trio_dgram.open_listeners(path=str(tmp_path / "missing" / "server"))
 
 
+async def test_the_path_of_a_unix_peer_cannot_add_lines_to_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(_: DatagramChannel) -> None:
+        raise ValueError
+
+    async with serving(fail, path=str(tmp_path / "server")):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
+            peer.bind(b"\0name %d\nforged \x1b \xff" % id(caplog))
+            peer.sendto(b"x", str(tmp_path / "server"))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+    (record,) = caplog.records
+    assert record.getMessage() == rf"the handler of '@name {id(caplog)}\nforged \x1b \udcff' failed"
+
+
 async def test_datagrams_of_unnamed_unix_peers_are_received_and_not_answered(tmp_path: Path) -> None:
     path = str(tmp_path / "server")
     (listener,) = await trio_dgram.open_listeners(path=path)

@@ -41,12 +41,13 @@ class RateLimitedLog:
         level: int = logging.ERROR,
         exc_info: BaseException | None = None,
     ) -> None:
-        """Log ``message % args``, unless ``cause`` was logged within the last second."""
+        """Log ``message % args``, as one line, unless ``cause`` was logged within the last second."""
         now = trio.current_time()
         known = self._causes.get(cause)
         if known is not None and now < known.last_logged + _INTERVAL:
             known.suppressed += 1
             return
+        args = tuple(map(_printable, args))
         if known is not None and known.suppressed:
             message, args = f"{message} (and %d more like it)", (*args, known.suppressed)
         self._causes[cause] = _Cause(now)
@@ -54,6 +55,12 @@ class RateLimitedLog:
         if len(self._causes) > _MOST_CAUSES:
             self._causes.popitem(last=False)
         self._logger.log(level, message, *args, exc_info=exc_info)
+
+
+def _printable(value: object) -> object:
+    # The peer of a "unix" socket chooses its path, which may hold line breaks, escape sequences or undecodable bytes.
+    text = str(value)
+    return value if text.isprintable() else ascii(text)
 
 
 def cause_of(error: BaseException) -> Hashable:
