@@ -116,7 +116,8 @@ async def test_two_thousand_half_open_handshakes_stay_within_the_memory_of_the_l
         await trio.to_thread.run_sync(begin_many, 2000, listener.address, udp.family)
         assert check_sums(listener).handshaking == limit
         grown = resident_kilobytes() - before
-        assert grown < limit * 90, grown
+        # A bare SSL.Connection of OpenSSL 4.0 that is half-open costs 79 kB. What the heap has free varies.
+        assert grown < limit * 100, grown
         async with connecting(listener) as peer:
             await talk(peer)
         # The kernel may choose a port twice, which replaces the former handshake.

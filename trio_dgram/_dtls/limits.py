@@ -24,7 +24,7 @@ class DTLSPeerOptions(TypedDict, total=False):
       max_peers_per_network (tuple[int, int] | None): the largest number of peers and handshakes in one IPv4 /24 and in
         one IPv6 /56; None for any number. Default: None.
       max_handshakes (int): the largest number of handshakes in progress, from 1; the oldest is cancelled in favour of a
-        new one. Each costs about 80 kB. Default: 128.
+        new one. Each costs about 90 kB. Default: 128.
       handshake_timeout (float): how long a handshake may take, in seconds. Default: 10.0.
       idle_timeout (float | None): after how many seconds without a datagram from a peer its channel ends; None for
         never. Default: 60.0.
