@@ -70,6 +70,7 @@ async def attacked(listener: dtls.DTLSListener) -> AsyncGenerator[HalfOpen]:
 async def test_half_open_handshakes_are_bounded_and_an_honest_client_is_admitted(
     udp: Family, caplog: pytest.LogCaptureFixture
 ) -> None:
+    began = trio.current_time()
     async with serving(host=udp.loopback, max_handshakes=8) as (listener,), attacked(listener) as attack:
         async with connecting(listener) as peer:
             for number in range(50):
@@ -82,7 +83,7 @@ async def test_half_open_handshakes_are_bounded_and_an_honest_client_is_admitted
         counts = check_sums(listener)
         assert (counts.handshaking, counts.handshakes_evicted, counts.accepted) == (7, 43, 2)
     lines = [record for record in caplog.records if "max_handshakes (8) others began later" in record.message]
-    assert len(lines) == 1
+    assert 1 <= len(lines) <= 1 + trio.current_time() - began
     assert check_sums(listener).handshakes_failed == 7
 
 
