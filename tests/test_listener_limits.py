@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 import pytest
@@ -408,6 +408,25 @@ async def test_an_error_beside_the_cancellation_of_a_handler_ends_no_server(
         assert bool(caplog.records) != ended
     # The end of the server has cancelled the other handler.
     assert bool(caplog.records) != ended
+
+
+@pytest.mark.parametrize("handler_errors", ["log", "raise"])
+async def test_a_handler_that_receives_from_a_peer_that_has_expired_has_not_failed(
+    udp: Family, caplog: pytest.LogCaptureFixture, handler_errors: Literal["log", "raise"]
+) -> None:
+    async def handler(peer: DatagramChannel) -> None:
+        for _ in range(2):
+            await peer.receive()
+
+    async with (
+        serving(handler, 0, host=udp.loopback, idle_timeout=0.01, handler_errors=handler_errors) as (listener,),
+        trio_dgram.open_socket(udp.type) as client,
+    ):
+        await client.send(b"x", listener.address)
+        while not listener.statistics().expired:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        await trio.testing.wait_all_tasks_blocked()
+    assert not caplog.text
 
 
 async def test_the_network_cannot_flood_the_log(

@@ -58,7 +58,8 @@ async def serve(
       options: as in :func:`open_listeners`. The handlers that run count for ``max_peers``: evicting a peer cancels its
         handler, and a handler that runs on after its channel has ended is the first to be cancelled.
 
-    A handler's ``trio.BrokenResourceError`` because its peer was evicted or has expired is no failure.
+    A handler's ``trio.BrokenResourceError`` or ``trio.EndOfChannel`` because its peer was evicted or has expired is no
+    failure.
 
     Raises as :func:`open_listeners` does. When it ends or is cancelled, the listeners are closed. In a worker process
     it returns after SIGTERM: it reads no more, channels end after what was read, and it waits for the handlers.
