@@ -615,11 +615,13 @@ async def test_the_number_of_sessions_is_bounded(
         assert len(setup.service._proxy._sessions) == 1  # type: ignore[union-attr]
 
 
-async def test_the_cache_of_headers_is_bounded(udp: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("header", [v1, v2])
+async def test_the_cache_of_headers_is_bounded(udp: Family, header: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_proxy, "_MOST_HEADERS", 2)
     async with proxied(udp) as setup:
         for port in (1, 2, 3, 1, 1):
-            assert (await setup.ask(v2(("192.0.2.7", port)) + b"x")).address.port == port
+            datagram = await setup.ask(header(("192.0.2.7", port)) + b"x")
+            assert (datagram.data, datagram.address) == (b"x", ("192.0.2.7", port))
             assert len(setup.service._proxy._headers) <= 2  # type: ignore[union-attr]
 
 

@@ -25,6 +25,7 @@ V2_FIXED_SIZE: Final = 16
 """The size of a version 2 header without addresses and extensions, in bytes."""
 ALL_VERSIONS: Final = frozenset({1, 2})
 
+_LINE_END: Final = b"\r\n"
 _LONGEST_LINE: Final = 107
 """The size of the longest version 1 header with its CRLF, in bytes."""
 _MOST_TLVS: Final = 64
@@ -63,6 +64,11 @@ def malformed(reason: str) -> ProxyHeaderError:
 def begins_like_header(data: bytes) -> bool:
     """Whether ``data`` begins as every header of one of the versions does."""
     return data.startswith((V2_SIGNATURE, V1_PREFIX))
+
+
+def line_size(data: bytes) -> int:
+    """Return the size of the version 1 header that ``data`` begins with; below 2 without one."""
+    return data.find(_LINE_END, 0, _LONGEST_LINE) + len(_LINE_END) if data.startswith(V1_PREFIX) else 0
 
 
 def parse_untrusted(
@@ -190,12 +196,12 @@ def _crc_table() -> tuple[int, ...]:
 
 def _parse_line(data: bytes) -> tuple[ProxyHeader, int]:
     # TCP is accepted in any case: nginx writes it for UDP.
-    end = data.find(b"\r\n", 0, _LONGEST_LINE)
-    if end == -1:
+    end = line_size(data)
+    if end < len(_LINE_END):
         raise malformed(f"the PROXY protocol line does not end within {_LONGEST_LINE} bytes")
-    line = data[:end]
+    line = data[: end - len(_LINE_END)]
     if _UNKNOWN.fullmatch(line):
-        return ProxyHeader(command="local", source=None, destination=None), end + 2
+        return ProxyHeader(command="local", source=None, destination=None), end
     found = _LINE.fullmatch(line)
     if found is None:
         raise malformed(f"the PROXY protocol line is malformed: {line!r}")
@@ -205,7 +211,7 @@ def _parse_line(data: bytes) -> tuple[ProxyHeader, int]:
         for name in ("source", "destination")
     )
     _check_source(source)
-    return ProxyHeader(command="proxy", source=source, destination=destination), end + 2
+    return ProxyHeader(command="proxy", source=source, destination=destination), end
 
 
 def _canonical(family: socket.AddressFamily, text: bytes, line: bytes) -> str:

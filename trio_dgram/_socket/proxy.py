@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, Final, TypeAlias
 
 import attrs
 import trio
 
 from .._codecs.families import is_unspecified
-from .._codecs.proxy_header import V2_FIXED_SIZE, begins_like_header, malformed, parse_untrusted
+from .._codecs.proxy_header import V2_FIXED_SIZE, begins_like_header, line_size, malformed, parse_untrusted
 from .._values.addresses import Address, ProxiedAddress, behind_proxy, new_tuple
 from .._values.block_lists import blocker
 from .._values.datagrams import Datagram, ProxyHeader
@@ -41,14 +41,13 @@ _LONGEST_CACHED: Final = 128
 """The size of the longest header that is cached, in bytes."""
 _CACHED_SIZES: Final = {
     bytes([0x21, kind, 0, size]): V2_FIXED_SIZE + size
-    for kind, smallest in ((0x12, 12), (0x22, 36))
+    for kind, smallest in ((0x11, 12), (0x12, 12), (0x21, 36), (0x22, 36))
     for size in range(smallest, _LONGEST_CACHED - V2_FIXED_SIZE + 1)
 }
-"""The sizes of version 2 headers of clients, by the bytes behind their signature. Most headers of one client are equal,
-so they are cached: to parse one costs several times as much."""
+"""The sizes of version 2 headers of clients, by the bytes behind their signature."""
 
-_ClientKey: TypeAlias = "tuple[str, int, str]"
-"""Host and port of a client, and the host of its proxy."""
+_ClientKey: TypeAlias = "tuple[Address, str]"
+"""A client, and the host of its proxy."""
 
 
 @attrs.define
@@ -95,27 +94,26 @@ class ProxyDecoder:
         self._clients: OrderedDict[_ClientKey, ProxiedAddress] = OrderedDict()
         # By transport address; the least recent one is the first.
         self._sessions: OrderedDict[Address, _Session] = OrderedDict()
+        # Most headers of one client are equal. To parse one costs several times as much as a lookup.
         self._headers: dict[bytes, ProxyHeader] = {}
 
-    def decode(self, datagrams: Iterable[Datagram]) -> list[Datagram]:
+    def decode(self, datagrams: Collection[Datagram]) -> list[Datagram]:
         """Return ``datagrams`` as their clients sent them, without those that are refused, filtered, or headers alone.
 
-        The receive block list is applied to the proxies here; the caller applies it to the clients.
+        The receive block list is applied to the transport addresses here; the caller applies it to the clients.
         """
         decoded: list[Datagram] = []
-        append, is_proxy, blocked = decoded.append, self._is_proxy, self._blocked
+        append, is_proxy = decoded.append, self._is_proxy
         has_sessions, with_info = self._config.proxy_sessions, self._config.packet_info
         cached_size, cached_header, split = _CACHED_SIZES.get, self._headers.get, self._split
-        for datagram in datagrams:
+        known, refresh = self._clients.get, self._clients.move_to_end
+        for datagram in self._unblocked(datagrams):
             data, transport, info = datagram
             host = transport[0]
             if not is_proxy(host):
                 append(datagram)
                 continue
-            if blocked is not None and blocked(host):
-                self.filtered += 1
-                continue
-            offset = 0 if has_sessions else cached_size(data[12:16], 0)
+            offset = 0 if has_sessions else cached_size(data[12:16], 0) or line_size(data)
             header = cached_header(data[:offset])
             if header is None:
                 try:
@@ -126,7 +124,15 @@ class ProxyDecoder:
                 if has_sessions and offset and offset == len(data):
                     self.headers += 1
                     continue
-            address = transport if header.command == "local" else self._client(header, transport)
+            address: Address | None = transport
+            if header.command == "proxy":
+                key: Any = (header.source, host)
+                client = known(key)
+                if client is not None and client.proxy == transport:
+                    refresh(key)
+                else:
+                    client = self._store(key, transport)
+                address = client
             if address is None:
                 self.filtered += 1
                 continue
@@ -135,31 +141,35 @@ class ProxyDecoder:
             append(new_tuple(Datagram, (data[offset:], address, info)))
         return decoded
 
+    def _unblocked(self, datagrams: Collection[Datagram]) -> Collection[Datagram]:
+        blocked = self._blocked
+        if blocked is None:
+            return datagrams
+        kept = [datagram for datagram in datagrams if not blocked(datagram.address[0])]
+        self.filtered += len(datagrams) - len(kept)
+        return kept
+
     def transport_address(self, client: ProxiedAddress) -> Address:
         """Return the proxy's address from which the latest datagram of ``client`` arrived."""
-        known = self._clients.get((client[0], client[1], client.proxy[0]))
+        known = self._clients.get((client, client.proxy[0]))
         return (known or client).proxy
 
-    def _client(self, header: ProxyHeader, transport: Address) -> ProxiedAddress | None:
-        """Return the address of the client, ``None`` if it must not be answered, and note where it is reached."""
-        source: Any = header.source
-        key = (*source, transport[0])
-        clients = self._clients
-        known = clients.get(key)
-        if known is None or known.proxy != transport:
-            if not source[1] or is_unspecified(source[0]):
-                return None
-            known = clients[key] = behind_proxy(source, transport)
-            if len(clients) > _MOST_CLIENTS:
-                clients.popitem(last=False)
+    def _store(self, key: _ClientKey, transport: Address) -> ProxiedAddress | None:
+        """Store where a client is reached, and return its address; ``None`` if it must not be answered."""
+        client, clients = key[0], self._clients
+        if not client[1] or is_unspecified(client[0]):
+            return None
+        address = clients[key] = behind_proxy(client, transport)
         clients.move_to_end(key)
-        return known
+        if len(clients) > _MOST_CLIENTS:
+            clients.popitem(last=False)
+        return address
 
     def _split(self, data: bytes) -> tuple[ProxyHeader, int]:
         """Return the header that ``data`` begins with, and where the payload begins."""
         config = self._config
         header, end = parse_untrusted(data, versions=config.proxy_versions, stream_ok=config.proxy_stream_ok)
-        if data[12:16] in _CACHED_SIZES:
+        if header.command == "proxy" and end <= _LONGEST_CACHED:
             if len(self._headers) >= _MOST_HEADERS:
                 self._headers.clear()
             self._headers[data[:end]] = header

@@ -135,6 +135,7 @@ class ProxiedAddress(ReceivedAddress):
     """
 
     # Without __slots__: a tuple has no place for another attribute.
+    _proxy: Address
 
     def __new__(cls, host: str, port: int, proxy: tuple[str, int]) -> Self:
         """Create the address of a client behind ``proxy``."""
@@ -153,8 +154,7 @@ class ProxiedAddress(ReceivedAddress):
     @property
     def proxy(self) -> Address:
         """The transport address of the client's datagrams: the proxy's."""
-        proxy: Address = self.__dict__["_proxy"]
-        return proxy
+        return self._proxy
 
 
 def behind_proxy(client: Address, proxy: Address) -> ProxiedAddress:
