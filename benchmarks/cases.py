@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import attrs
 
@@ -64,12 +64,15 @@ class Echo:
     figure: Literal["answers a second", "us of a round trip", "us for each"] = "answers a second"
     settling: float = 0.0
     """The least warm-up in seconds, so that every source is known."""
+    cores: int = 2
+    """The number of cores it needs, one of them for the load."""
 
 
 @attrs.frozen
 class Flood:
     """A server counts the 1200 byte datagrams that it receives from a flood."""
 
+    cores: ClassVar = 2
     sender: str = "offload"
     """The sending mode of the C program."""
 
@@ -78,15 +81,21 @@ class Flood:
 class Bulk:
     """A client sends 1200 byte datagrams to one address as fast as it can."""
 
+    cores: ClassVar = 2
+
 
 @attrs.frozen
 class Alone:
     """A program without a load generator, which prints its own figure."""
 
+    cores: ClassVar = 1
+
 
 @attrs.frozen
 class Attack:
     """A listener receives a flood from forged addresses while honest peers use it, and others join."""
+
+    cores: ClassVar = 2
 
 
 Work = Echo | Flood | Bulk | Alone | Attack
@@ -125,6 +134,11 @@ class Case:
     """The limit of the first row's figure."""
     once: bool = False
     """One round is enough: it takes long and is reproducible."""
+
+    @property
+    def cores(self) -> int:
+        """How many cores it needs to be judged."""
+        return max(row.work.cores for row in self.rows)
 
 
 def _beside(work: Work, command: str, bars: Mapping[str, float | None], *, ours: str = "") -> tuple[Row, ...]:
@@ -241,6 +255,14 @@ _CASES: Final = (
         rows=(
             Row("from 10,000 addresses", PEERS[OURS], ("echo",), Echo(sources=10_000)),
             Row("our own echo", PEERS[OURS], ("echo",), Echo(), bar=0.9),
+        ),
+    ),
+    Case(
+        name="workers",
+        unit="echoes/s",
+        rows=(
+            Row("2 workers", PEERS[OURS], ("workers", "2"), Echo(cores=3)),
+            Row("1 worker", PEERS[OURS], ("workers", "1"), Echo(), bar=1.7),
         ),
     ),
     Case(

@@ -64,7 +64,7 @@ class Measuring:
             return Figure(value)
 
     def _echo(self, row: Row, work: Echo) -> Figure:
-        server_core, load_core = cores()
+        server_core, load_core = cores(work.cores - 1)
         warm_up = max(self.warm_up, work.settling)
         lasts = warm_up + self.seconds
         with running(self._command(row.peer.command, *row.arguments), server_core, lasts) as server:

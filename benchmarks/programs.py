@@ -59,13 +59,22 @@ def missing(needs: Sequence[str]) -> str:
     return ""
 
 
-def cores() -> tuple[str, str]:
-    """Return the core for the server and the one for the load: the same if there is one, none where the system offers
-    no choice."""
+def available_cores() -> list[int]:
+    """Return the cores that the programs may run on, an empty list where the system offers no choice."""
     if sys.platform == "win32" or not hasattr(os, "sched_getaffinity"):
-        return "", ""
-    available = sorted(os.sched_getaffinity(0))
-    return str(available[0]), str(available[-1])
+        return []
+    return sorted(os.sched_getaffinity(0))
+
+
+def core_count() -> int:
+    """Return how many cores the programs may run on."""
+    return len(available_cores()) or os.cpu_count() or 1
+
+
+def cores(servers: int = 1) -> tuple[str, str]:
+    """Return the cores for ``servers`` servers and the one for the load: they share it if there are too few."""
+    available = available_cores()
+    return ",".join(map(str, available[:servers])), ",".join(map(str, available[-1:]))
 
 
 def allow_many_sockets() -> None:

@@ -59,8 +59,8 @@ def _line(case: Case, name: str, bar: float | None, measured: Mapping[str, Seque
     )
 
 
-def table(case: Case, lines: Sequence[Line]) -> Iterator[str]:
-    """Yield the lines of a case's table."""
+def table(case: Case, lines: Sequence[Line], cores: int) -> Iterator[str]:
+    """Yield the lines of a case's table, which was measured on so many cores."""
     better = "more" if case.higher_is_better else "less"
     compared = "to the first" if case.growth else "first / this"
     yield f"{case.name} ({case.unit}; {better} is better)"
@@ -80,3 +80,5 @@ def table(case: Case, lines: Sequence[Line]) -> Iterator[str]:
         yield text.rstrip()
         if line.rounds[-1].note:
             yield f"    {line.rounds[-1].note}"
+    if case.cores > cores:
+        yield f"  not judged: it needs {case.cores} cores, and here are {cores}"

@@ -22,6 +22,7 @@ BARS = {
     "receive flood, sender without offload": {"uvloop": 0.9, "asyncio": 5.0},
     "bulk send": {"blocking Python": 8.0, "Node": 4.0},
     "many peers": {"our own echo": 0.9},
+    "workers": {"1 worker": 1.7},
     "a channel per peer": {"the bare socket": 2.0},
     "a channel per peer, 16 peers": {"the bare socket": 2.0},
     "import": {"import trio": 1.15},
@@ -77,7 +78,7 @@ def figures(*values: float) -> list[Figure]:
 
 def shown(of: Case, lines: Sequence[Line]) -> list[str]:
     """Return the lines of the table, with one space for many."""
-    return [" ".join(line.split()) for line in table(of, lines)]
+    return [" ".join(line.split()) for line in table(of, lines, 2)]
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_the_medians() -> None:
@@ -176,6 +177,14 @@ def test_a_run_that_is_too_short_is_not_judged() -> None:
     lines = sum_up(of, {OURS: figures(20), "other": figures(10)}, judge=False)
     assert [line.met for line in lines] == [None, None]
     assert not any(line.endswith(("met", "MISSED")) for line in shown(of, lines))
+
+
+def test_a_case_that_needs_more_cores_than_there_are_says_so() -> None:
+    of = CASES["workers"]
+    lines = sum_up(of, {"2 workers": figures(20), "1 worker": figures(10)}, judge=False)
+    assert shown(of, lines)[-1] == "not judged: it needs 3 cores, and here are 2"
+    assert "not judged" not in "".join(table(of, lines, 3))
+    assert [name for name, each in CASES.items() if each.cores > 2] == ["workers"]
 
 
 def test_a_row_without_figures_has_no_line_and_without_the_first_nothing_is_compared() -> None:

@@ -8,6 +8,7 @@ import secrets
 import socket
 import sys
 import tracemalloc
+from functools import partial
 from time import perf_counter
 
 import trio
@@ -75,6 +76,24 @@ async def echo_on(sockets: int) -> None:
             await server.bind(0, "127.0.0.1")
             nursery.start_soon(serve, server)
         print(",".join(str(server.address.port) for server in servers), flush=True)
+
+
+async def workers(processes: int) -> None:
+    from trio_dgram.workers import supervise  # noqa: PLC0415 -- only this case needs it
+
+    async with trio.open_nursery() as nursery:
+        command = [sys.executable, __file__, "worker"]
+        supervisor = await nursery.start(partial(supervise, command, listen=["127.0.0.1:0"], processes=processes))
+        print(supervisor.addresses[0].port, flush=True)
+
+
+async def worker() -> None:
+    from trio_dgram.workers import passed_sockets  # noqa: PLC0415 -- as above
+
+    _, address = passed_sockets()[0]
+    async with trio_dgram.open_socket("udp4", port=address.port, host=address.host) as server:
+        async for datagram in server:
+            await server.send(datagram.data, datagram.address)
 
 
 async def channels(peers: int) -> None:
@@ -185,6 +204,10 @@ match sys.argv[1:]:
         trio.run(bulk_send, int(port), float(warm_up), float(seconds))
     case ["sockets", sockets]:
         trio.run(echo_on, int(sockets))
+    case ["workers", processes]:
+        trio.run(workers, int(processes))
+    case ["worker"]:
+        trio.run(worker)
     case ["channels", peers]:
         trio.run(channels, int(peers))
     case ["guarded"]:
