@@ -17,7 +17,7 @@ from trio_dgram.__main__ import main as command_line
 from .support.families import FAMILIES
 from .support.namespaces import program
 from .support.passing import bound
-from .support.programs import find_program, started, unused_port
+from .support.programs import find_program, printed, started, unused_port
 from .support.supervised import ROOT, children, light
 from .test_workers import pytestmark  # noqa: F401 -- the same kernel is needed
 
@@ -141,19 +141,24 @@ def test_sighup_replaces_the_workers(tmp_path: Path, capfd: pytest.CaptureFixtur
 COMMAND: Final = ("-m", "trio_dgram", "workers")
 
 
-async def test_sighup_replaces_the_workers_of_a_running_command(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sighup_while_workers_are_replaced_replaces_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    with bound(FAMILIES[0]) as unused:
-        port = unused.getsockname()[1]
-    words = ["--udp", f"127.0.0.1:{port}", "--processes", "1", "--no-gro", "--drain-timeout", "5", "--"]
+    address = ("127.0.0.1", unused_port(FAMILIES[0]))
+    words = ["--udp", "{}:{}".format(*address), "--processes", "1", "--no-gro", "--drain-timeout", "5", "--"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind(("127.0.0.1", 0))
         client.settimeout(20)
-        reporting = light(f"passed.sendto(b'%d' % os.getpid(), ('127.0.0.1', {client.getsockname()[1]}))\n" + LIGHT)
-        async with started(sys.executable, *COMMAND, *words, *reporting) as command:
-            first = client.recv(100)
+        waiting = light(f"passed.sendto(b'started', {client.getsockname()}); passed.recv(100)\n" + LIGHT)
+        async with started(sys.executable, *COMMAND, *words, *waiting) as command:
+            assert client.recv(100) == b"started"
             command.send_signal(signal.SIGHUP)
-            assert client.recv(100) != first
+            assert client.recv(100) == b"started"
+            # It is not ready, so the round is not over. The table shows that the second request was received.
+            command.send_signal(signal.SIGHUP)
+            command.send_signal(signal.SIGUSR1)
+            await printed(command, b"queued bytes")
+            client.sendto(b"become ready", address)
+            assert client.recv(100) == b"started"
             command.send_signal(signal.SIGTERM)
             assert await command.wait() == 0
 

@@ -7,6 +7,7 @@ import re
 import signal
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import attrs
@@ -121,13 +122,22 @@ async def _print_events(events: trio.abc.ReceiveChannel[WorkerEvent], console: C
 
 
 async def _obey(signals: AsyncIterator[int], supervisor: Supervisor, nursery: trio.Nursery, console: Console) -> None:
+    # A request during a round leads to another one: the program may have changed since the first worker was replaced.
+    requests, rounds = trio.open_memory_channel[None](1)
+    nursery.start_soon(_reload_on_request, rounds, supervisor)
     async for number in signals:
         if number == signal.SIGHUP:
-            nursery.start_soon(supervisor.reload)
+            with suppress(trio.WouldBlock):
+                requests.send_nowait(None)
         elif number == signal.SIGUSR1:
             console.note(_state_table(supervisor))
         else:
             supervisor.stop()
+
+
+async def _reload_on_request(rounds: trio.MemoryReceiveChannel[None], supervisor: Supervisor) -> None:
+    async for _ in rounds:
+        await supervisor.reload()
 
 
 def _state_table(supervisor: Supervisor) -> str:
