@@ -104,6 +104,17 @@ async def test_unread_datagrams_stay_in_the_socket() -> None:
             successor.close()
 
 
+async def test_a_reader_that_was_woken_before_the_request_reads_no_more() -> None:
+    async with serving(shout) as listener:
+        request_to_end()
+        await workers.wait_draining()
+        # What the next task in the same round of the scheduler may do.
+        listener._drain()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as late:
+            late.sendto(b"late", listener.address)
+        assert not listener._table.socket._inbox.pull()
+
+
 async def test_waiting_handlers_and_servers_of_one_process_all_end() -> None:
     async with serving(shout) as one, serving(shout) as other:
         for listener in (one, other):

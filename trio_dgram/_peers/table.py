@@ -473,8 +473,7 @@ class PeerTable(Generic[PeerT]):
 
     def drain(self) -> None:
         """Read no more from the kernel, and dispatch what was read ahead."""
-        ready = self.socket._inbox.ready
-        self._dispatch([ready.popleft() for _ in range(len(ready))])
+        self._dispatch(self.socket._inbox.stop())
         self.draining = True
         self.recheck(None)
         for peer in list(self.receivers):

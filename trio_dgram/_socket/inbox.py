@@ -60,6 +60,7 @@ class Inbox:
         "_selects",
         "_slice",
         "_stale_until_drained",
+        "_stopped",
         "_transport",
         "_waiting",
         "discarded",
@@ -100,6 +101,7 @@ class Inbox:
         # bytes of each idle socket.
         self._handed_back: list[deque[Datagram]] = []
         self._waiting: trio.CancelScope | None = None
+        self._stopped = False
 
     def claim(self, reader: Reader) -> None:
         """Give the receiving side to ``reader``; ``trio.BusyResourceError`` if it is taken."""
@@ -151,6 +153,8 @@ class Inbox:
             self._filter_handed_back()
             return self.has_datagrams or pending.due is not None
         ready = self.ready
+        if self._stopped:
+            return bool(ready) or pending.due is not None
         filtering = self._selects or self._stale_until_drained
         fresh: deque[Datagram] | list[Datagram] = [] if filtering else ready
         before = len(fresh)
@@ -174,6 +178,13 @@ class Inbox:
             if drained:
                 self._stale_until_drained = False
         return bool(ready) or pending.due is not None
+
+    def stop(self) -> list[Datagram]:
+        """Read no more from the kernel, not even by a task that was woken for that; return what was read ahead."""
+        self._stopped = True
+        taken = list(self.ready)
+        self.ready.clear()
+        return taken
 
     async def wait(self, wanted: int | None = None) -> None:
         """Wait until a datagram is ready, and with ``wanted`` for what else is queued, up to that number.
