@@ -466,6 +466,15 @@ def test_the_secret_of_a_worker_is_read_once_and_its_descriptor_closed(size: int
         assert process.secret is None
 
 
+@pytest.mark.parametrize("text", ["1", "3", "x", "-1", "9" * 5000, "999999999"])
+def test_variables_that_name_no_worker_and_no_secret_are_ignored(text: str, pass_sockets: Pass) -> None:
+    with bound(UDP4) as passed:
+        assert pass_sockets(passed, TRIO_DGRAM_QUIC_SECRET_FD=text, TRIO_DGRAM_WORKER="9" * 5000)
+        assert (process.secret, workers.index()) == (None, None)
+        for descriptor in (1, FIRST):
+            os.fstat(descriptor)
+
+
 # Readiness
 
 

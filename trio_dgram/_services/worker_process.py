@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import Final
 
-from .._kernel.passed_sockets import PassedSockets, registry
+from .._kernel.passed_sockets import FIRST_DESCRIPTOR, PassedSockets, registry
 from .._values.addresses import Address, format_address
 
 INDEX_VARIABLE: Final = "TRIO_DGRAM_WORKER"
 NOTIFY_VARIABLE: Final = "NOTIFY_SOCKET"
 SECRET_VARIABLE: Final = "TRIO_DGRAM_QUIC_SECRET_FD"  # noqa: S105 -- the name of a variable
+_LONGEST_NUMBER: Final = 9
 SECRET_SIZE: Final = 32
 """How many bytes all workers of a supervisor share as a secret."""
 UNTAKEN: Final = "STATUS=not bound yet: "
@@ -43,9 +45,8 @@ class WorkerProcess:
         """Read the variables of the environment if they concern this process, and remove those that name it."""
         if not sockets.read(environment):
             return
-        number = environment.pop(INDEX_VARIABLE, "")
         self._process = os.getpid()
-        self._index = int(number) if number.isascii() and number.isdigit() else None
+        self._index = _number(environment.pop(INDEX_VARIABLE, ""))
         self._notify_path = environment.get(NOTIFY_VARIABLE)
         self.secret = _read_secret(environment.pop(SECRET_VARIABLE, ""))
         sockets.on_taken = lambda: self._report(sockets)
@@ -61,13 +62,21 @@ class WorkerProcess:
         self._notify_path = None
 
 
-def _read_secret(number: str) -> bytes | None:
-    """Read the secret from the descriptor that the supervisor has opened for it, and close that."""
-    if not (number.isascii() and number.isdigit()):
-        return None
-    with suppress(OSError), open(int(number), "rb", buffering=0) as pipe:  # noqa: PTH123 -- a descriptor
-        secret = pipe.read(SECRET_SIZE)
-        return secret if secret is not None and len(secret) == SECRET_SIZE else None
+def _number(text: str) -> int | None:
+    """Return the number in a variable of the environment, None if it is no valid one."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else None
+
+
+def _read_secret(text: str) -> bytes | None:
+    """Read the secret from the pipe that the supervisor has opened for it, and close that."""
+    descriptor = _number(text)
+    with suppress(OSError):
+        # A descriptor of something else stays open.
+        if descriptor is None or descriptor < FIRST_DESCRIPTOR or not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return None
+        with open(descriptor, "rb", buffering=0) as pipe:  # noqa: PTH123 -- a descriptor
+            secret = pipe.read(SECRET_SIZE)
+            return secret if secret is not None and len(secret) == SECRET_SIZE else None
     return None
 
 

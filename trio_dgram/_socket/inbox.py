@@ -149,12 +149,10 @@ class Inbox:
         pending = self._pending
         if pending.has_queue:
             pending.drain()
-        if self._handed_back:
+        if self._handed_back or self._stopped:
             self._filter_handed_back()
             return self.has_datagrams or pending.due is not None
         ready = self.ready
-        if self._stopped:
-            return bool(ready) or pending.due is not None
         filtering = self._selects or self._stale_until_drained
         fresh: deque[Datagram] | list[Datagram] = [] if filtering else ready
         before = len(fresh)
@@ -264,6 +262,8 @@ class Inbox:
         self._pending.due = None
 
     def _filter_handed_back(self) -> None:
+        if not self._handed_back:
+            return
         oldest = self._handed_back[-1]
         self._filter([oldest.popleft() for _ in range(min(len(oldest), LARGEST_BATCH))])
         if not oldest:
