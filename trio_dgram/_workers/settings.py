@@ -78,13 +78,13 @@ def check_settings(command: object, listen: object, options: dict[str, Any]) -> 
       FileNotFoundError: if there is no such program.
     """
     words = _check_strings("command", command)
-    if not words:
+    if not words or not words[0]:
         raise ValueError("command must name a program, not be empty")
     processes = options["processes"]
     settings = {
         **options,
         "command": words,
-        "listen": tuple(map(Address.parse, _check_strings("listen", listen))),
+        "listen": tuple(map(_parse, _check_strings("listen", listen))),
         "processes": _available() if processes is None else check_integer("processes", processes, 1, MOST_PROCESSES),
         "name": _check_name(options["name"]),
         "steer": _check_steer(options["steer"]),
@@ -115,6 +115,13 @@ def _check_strings(name: str, value: object) -> tuple[str, ...]:
     return items
 
 
+def _parse(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError:
+        raise ValueError(f"listen must contain 'host:port' or '[host]:port', not {text!r}") from None
+
+
 def _available() -> int:
     return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
 
@@ -132,5 +139,7 @@ def _check_steer(value: object) -> Steer:
         if len(value) != 2:
             raise ValueError(f"steer must be 'hash', 'quic' or (offset, mask), not {value!r}")
         offset, mask = value
-        return check_integer("the offset of steer", offset, 0, _LARGEST_OFFSET), check_integer("its mask", mask, 1, 255)
+        return check_integer("the offset of steer", offset, 0, _LARGEST_OFFSET), check_integer(
+            "the mask of steer", mask, 1, 255
+        )
     return cast("Steer", check_choice("steer", value, ("hash", "quic")))
