@@ -77,6 +77,8 @@ async def test_a_killed_worker_is_replaced_and_its_queued_datagrams_are_answered
         events = supervisor.events()
         _, pid = await ask(supervisor.addresses[0])
         os.kill(pid, signal.SIGSTOP)
+        # Until it has stopped, it may read what is to stay in the queue.
+        os.waitid(os.P_PID, pid, os.WSTOPPED)  # noqa: ASYNC222 -- it stops at once
         async with trio_dgram.open_connection(*supervisor.addresses[0]) as peer:
             await peer.send(b"queued")
             assert supervisor.workers[0].queued_bytes > 0 or not capabilities().drop_counter
