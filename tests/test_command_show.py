@@ -17,9 +17,9 @@ import trio_dgram
 from trio_dgram import sim
 from trio_dgram._commands.captures import Capture, read_capture
 from trio_dgram._commands.command import CommandError
-from trio_dgram.sim._pcapng import write_pcapng
-from trio_dgram.sim._records import Record
-from trio_dgram.sim._text import story
+from trio_dgram.sim._trace.pcapng import write_pcapng
+from trio_dgram.sim._trace.text import story
+from trio_dgram.sim._values.records import Record
 
 from .support.commands import run_command, running
 from .support.families import Family

@@ -19,7 +19,7 @@ import trio_dgram
 from trio_dgram import Datagram, DatagramSocket
 from trio_dgram._kernel import source_cache as _source_cache
 from trio_dgram._kernel.recvmmsg import Batch
-from trio_dgram.sim._descriptors import open_descriptors
+from trio_dgram.sim._explore.descriptors import open_descriptors
 
 from .support.descriptors import same_descriptors
 from .support.families import FAMILIES, Family

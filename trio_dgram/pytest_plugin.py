@@ -129,7 +129,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     # Where nobody has imported it, there are none.
     if "trio_dgram.sim" not in sys.modules:
         return (yield)
-    from .sim._session import default_seed, opened  # noqa: PLC0415 -- loaded where it is used
+    from .sim._network.session import default_seed, opened  # noqa: PLC0415 -- loaded where it is used
 
     networks = item.stash[_NETWORKS] = []
     seed_token, opened_token = default_seed.set(item.stash[_SEED]), opened.set(networks)
@@ -156,7 +156,7 @@ def pytest_runtest_makereport(
 
 
 def _story(item: pytest.Item, network: Network, number: int, *, told: bool) -> str:
-    from .sim._running import describe  # noqa: PLC0415 -- loaded where it is used
+    from .sim._run.running import describe  # noqa: PLC0415 -- loaded where it is used
 
     again = f"pytest {shlex.quote(item.nodeid)} --sim-seed={item.stash[_SEED]}"
     written = _write_artifacts(item, network, number)
@@ -199,8 +199,8 @@ async def sim_network(request: pytest.FixtureRequest) -> AsyncGenerator[Network]
     included, and a test that will never end fails with :class:`sim.Stuck`.
     """
     from .sim import open_network  # noqa: PLC0415 -- loaded where it is used
-    from .sim._determinism import deterministic  # noqa: PLC0415
-    from .sim._stuck import guard  # noqa: PLC0415
+    from .sim._run.determinism import deterministic  # noqa: PLC0415
+    from .sim._run.stuck import guard  # noqa: PLC0415
 
     seed = request.node.stash[_SEED]
     virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)

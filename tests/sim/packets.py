@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trio_dgram import Address
-from trio_dgram.sim._records import INTERFACE_MTU, Packet
+from trio_dgram.sim._values.records import INTERFACE_MTU, Packet
 
 HEADERS_4 = 28
 HEADERS_6 = 48

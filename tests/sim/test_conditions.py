@@ -5,8 +5,8 @@ from typing import Any
 import attrs
 import pytest
 
-from trio_dgram.sim._conditions import KNOBS, Conditions, Knobs, change
-from trio_dgram.sim._losses import DropList
+from trio_dgram.sim._path.conditions import KNOBS, Conditions, Knobs, change
+from trio_dgram.sim._path.losses import DropList
 
 
 def test_defaults() -> None:

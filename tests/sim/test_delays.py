@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trio_dgram.sim._delays import SHAPES, Distribution, _table, check_distribution, delay_process, varies
+from trio_dgram.sim._path.delays import SHAPES, Distribution, _table, check_distribution, delay_process, varies
 
 COUNT = 5000
 

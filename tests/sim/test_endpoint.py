@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from trio_dgram._kernel.system_socket import SystemSocket
-from trio_dgram.sim._conditions import Knobs
-from trio_dgram.sim._endpoint import Endpoint
-from trio_dgram.sim._fabric import Fabric
-from trio_dgram.sim._records import Record
+from trio_dgram.sim._kernel.endpoint import Endpoint
+from trio_dgram.sim._path.conditions import Knobs
+from trio_dgram.sim._path.fabric import Fabric
+from trio_dgram.sim._values.records import Record
 
 from ..support.families import Family
 
@@ -503,7 +503,7 @@ def test_one_bound_to_an_address_reaches_its_family_alone(network: Clockless) ->
 
 
 def test_when_every_port_is_taken_there_is_none(network: Clockless, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_dgram.sim._machine._EPHEMERAL", range(40000, 40003))
+    monkeypatch.setattr("trio_dgram.sim._kernel.machine._EPHEMERAL", range(40000, 40003))
     taken = [network.socket(socket.AF_INET) for _ in range(4)]
     for sock in taken[:3]:
         sock.bind(("0.0.0.0", 0))
@@ -591,7 +591,7 @@ def test_refusals_are_few(network: Clockless) -> None:
 
 
 def test_forged_sources_are_not_remembered_for_ever(network: Clockless, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_dgram.sim._machine._MOST_PEERS", 3)
+    monkeypatch.setattr("trio_dgram.sim._kernel.machine._MOST_PEERS", 3)
     for number in range(9):
         machine = network.fabric.add(f"peer {number}", ())
         Endpoint(machine, socket.AF_INET).sendto(b"x", ("198.18.0.2", 9))
@@ -600,7 +600,7 @@ def test_forged_sources_are_not_remembered_for_ever(network: Clockless, monkeypa
 
 
 def test_a_queue_of_errors_is_bounded(network: Clockless, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_dgram.sim._socket_errors._MOST", 2)
+    monkeypatch.setattr("trio_dgram.sim._kernel.socket_errors._MOST", 2)
     sock = network.socket(socket.AF_INET)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     for _ in range(4):

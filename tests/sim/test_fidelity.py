@@ -10,9 +10,9 @@ from typing import Final, Unpack
 
 import pytest
 
-from trio_dgram.sim._conditions import Knobs, change
-from trio_dgram.sim._losses import GilbertElliott, Loss, Markov4
-from trio_dgram.sim._pipe import Pipe
+from trio_dgram.sim._path.conditions import Knobs, change
+from trio_dgram.sim._path.losses import GilbertElliott, Loss, Markov4
+from trio_dgram.sim._path.pipe import Pipe
 
 from .packets import make_packet
 

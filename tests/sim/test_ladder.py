@@ -10,7 +10,7 @@ import pytest
 
 from trio_dgram import Address
 from trio_dgram.sim import Record
-from trio_dgram.sim._ladder import ladder
+from trio_dgram.sim._trace.ladder import ladder
 
 from ..support.records import make_complaint, make_conversation, make_record
 

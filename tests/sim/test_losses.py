@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from trio_dgram.sim._losses import Burst, DropList, GilbertElliott, Loss, Markov4, check_loss, loss_process
-from trio_dgram.sim._records import Packet
+from trio_dgram.sim._path.losses import Burst, DropList, GilbertElliott, Loss, Markov4, check_loss, loss_process
+from trio_dgram.sim._values.records import Packet
 
 from .packets import make_packet
 

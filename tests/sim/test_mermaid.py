@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from trio_dgram.sim._mermaid import sequence_diagram
+from trio_dgram.sim._trace.mermaid import sequence_diagram
 
 from ..support.records import make_complaint, make_record
 

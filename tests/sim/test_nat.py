@@ -13,8 +13,9 @@ import trio.testing
 
 import trio_dgram
 from trio_dgram import Address, Datagram, DatagramSocket, Failure, PeerUnreachable, sim
-from trio_dgram.sim import Packet, _nat
-from trio_dgram.sim._nat import FILTERED, NO_HAIRPIN, NO_MAPPING, NO_PORT, Behaviour, Nat
+from trio_dgram.sim import Packet
+from trio_dgram.sim._path import nat as translation
+from trio_dgram.sim._path.nat import FILTERED, NO_HAIRPIN, NO_MAPPING, NO_PORT, Behaviour, Nat
 
 from ..support.families import Family
 
@@ -88,7 +89,7 @@ def test_hosts_inside_have_ports_of_their_own() -> None:
 
 
 def test_when_every_port_is_taken_those_that_have_expired_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_nat, "_PORTS", range(1024, 1027))
+    monkeypatch.setattr(translation, "_PORTS", range(1024, 1027))
     nat = make_nat(timeout=10.0)
     for port in range(3):
         sent(nat, PEER, port, Address("10.0.0.5", port))
@@ -98,7 +99,7 @@ def test_when_every_port_is_taken_those_that_have_expired_are_free(monkeypatch: 
 
 
 def test_a_mapping_remembers_so_many_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_nat, "_MOST_PEERS", 2)
+    monkeypatch.setattr(translation, "_MOST_PEERS", 2)
     nat = make_nat(filtering="address-port")
     outside = sent(nat, PEER).source
     for peer in (SAME_HOST, STRANGER):
@@ -108,7 +109,7 @@ def test_a_mapping_remembers_so_many_peers(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_translator_remembers_so_many_that_came_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_nat, "_MOST_PEERS", 1)
+    monkeypatch.setattr(translation, "_MOST_PEERS", 1)
     nat = make_nat()
     outside = sent(nat, PEER).source
     refusals = []

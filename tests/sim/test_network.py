@@ -16,8 +16,8 @@ import trio.testing
 import trio_dgram
 from trio_dgram import Datagram, sim
 from trio_dgram._socket.budget import current_budget
-from trio_dgram.sim._names import Resolver, Trouble
-from trio_dgram.sim._session import opened
+from trio_dgram.sim._network.names import Resolver, Trouble
+from trio_dgram.sim._network.session import opened
 
 from ..support.families import Family
 from .programs import ECHO_PORT, Type, ask, echo
@@ -530,7 +530,7 @@ def test_hosts_whose_names_come_to_the_same_address_have_another(monkeypatch: py
         assert len({host.ipv4 for host in hosts}) == len({host.ipv6 for host in hosts}) == 600
 
     # With so few to choose from, some names meet, and some would be the router.
-    monkeypatch.setattr("trio_dgram.sim._places.blake2b", _small)
+    monkeypatch.setattr("trio_dgram.sim._values.places.blake2b", _small)
     sim.run(scenario)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_dgram.sim import Record
-from trio_dgram.sim._pcapng import encode, write_pcapng
+from trio_dgram.sim._trace.pcapng import encode, write_pcapng
 
 from ..support.programs import find_program
 from ..support.records import ADDRESSES, CLIENT, SERVER, make_complaint, make_record

@@ -5,10 +5,10 @@ from typing import Any, Unpack
 
 import pytest
 
-from trio_dgram.sim._conditions import Conditions, Knobs, change
-from trio_dgram.sim._fragments import cut_sizes, sent_sizes
-from trio_dgram.sim._losses import DropList, GilbertElliott
-from trio_dgram.sim._pipe import (
+from trio_dgram.sim._path.conditions import Conditions, Knobs, change
+from trio_dgram.sim._path.fragments import cut_sizes, sent_sizes
+from trio_dgram.sim._path.losses import DropList, GilbertElliott
+from trio_dgram.sim._path.pipe import (
     ARRIVES,
     FRAGMENT_LOST,
     LOST,
@@ -19,8 +19,8 @@ from trio_dgram.sim._pipe import (
     Outcome,
     Pipe,
 )
-from trio_dgram.sim._random import stream
-from trio_dgram.sim._records import Packet
+from trio_dgram.sim._values.random import stream
+from trio_dgram.sim._values.records import Packet
 
 from .packets import HEADERS_4, HEADERS_6, make_packet
 
@@ -408,7 +408,7 @@ def test_only_what_is_needed_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
         made.append(key)
         return stream(*key)
 
-    monkeypatch.setattr("trio_dgram.sim._pipe.stream", make)
+    monkeypatch.setattr("trio_dgram.sim._path.pipe.stream", make)
     pipe = make_pipe(rate=1e6, mtu=1280)
     send(pipe, 3)
     assert made == []

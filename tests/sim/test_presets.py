@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from trio_dgram.sim import presets
-from trio_dgram.sim._conditions import KNOBS, Knobs, change
-from trio_dgram.sim._pipe import ARRIVES, LOST, Pipe
+from trio_dgram.sim._path.conditions import KNOBS, Knobs, change
+from trio_dgram.sim._path.pipe import ARRIVES, LOST, Pipe
 
 from .packets import make_packet
 

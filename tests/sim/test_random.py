@@ -11,16 +11,16 @@ from typing import Final
 import pytest
 
 import trio_dgram
-from trio_dgram.sim._random import stream
+from trio_dgram.sim._values.random import stream
 
 PROGRAM: Final = """
 import hashlib
 from trio_dgram import Address
-from trio_dgram.sim._conditions import Conditions
-from trio_dgram.sim._losses import GilbertElliott
-from trio_dgram.sim._pipe import Pipe
-from trio_dgram.sim._random import stream
-from trio_dgram.sim._records import Packet
+from trio_dgram.sim._path.conditions import Conditions
+from trio_dgram.sim._path.losses import GilbertElliott
+from trio_dgram.sim._path.pipe import Pipe
+from trio_dgram.sim._values.random import stream
+from trio_dgram.sim._values.records import Packet
 
 digest = hashlib.blake2b(digest_size=8)
 digest.update(repr([stream(7, "a>b", None, b"x", (1.5, "y")).random() for _ in range(5)]).encode())

@@ -19,7 +19,7 @@ import trio
 
 import trio_dgram
 from trio_dgram import sim
-from trio_dgram.sim import _determinism
+from trio_dgram.sim._run import determinism
 
 from ..support.many_hosts import scenario as many_hosts
 from .programs import ask, echo
@@ -103,7 +103,7 @@ def test_everything_is_as_it_was_afterwards_whatever_happened() -> None:
 @pytest.mark.parametrize("missing", ["_ALLOW_DETERMINISTIC_SCHEDULING", "_r"])
 def test_a_trio_that_has_moved_its_lots_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     names = {"_ALLOW_DETERMINISTIC_SCHEDULING": "_ALLOW", "_r": "_LOTS"}
-    monkeypatch.setattr(_determinism, names[missing], "gone")
+    monkeypatch.setattr(determinism, names[missing], "gone")
     with pytest.raises(RuntimeError, match=rf"trio {trio.__version__} no longer has"):
         sim.run(many_hosts, 1, 0)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trio_dgram.sim._text import shown, story
+from trio_dgram.sim._trace.text import shown, story
 
 from ..support.records import make_complaint, make_record
 

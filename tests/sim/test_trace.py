@@ -16,7 +16,7 @@ import trio
 
 from trio_dgram import Address, sim
 from trio_dgram.sim import Packet, Record, Report
-from trio_dgram.sim._pcapng import write_pcapng
+from trio_dgram.sim._trace.pcapng import write_pcapng
 
 from ..support.families import Family
 from ..support.programs import find_program

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from trio_dgram.sim._descriptors import open_descriptors
+from trio_dgram.sim._explore.descriptors import open_descriptors
 
 
 @contextmanager

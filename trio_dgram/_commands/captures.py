@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, Final
 import attrs
 
 from .._values.addresses import Address
-from ..sim._ladder import ladder
-from ..sim._records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet, Record, Report
-from ..sim._text import shown, story
+from ..sim._trace.ladder import ladder
+from ..sim._trace.text import shown, story
+from ..sim._values.records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet, Record, Report
 from .command import CommandError
 from .console import escape
 
@@ -158,7 +158,7 @@ def _seconds(nanoseconds: int) -> float:
 
 
 def decode_untrusted(seen: Sighting, earlier: Iterable[Packet], started: int) -> Packet:
-    """Return a packet from its bytes, as ``sim._pcapng.encode`` writes them.
+    """Return a packet from its bytes, as ``sim._trace.pcapng.encode`` writes them.
 
     Args:
       seen: when it left its sender.

@@ -15,7 +15,7 @@ from .datagrams import datagram_event
 from .peers import peer_options, route_to
 
 if TYPE_CHECKING:
-    from ..sim._records import Packet
+    from ..sim._values.records import Packet
     from .captures import Capture
 
 

@@ -6,19 +6,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import presets
-from ._conditions import Conditions, Knobs
-from ._determinism import ThreadStartedError
-from ._explorer import cancel_everywhere
-from ._host import Host, HostStoppedError
-from ._losses import Burst, DropList, GilbertElliott, Markov4
-from ._nat_handle import NatHandle
-from ._network import Network, open_network
-from ._pipe import Pipe
-from ._records import Packet, Record, Report
-from ._running import NotDeterministicError, run
-from ._stuck import Stuck
-from ._trace import Trace
-from ._trio_socket import SimulatedSocket
+from ._explore.explorer import cancel_everywhere
+from ._network.host import Host, HostStoppedError
+from ._network.nat_handle import NatHandle
+from ._network.network import Network, open_network
+from ._network.trio_socket import SimulatedSocket
+from ._path.conditions import Conditions, Knobs
+from ._path.losses import Burst, DropList, GilbertElliott, Markov4
+from ._path.pipe import Pipe
+from ._run.determinism import ThreadStartedError
+from ._run.running import NotDeterministicError, run
+from ._run.stuck import Stuck
+from ._trace.trace import Trace
+from ._values.records import Packet, Record, Report
 
 if TYPE_CHECKING:
     from . import strategies

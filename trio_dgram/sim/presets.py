@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ._conditions import Knobs
-from ._losses import DropList, GilbertElliott
+from ._path.conditions import Knobs
+from ._path.losses import DropList, GilbertElliott
 
 DSL_DOWN: Final[Knobs] = {"delay": 0.025, "rate": 1_500_000}
 """Towards the subscriber. WebPageTest's profile "DSL (1.5 Mbps/384 Kbps 50ms RTT)", the time halved

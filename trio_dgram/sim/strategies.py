@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from hypothesis import strategies as st
 
-from ._conditions import Knobs
-from ._losses import Burst, DropList, GilbertElliott, Loss
+from ._path.conditions import Knobs
+from ._path.losses import Burst, DropList, GilbertElliott, Loss
 
 _LONGEST_DELAY = 2.0
 _PATTERNS = 8

@@ -1,0 +1,491 @@
+"""A datagram socket as a simulated kernel has it: everything that can be done at once, without a clock.
+
+A call that would have to wait raises ``BlockingIOError``, as with a non-blocking socket of the standard library.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from ..._codecs.ancillary import Ancillary, ControlMessage
+from ..._kernel.system_socket import IP_MTU, IPV6_MTU, MSG_ERRQUEUE
+from ..._values.addresses import Address
+from .._values.places import (
+    INTERFACES,
+    LOOPBACK_INDEX,
+    is_ipv6,
+    kind_of,
+    plain,
+    refusal,
+    sockaddr_of,
+)
+from .._values.records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet, Report
+from .control import Instructions, QueuedError, describe, describe_error, read_instructions, split
+from .settings import (
+    HOP_LIMIT,
+    MTU_DISCOVERY,
+    MULTICAST_ALL,
+    MULTICAST_HOP_LIMIT,
+    MULTICAST_LOOPBACK,
+    TRAFFIC_CLASS,
+    Settings,
+)
+from .socket_errors import DISCOVER_DO, DISCOVER_DONT, DISCOVER_PROBE, SocketErrors
+
+_IP, _IPV6, _SOL = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.SOL_SOCKET
+_PEEK: Final = int(socket.MSG_PEEK)
+_TRUNCATED: Final = int(socket.MSG_TRUNC)
+_ANCILLARY_TRUNCATED: Final = int(socket.MSG_CTRUNC)
+_LARGEST: Final = {False: 65507, True: 65527}
+"""The most bytes that a datagram can bring, by whether it is IPv6 (udp(7))."""
+_DEFAULT: Final = Instructions()
+
+
+class Machine(Protocol):
+    """What a socket asks of the host that it is on."""
+
+    name: str
+    paused: bool
+
+    def own_address(self, destination: str) -> str:
+        """Return the address that packets to ``destination`` come from; ENETUNREACH if there is no way to it."""
+        ...
+
+    def owns(self, host: str) -> bool:
+        """Whether ``host`` is an address of this machine."""
+        ...
+
+    def index_of(self, host: str) -> int:
+        """Return the interface that has the address ``host``; ENODEV if none has."""
+        ...
+
+    def attach(self, endpoint: Endpoint, host: str, port: int) -> int:
+        """Reserve a port for a socket and return it: one of the machine's choice where ``port`` is 0."""
+        ...
+
+    def detach(self, endpoint: Endpoint) -> None:
+        """Free the port of a socket."""
+
+    def path_mtu(self, destination: str) -> int:
+        """Return the largest packet that is known to pass to ``destination``, in bytes."""
+        ...
+
+    def remember(self, endpoint: Endpoint) -> None:
+        """Note that a socket was made."""
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """Note that a socket was closed."""
+
+    def next_number(self) -> int:
+        """Return the number of the next datagram."""
+        ...
+
+    def time(self) -> float:
+        """Return the time, in seconds since the network was opened."""
+        ...
+
+    def nanoseconds(self, time: float) -> int:
+        """Return the time of day at a time of the network's, as a Unix time in nanoseconds."""
+        ...
+
+    def interface_mtu(self, destination: str) -> int:
+        """Return the largest packet that the interface towards ``destination`` takes, in bytes."""
+        ...
+
+    def send(self, packet: Packet, index: int, *, back: bool) -> None:
+        """Send a packet out by the interface ``index``, 0 for whichever the route takes; with ``back`` what is for
+        many is for this machine's sockets, too."""
+
+
+class Endpoint:
+    """One socket of one simulated machine: the synchronous interface of :class:`trio_dgram._system.SystemSocket`."""
+
+    def __init__(self, machine: Machine, family: socket.AddressFamily) -> None:
+        self.machine: Machine = machine
+        self.family: socket.AddressFamily = family
+        self.type: socket.SocketKind = socket.SOCK_DGRAM
+        self.proto: int = 0
+        self.settings: Settings = Settings(family, machine.index_of)
+        self.wildcard: str = "0.0.0.0" if family == socket.AF_INET else "::"
+        self.local: str = self.wildcard
+        self.port: int = 0
+        self.peer: Address | None = None
+        self.closed: bool = False
+        self.changed: Callable[[], None] | None = None
+        """Called when there is something to be read, or no longer."""
+        self._port_chosen = False
+        self._host_chosen = False
+        self._shut: set[str] = set()
+        self._queue: deque[tuple[Packet, int, int, float]] = deque()
+        self._errors = SocketErrors(self.settings)
+        machine.remember(self)
+
+    # Its state
+
+    @property
+    def readable(self) -> bool:
+        """Whether a call that reads would not have to wait, as poll(2) sees it."""
+        return not self.machine.paused and bool(self._queue or self._errors or "read" in self._shut)
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether poll(2) would say that there is an error."""
+        return bool(self._errors)
+
+    @property
+    def queued(self) -> int:
+        """How many datagrams wait to be read."""
+        return len(self._queue)
+
+    @property
+    def takes_ipv4(self) -> bool:
+        """Whether IPv4 peers can reach it."""
+        return not self.settings.is_on(_IPV6, socket.IPV6_V6ONLY)
+
+    @property
+    def reuses_address(self) -> bool:
+        """Whether it shares its address with others that do."""
+        return self.settings.is_on(_SOL, socket.SO_REUSEADDR)
+
+    @property
+    def shares_port(self) -> bool:
+        """Whether it shares its port with others that do, each getting some peers."""
+        return self.settings.is_on(_SOL, socket.SO_REUSEPORT)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"bound to {self.getsockname()}" if self.port else "not bound"
+        return f"<simulated UDP socket on {self.machine.name}, {state}>"
+
+    def notify(self) -> None:
+        """Tell who waits that something has changed."""
+        if self.changed is not None:
+            self.changed()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise refusal(errno.EBADF)
+
+    def _check_runs(self) -> None:
+        self._check_open()
+        if self.machine.paused:
+            raise BlockingIOError(errno.EAGAIN, "the host is paused")
+
+    def close(self) -> None:
+        """Give everything back; closing twice does nothing."""
+        if not self.closed:
+            self.machine.forget(self)
+            self.machine.detach(self)
+            self.closed = True
+            self._queue.clear()
+            self._errors.clear()
+            self.notify()
+
+    def shutdown(self, how: int) -> None:
+        """Stop reading, sending, or both (shutdown(2)): ENOTCONN without a peer."""
+        self._check_open()
+        if self.peer is None:
+            raise refusal(errno.ENOTCONN)
+        self._shut |= {socket.SHUT_RD: {"read"}, socket.SHUT_WR: {"send"}, socket.SHUT_RDWR: {"read", "send"}}[how]
+        self.notify()
+
+    # Its name and its peer
+
+    def _numeric(self, sockaddr: Any) -> tuple[str, int]:
+        """Return a socket address as a plain host and a port."""
+        host, port = sockaddr[0] or self.wildcard, sockaddr[1]
+        try:
+            text = plain(host)
+        except OSError:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
+        if (self.family == socket.AF_INET) != (":" not in host):
+            raise socket.gaierror(getattr(socket, "EAI_ADDRFAMILY", -9), "Address family for hostname not supported")
+        if not isinstance(port, int) or not 0 <= port <= 65535:
+            raise OverflowError(f"port must be 0-65535, not {port!r}")
+        return text, port
+
+    def bind(self, sockaddr: Any) -> None:
+        """Take a local address (bind(2))."""
+        self._check_open()
+        host, port = self._numeric(sockaddr)
+        if self.port:
+            raise refusal(errno.EINVAL)
+        if kind_of(host) not in ("wildcard", "group", "broadcast") and not self.machine.owns(host):
+            raise refusal(errno.EADDRNOTAVAIL)
+        self._take(host, port)
+        self._port_chosen = not port
+        self._host_chosen = False
+
+    def _take(self, host: str, port: int) -> None:
+        self.port = self.machine.attach(self, host, port)
+        self.local = host
+
+    def _bind_anywhere(self) -> None:
+        if not self.port:
+            self._take(self.wildcard, 0)
+            self._port_chosen = True
+
+    def connect(self, sockaddr: Any) -> None:
+        """Fix the peer (connect(2))."""
+        self._check_open()
+        host, port = self._numeric(sockaddr)
+        host = self._reachable(host)
+        source = self.machine.own_address(host)
+        if kind_of(host) == "broadcast" and not self.settings.is_on(_SOL, socket.SO_BROADCAST):
+            raise refusal(errno.EACCES)
+        self._bind_anywhere()
+        if kind_of(self.local) == "wildcard":
+            self.local = source
+            self._host_chosen = True
+        self.peer = Address(host, port)
+
+    def disconnect(self) -> None:
+        """Let the peer go, and with it what was chosen by the kernel: the address, the port, the device."""
+        self._check_open()
+        self.peer = None
+        self._errors.due = 0
+        self.settings.device = ""
+        if self._host_chosen:
+            self.local = self.wildcard
+            self._host_chosen = False
+        if self._port_chosen:
+            self.machine.detach(self)
+            self.port = 0
+
+    def _reachable(self, host: str) -> str:
+        """Return the destination ``host``, the unspecified address as this machine; ENETUNREACH for a wrong family."""
+        if kind_of(host) == "wildcard":
+            return "::1" if is_ipv6(host) else "127.0.0.1"
+        if not is_ipv6(host) and self.settings.is_on(_IPV6, socket.IPV6_V6ONLY):
+            raise refusal(errno.ENETUNREACH)
+        if self.local != self.wildcard and kind_of(self.local) == "unicast" and is_ipv6(host) != is_ipv6(self.local):
+            raise refusal(errno.ENETUNREACH)
+        return host
+
+    def getsockname(self) -> tuple[Any, ...]:
+        """Return the local address."""
+        self._check_open()
+        if self.local == self.wildcard:
+            return (self.wildcard, self.port) if self.family == socket.AF_INET else (self.wildcard, self.port, 0, 0)
+        return sockaddr_of(self.family, self.local, self.port)
+
+    def getpeername(self) -> tuple[Any, ...]:
+        """Return the peer's address; ENOTCONN without one."""
+        self._check_open()
+        if self.peer is None:
+            raise refusal(errno.ENOTCONN)
+        return sockaddr_of(self.family, *self.peer)
+
+    # Its options
+
+    def setsockopt(self, level: int, number: int, value: Any, length: int = 0) -> None:
+        """Set an option (setsockopt(2))."""
+        self._check_open()
+        self.settings.set(level, number, bytes(length) if value is None else value)
+
+    def getsockopt(self, level: int, number: int, size: int = 0) -> Any:
+        """Read an option (getsockopt(2))."""
+        self._check_open()
+        if (level, number) == (_SOL, socket.SO_ERROR):
+            return self._take_error()
+        if (level, number) in ((_IP, IP_MTU), (_IPV6, IPV6_MTU)):
+            return self.path_mtu()
+        return self.settings.get(level, number, size)
+
+    def path_mtu(self, sockaddr: Any = None) -> int:
+        """Return the largest packet that is known to pass to ``sockaddr``, or to the peer, in bytes."""
+        if sockaddr is None and self.peer is None:
+            raise refusal(errno.ENOTCONN)
+        host = self.peer.host if self.peer is not None and sockaddr is None else self._numeric(sockaddr)[0]
+        return self.machine.path_mtu(self._reachable(host))
+
+    # Sending
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Send to the peer."""
+        return self.sendmsg([data], (), flags)
+
+    def sendto(self, data: Any, *flags_and_address: Any) -> int:
+        """Send to an address."""
+        return self.sendmsg([data], (), 0, flags_and_address[-1])
+
+    def sendmsg(self, buffers: Any, ancdata: Ancillary = (), flags: int = 0, address: Any = None) -> int:  # noqa: ARG002
+        """Send to ``address``, or the peer, as the control messages say (sendmsg(2))."""
+        self._check_runs()
+        if "send" in self._shut:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        if self._errors.due:
+            raise refusal(self._take_error())
+        if address is not None:
+            host, port = self._numeric(address)
+            destination = Address(self._reachable(host), port)
+        elif self.peer is not None:
+            destination = self.peer
+        else:
+            raise refusal(errno.EDESTADDRREQ)
+        if not destination.port:
+            raise refusal(errno.EINVAL)
+        instructions = _DEFAULT if ancdata == () else read_instructions(ancdata)
+        payload = b"".join(buffers) if len(buffers) != 1 else bytes(buffers[0])
+        self._send(payload, destination, instructions)
+        return len(payload)
+
+    def _send(self, payload: bytes, destination: Address, instructions: Instructions) -> None:
+        host = destination.host
+        ipv6 = ":" in host
+        if len(payload) > _LARGEST[ipv6]:
+            raise refusal(errno.EMSGSIZE)
+        kind = kind_of(host)
+        if kind == "broadcast" and not self.settings.is_on(_SOL, socket.SO_BROADCAST):
+            raise refusal(errno.EACCES)
+        index = self._outgoing(kind, instructions)
+        source = instructions.source or (self.local if kind_of(self.local) in ("unicast", "loopback") else "")
+        if instructions.source is not None and not self.machine.owns(instructions.source):
+            raise refusal(errno.EINVAL if ipv6 else errno.ENETUNREACH)
+        if not source:
+            source = self.machine.own_address(host) if index != LOOPBACK_INDEX or ipv6 else "127.0.0.1"
+        self._bind_anywhere()
+        mtu = self.machine.path_mtu(host)
+        hop_limit, traffic_class = instructions.hop_limit, instructions.traffic_class
+        if hop_limit is None:
+            hop_limit = self.settings[(MULTICAST_HOP_LIMIT if kind == "group" else HOP_LIMIT)[ipv6]]
+        if traffic_class is None:
+            traffic_class = self.settings[TRAFFIC_CLASS[ipv6]]
+        machine, origin = self.machine, Address(source, self.port)
+        for piece in split(payload, instructions.segment, mtu - UDP_HEADER - (IPV6_HEADER if ipv6 else IPV4_HEADER)):
+            number, now = machine.next_number(), machine.time()
+            packet = Packet(number, origin, destination, piece, machine.name, now, hop_limit, traffic_class)
+            self._dispatch(packet, index, mtu)
+
+    def _outgoing(self, kind: str, instructions: Instructions) -> int:
+        index = instructions.index
+        if not index and self.settings.device:
+            index = next(number for number, name in INTERFACES.items() if name == self.settings.device)
+        if not index and kind == "group":
+            index = self.settings.multicast_index
+        if index and index not in INTERFACES:
+            raise refusal(errno.ENODEV)
+        return index
+
+    def _dispatch(self, packet: Packet, index: int, mtu: int) -> None:
+        ipv6 = packet.is_ipv6
+        discovery = self.settings[MTU_DISCOVERY[ipv6]]
+        size = packet.ip_size
+        if discovery == DISCOVER_PROBE and mtu < self.machine.interface_mtu(packet.destination.host):
+            mtu = self.machine.interface_mtu(packet.destination.host)
+        if size > mtu and discovery in (DISCOVER_DO, DISCOVER_PROBE):
+            self._errors.note(QueuedError(errno.EMSGSIZE, packet, "", 0, 0, mtu), due=False)
+            self.notify()
+            raise refusal(errno.EMSGSIZE)
+        packet.fragment_size = mtu
+        packet.dont_fragment = size <= mtu and discovery != DISCOVER_DONT
+        loops = self.settings[MULTICAST_LOOPBACK[ipv6]]
+        self.machine.send(packet, index, back=bool(loops) or kind_of(packet.destination.host) == "broadcast")
+
+    # Receiving
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Receive a datagram (recv(2))."""
+        return self.recvmsg(size, 0, flags)[0]
+
+    def recvfrom(self, size: int, flags: int = 0) -> tuple[bytes, Any]:
+        """Receive a datagram and where it came from."""
+        if not flags and self._queue and not self._errors.due and not self.machine.paused and not self.closed:
+            packet = self._queue[0][0]
+            self._drop_first()
+            return packet.payload[:size], sockaddr_of(self.family, *packet.source)
+        data, _, _, source = self.recvmsg(size, 0, flags)
+        return data, source
+
+    def _drop_first(self) -> None:
+        _, charge, _, _ = self._queue.popleft()
+        self.settings.buffer.give_back(charge, empty=not self._queue)
+        if not self._queue:
+            self.notify()
+
+    def recvmsg(self, size: int, space: int = 0, flags: int = 0) -> tuple[bytes, list[ControlMessage], int, Any]:
+        """Receive a datagram and what is told beside it (recvmsg(2)); the error queue with MSG_ERRQUEUE."""
+        self._check_runs()
+        if flags & MSG_ERRQUEUE:
+            return self._read_error(size)
+        if self._errors.due:
+            raise refusal(self._take_error())
+        if not self._queue:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        packet, _, index, at = self._queue[0]
+        if not flags & _PEEK:
+            self._drop_first()
+        told: list[ControlMessage] = []
+        result = _TRUNCATED if len(packet.payload) > size else 0
+        own = packet.destination.host
+        if not self.machine.owns(own):
+            own = self.machine.own_address(packet.source.host)
+        nanoseconds = self.machine.nanoseconds(at)
+        for message in describe(packet, self.settings, self.family, index, own, nanoseconds):
+            needed = socket.CMSG_SPACE(len(message[2]))
+            if needed > space:
+                result |= _ANCILLARY_TRUNCATED
+                break
+            space -= needed
+            told.append(message)
+        return packet.payload[:size], told, result, sockaddr_of(self.family, *packet.source)
+
+    def _read_error(self, size: int) -> tuple[bytes, list[ControlMessage], int, Any]:
+        error = self._errors.read()
+        self.notify()
+        destination = sockaddr_of(self.family, *error.packet.destination)
+        return error.packet.payload[:size], [describe_error(error, self.family)], MSG_ERRQUEUE, destination
+
+    def _take_error(self) -> int:
+        number, self._errors.due = self._errors.due, 0
+        if number:
+            self.notify()
+        return number
+
+    # What the machine brings
+
+    def hears(self, packet: Packet) -> bool:
+        """Whether a packet for its port, sent to one host or to many, is for this socket."""
+        host = packet.destination.host
+        if is_ipv6(host):
+            if self.family == socket.AF_INET:
+                return False
+        elif self.settings.is_on(_IPV6, socket.IPV6_V6ONLY):
+            return False
+        if self.local not in (self.wildcard, host):
+            return False
+        return self.peer is None or self.peer == packet.source
+
+    def is_member(self, packet: Packet, index: int) -> bool:
+        """Whether it takes what a group is sent on an interface."""
+        memberships = self.settings.memberships
+        default = self.settings.is_on(*MULTICAST_ALL[packet.is_ipv6])
+        return memberships.hears(packet.destination.host, index, packet.source.host, default=default)
+
+    def takes_device(self, index: int) -> bool:
+        """Whether it takes what comes in by an interface."""
+        return self.settings.device in ("", INTERFACES[index])
+
+    def deliver(self, packet: Packet, index: int) -> bool:
+        """Queue a datagram; return whether there was room."""
+        charge = self.settings.buffer.admit(len(packet.payload))
+        if not charge:
+            return False
+        self._queue.append((packet, charge, index, self.machine.time()))
+        if len(self._queue) == 1:
+            self.notify()
+        return True
+
+    def sent(self, packet: Packet) -> bool:
+        """Whether a packet from its port was this socket's."""
+        if self.local not in (self.wildcard, packet.source.host):
+            return False
+        return self.peer is None or self.peer == packet.destination
+
+    def told(self, message: Packet, said: Report) -> None:
+        """Take an ICMP message about a datagram of this socket's."""
+        self._errors.told(message, said, connected=self.peer is not None)
+        self.notify()

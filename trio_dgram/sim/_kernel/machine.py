@@ -1,0 +1,349 @@
+"""A host without a clock: its addresses, and which of its sockets a packet is for."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from collections import deque
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Final, Protocol
+
+from ..._values.addresses import Address, format_address
+from .._values.places import (
+    INTERFACE_INDEX,
+    LOCAL_BROADCAST,
+    LOOPBACK_INDEX,
+    is_ipv6,
+    kind_of,
+    refusal,
+)
+from .._values.random import Seed, stream
+from .._values.records import INTERFACE_MTU, Packet, Report
+from .endpoint import Endpoint
+
+LOOPBACK_MTU: Final = 65536
+"""The largest packet that stays on a host, in bytes."""
+_EPHEMERAL: Final = range(32768, 61000)
+"""The ports that Linux chooses from (net.ipv4.ip_local_port_range)."""
+_ICMP_BURST: Final = 6
+_ICMP_INTERVAL: Final = 1.0
+"""Linux sends a peer so many ICMP messages at once, and then one each interval, in seconds (icmp(7))."""
+_MOST_PEERS: Final = 4096
+_CLOSED_SHOWN: Final = 8
+"""How many sockets are remembered once they are closed."""
+
+PORT_UNREACHABLE: Final = {False: (3, 3), True: (1, 4)}
+"""ICMP's type and code, by whether it is IPv6."""
+NO_SOCKET: Final = "no socket on the port"
+NO_ROOM: Final = "no room in the receive buffer"
+BAD_CHECKSUM: Final = "wrong checksum"
+HOST_IS_DOWN: Final = "the host is down"
+
+
+class Wire(Protocol):
+    """What a host asks of the network."""
+
+    @property
+    def seed(self) -> Seed:
+        """What everything random follows from."""
+        ...
+
+    def now(self) -> float:
+        """Return the time, in seconds since the network was opened."""
+        ...
+
+    def nanoseconds(self, time: float) -> int:
+        """Return the time of day at a time of the network's, as a Unix time in nanoseconds."""
+        ...
+
+    def next_number(self) -> int:
+        """Return the number of the next datagram."""
+        ...
+
+    def transmit(self, machine: Machine, packet: Packet) -> None:
+        """Take a packet that leaves a host."""
+
+    def record(self, packet: Packet, reason: str, receiver: str) -> None:
+        """Note what became of a packet; ``reason`` is empty if it was delivered."""
+
+
+class Machine:
+    """One host."""
+
+    def __init__(self, wire: Wire, name: str, addresses: tuple[str, ...]) -> None:
+        self.wire: Wire = wire
+        self.name: str = name
+        self.addresses: tuple[str, ...] = addresses
+        self.up: bool = True
+        self.paused: bool = False
+        self.path_mtus: dict[str, int] = {}
+        """What ICMP has said about the way to an address, in bytes."""
+        self.endpoints: dict[Endpoint, None] = {}
+        """Every open socket, in the order in which they were made."""
+        self._closed: deque[str] = deque(maxlen=_CLOSED_SHOWN)
+        self._owned = frozenset(addresses)
+        self._ports: dict[int, list[Endpoint]] = {}
+        self._choice: random.Random = stream(wire.seed, name, "ports")
+        self._allowance: dict[str, tuple[float, float]] = {}
+
+    # What its sockets ask
+
+    def remember(self, endpoint: Endpoint) -> None:
+        """Note that a socket was made."""
+        self.endpoints[endpoint] = None
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """Note that a socket is being closed."""
+        self.endpoints.pop(endpoint, None)
+        self._closed.append(_row(endpoint, " (closed)"))
+
+    def sockets(self) -> str:
+        """Return a table of its sockets and of those closed last: addresses, queue length, drops."""
+        head = f"{'':6}{'local address':30}{'peer':30}{'queued':>8}{'dropped':>9}"
+        return "\n".join([head, *self._closed, *(_row(endpoint, "") for endpoint in self.endpoints)])
+
+    def next_number(self) -> int:
+        """Return the number of the next datagram."""
+        return self.wire.next_number()
+
+    def time(self) -> float:
+        """Return the time, in seconds since the network was opened."""
+        return self.wire.now()
+
+    def nanoseconds(self, time: float) -> int:
+        """Return the time of day at a time of the network's, as a Unix time in nanoseconds."""
+        return self.wire.nanoseconds(time)
+
+    def owns(self, host: str) -> bool:
+        """Whether ``host`` is an address of this machine."""
+        return host in self._owned or kind_of(host) == "loopback"
+
+    def index_of(self, host: str) -> int:
+        """Return the interface that has the address ``host``; ENODEV if none has."""
+        if kind_of(host) == "loopback":
+            return LOOPBACK_INDEX
+        if host not in self._owned:
+            raise refusal(errno.ENODEV)
+        return INTERFACE_INDEX
+
+    def own_address(self, destination: str) -> str:
+        """Return the address that packets to ``destination`` come from; ENETUNREACH if there is no way to it."""
+        if destination in self._owned:
+            return destination
+        ipv6 = is_ipv6(destination)
+        if kind_of(destination) == "loopback":
+            return "::1" if ipv6 else "127.0.0.1"
+        for address in self.addresses if self.up else ():
+            if is_ipv6(address) == ipv6:
+                return address
+        raise refusal(errno.ENETUNREACH)
+
+    def interface_mtu(self, destination: str) -> int:
+        """Return the largest packet that the interface towards ``destination`` takes, in bytes."""
+        return LOOPBACK_MTU if self.owns(destination) else INTERFACE_MTU
+
+    def path_mtu(self, destination: str) -> int:
+        """Return the largest packet that is known to pass to ``destination``, in bytes."""
+        return self.path_mtus.get(destination) or self.interface_mtu(destination)
+
+    def pause(self, *, paused: bool) -> None:
+        """Let every call of its sockets wait, or go on."""
+        self.paused = paused
+        for endpoint in self.endpoints:
+            endpoint.notify()
+
+    # Ports
+
+    def attach(self, endpoint: Endpoint, host: str, port: int) -> int:
+        """Reserve a port for a socket and return it: one of the machine's choice where ``port`` is 0."""
+        if not port:
+            port = self._free_port(endpoint, host)
+        elif any(_conflict(endpoint, host, other) for other in self._ports.get(port, ())):
+            raise refusal(errno.EADDRINUSE)
+        self._ports.setdefault(port, []).append(endpoint)
+        return port
+
+    def _free_port(self, endpoint: Endpoint, host: str) -> int:
+        start = self._choice.getrandbits(32) % len(_EPHEMERAL)
+        for step in range(len(_EPHEMERAL)):
+            port = _EPHEMERAL[(start + step) % len(_EPHEMERAL)]
+            # One that is chosen is nobody else's, whoever would share his.
+            if not any(_overlap(endpoint, host, other) for other in self._ports.get(port, ())):
+                return port
+        raise refusal(errno.EADDRINUSE)
+
+    def detach(self, endpoint: Endpoint) -> None:
+        """Free the port of a socket."""
+        holders = self._ports.get(endpoint.port)
+        if holders is not None and endpoint in holders:
+            holders.remove(endpoint)
+            if not holders:
+                del self._ports[endpoint.port]
+
+    # Packets
+
+    def send(self, packet: Packet, index: int, *, back: bool) -> None:
+        """Send a packet out by the interface ``index``, 0 for whichever the route takes; with ``back`` what is for
+        many is for this machine's sockets, too."""
+        host = packet.destination.host
+        kind = kind_of(host)
+        if kind in ("group", "broadcast"):
+            index = index or (LOOPBACK_INDEX if host == LOCAL_BROADCAST else INTERFACE_INDEX)
+            if index == LOOPBACK_INDEX and packet.is_ipv6:
+                raise refusal(errno.ENETUNREACH)
+            if back:
+                self._receive_of_many(packet, index)
+            if index == INTERFACE_INDEX and packet.hop_limit and self.up:
+                self.wire.transmit(self, packet)
+        elif self.owns(host):
+            self._receive_one(packet, LOOPBACK_INDEX)
+        elif index == LOOPBACK_INDEX or not self.up:
+            raise refusal(errno.ENETUNREACH)
+        else:
+            self.wire.transmit(self, packet)
+
+    def receive(self, packet: Packet) -> None:
+        """Take a packet that the network brings."""
+        if not self.up:
+            self.wire.record(packet, HOST_IS_DOWN, self.name)
+        elif packet.broken:
+            self.wire.record(packet, BAD_CHECKSUM, self.name)
+        elif packet.report is not None:
+            self._take_report(packet, packet.report)
+        elif kind_of(packet.destination.host) in ("group", "broadcast"):
+            self._receive_of_many(packet, INTERFACE_INDEX)
+        else:
+            self._receive_one(packet, INTERFACE_INDEX)
+
+    def wants(self, packet: Packet) -> bool:
+        """Whether a socket of this machine takes what ``packet`` brings to many."""
+        return self.up and any(True for _ in self._takers(packet, INTERFACE_INDEX))
+
+    def _receive_one(self, packet: Packet, index: int) -> None:
+        endpoint = self._find(packet, index)
+        if endpoint is None:
+            self.wire.record(packet, NO_SOCKET, self.name)
+            self._refuse(packet)
+        elif endpoint.deliver(packet, index):
+            self.wire.record(packet, "", self.name)
+        else:
+            self.wire.record(packet, NO_ROOM, self.name)
+
+    def _receive_of_many(self, packet: Packet, index: int) -> None:
+        takers = list(self._takers(packet, index))
+        if not takers:
+            return
+        # Not the first that has room alone: each has a copy.
+        delivered = [endpoint.deliver(packet, index) for endpoint in takers]
+        self.wire.record(packet, "" if any(delivered) else NO_ROOM, self.name)
+
+    def _takers(self, packet: Packet, index: int) -> Iterator[Endpoint]:
+        is_group = kind_of(packet.destination.host) == "group"
+        if is_group and not any(
+            endpoint.settings.memberships.has_joined(packet.destination.host, index) for endpoint in self.endpoints
+        ):
+            return
+        for endpoint in self._ports.get(packet.destination.port, ()):
+            if (
+                endpoint.hears(packet)
+                and endpoint.takes_device(index)
+                and (not is_group or endpoint.is_member(packet, index))
+            ):
+                yield endpoint
+
+    def _find(self, packet: Packet, index: int) -> Endpoint | None:
+        """Return the socket that a packet for one is for: of those that fit best the latest, or by the addresses one
+        of those that share the port."""
+        best: list[Endpoint] = []
+        best_fit = -1
+        for endpoint in self._ports.get(packet.destination.port, ()):
+            if endpoint.hears(packet) and endpoint.takes_device(index):
+                fit = _fit(endpoint)
+                if fit > best_fit:
+                    best, best_fit = [], fit
+                if fit == best_fit:
+                    best.append(endpoint)
+        if len(best) > 1 and all(endpoint.shares_port for endpoint in best):
+            return best[_hash(packet) % len(best)]
+        return best[-1] if best else None
+
+    # ICMP
+
+    def _refuse(self, packet: Packet) -> None:
+        """Say that nobody has the port that ``packet`` was for."""
+        report = Report(*PORT_UNREACHABLE[packet.is_ipv6], 0, packet)
+        source = Address(packet.destination.host, 0)
+        answer = Packet(0, source, Address(packet.source.host, 0), b"", self.name, self.time(), report=report)
+        if self.owns(packet.source.host):
+            self._take_report(answer, report)
+        elif self._may_complain_to(packet.source.host):
+            answer.number = self.next_number()
+            self.wire.transmit(self, answer)
+
+    def _may_complain_to(self, peer: str) -> bool:
+        now = self.time()
+        left, before = self._allowance.get(peer, (_ICMP_BURST * _ICMP_INTERVAL, now))
+        left = min(left + (now - before), _ICMP_BURST * _ICMP_INTERVAL)
+        if len(self._allowance) >= _MOST_PEERS:
+            # Forged sources shall not add up. A peer that is forgotten has its burst again.
+            del self._allowance[next(iter(self._allowance))]
+        allowed = left >= _ICMP_INTERVAL
+        self._allowance[peer] = (left - _ICMP_INTERVAL if allowed else left, now)
+        return allowed
+
+    def _take_report(self, packet: Packet, report: Report) -> None:
+        about = report.about
+        if report.mtu:
+            known = self.path_mtu(about.destination.host)
+            self.path_mtus[about.destination.host] = min(report.mtu, known)
+        if not self.owns(about.destination.host):
+            self.wire.record(packet, "", self.name)
+        senders = [endpoint for endpoint in self._ports.get(about.source.port, ()) if endpoint.sent(about)]
+        # A connected socket knows best that it was meant.
+        senders.sort(key=_fit)
+        if senders:
+            senders[-1].told(packet, report)
+
+
+def _row(endpoint: Endpoint, state: str) -> str:
+    family = "udp4" if endpoint.family == socket.AF_INET else "udp6"
+    local = format_address(Address(*endpoint.getsockname()[:2])) if endpoint.port else "not bound"
+    peer = format_address(endpoint.peer) if endpoint.peer else "anybody"
+    drops = endpoint.settings.buffer.drops
+    return f"{family:6}{local:30}{peer:30}{endpoint.queued:>8}{drops:>9}{state}"
+
+
+def _fit(endpoint: Endpoint) -> int:
+    """How closely a socket that hears a packet was made for it: Linux's order of precedence."""
+    # net/ipv4/udp.c: an address goes before none, a peer before everything.
+    score = 1 if endpoint.family == socket.AF_INET6 else 2
+    score += 64 if endpoint.local != endpoint.wildcard else 0
+    score += 16 if endpoint.peer is not None else 0
+    return score + (4 if endpoint.settings.device else 0)
+
+
+def _hash(packet: Packet) -> int:
+    text = f"{packet.source} {packet.destination}".encode()
+    return int.from_bytes(blake2b(text, digest_size=4).digest(), "big")
+
+
+def _overlap(endpoint: Endpoint, host: str, other: Endpoint) -> bool:
+    """Whether a socket that binds to ``host`` wants what ``other`` has, at the same port."""
+    if endpoint.family != other.family:
+        both = endpoint if endpoint.family == socket.AF_INET6 else other
+        if not both.takes_ipv4:
+            return False
+    wide = host == endpoint.wildcard, other.local == other.wildcard
+    return any(wide) or host == other.local
+
+
+def _conflict(endpoint: Endpoint, host: str, other: Endpoint) -> bool:
+    """Whether ``other`` keeps a socket from being bound to ``host``, at the same port."""
+    if not _overlap(endpoint, host, other):
+        return False
+    devices = endpoint.settings.device, other.settings.device
+    if all(devices) and devices[0] != devices[1]:
+        return False
+    return not ((endpoint.reuses_address and other.reuses_address) or (endpoint.shares_port and other.shares_port))

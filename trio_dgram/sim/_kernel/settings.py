@@ -1,0 +1,198 @@
+"""The options of a simulated socket: stored, checked and read as Linux does (socket(7), ip(7), ipv6(7), udp(7))."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from ..._codecs.ancillary import (
+    IP_PKTINFO,
+    IP_RECVTOS,
+    IP_RECVTTL,
+    IPV6_RECVHOPLIMIT,
+    IPV6_RECVPKTINFO,
+    IPV6_RECVTCLASS,
+    SO_TIMESTAMPNS,
+)
+from ..._codecs.error_queue import IP_RECVERR, IPV6_RECVERR
+from ..._kernel.capabilities import IP_MTU_DISCOVER, IP_MULTICAST_ALL, IPV6_MULTICAST_ALL, SO_MEMINFO
+from ..._kernel.descriptor import SO_MEMINFO_DROPS
+from ..._kernel.options import IPV6_MTU_DISCOVER
+from .._values.places import INTERFACE_INDEX, INTERFACES, refusal
+from .buffer import DEFAULT_SIZE, SMALLEST_SIZE, ReceiveBuffer
+from .groups import GroupMemberships, decode_interface, decode_request
+
+_SO_PROTOCOL: Final = 38
+_SO_DOMAIN: Final = 39
+LARGEST_BUFFER: Final = 212_992
+"""Linux's limit for what a program asks for, in bytes (net.core.rmem_max)."""
+
+_SOL, _IP, _IPV6 = socket.SOL_SOCKET, socket.IPPROTO_IP, socket.IPPROTO_IPV6
+_ANY: Final = (-(2**31), 2**31 - 1)
+
+_KNOWN: Final[dict[tuple[int, int], tuple[int, tuple[int, int]]]] = {
+    (_SOL, socket.SO_REUSEADDR): (0, _ANY),
+    (_SOL, socket.SO_REUSEPORT): (0, _ANY),
+    (_SOL, socket.SO_BROADCAST): (0, _ANY),
+    (_SOL, socket.SO_SNDBUF): (DEFAULT_SIZE, _ANY),
+    (_SOL, SO_TIMESTAMPNS): (0, _ANY),
+    (_IP, socket.IP_TOS): (0, (0, 255)),
+    (_IP, socket.IP_TTL): (64, (1, 255)),
+    (_IP, socket.IP_MULTICAST_TTL): (1, (-1, 255)),
+    (_IP, socket.IP_MULTICAST_LOOP): (1, _ANY),
+    (_IP, IP_MULTICAST_ALL): (1, (0, 1)),
+    (_IP, IP_PKTINFO): (0, _ANY),
+    (_IP, IP_RECVTTL): (0, _ANY),
+    (_IP, IP_RECVTOS): (0, _ANY),
+    (_IP, IP_RECVERR): (0, _ANY),
+    (_IP, IP_MTU_DISCOVER): (1, (0, 5)),
+}
+_KNOWN_IPV6: Final[dict[tuple[int, int], tuple[int, tuple[int, int]]]] = {
+    (_IPV6, socket.IPV6_V6ONLY): (0, _ANY),
+    (_IPV6, socket.IPV6_UNICAST_HOPS): (64, (-1, 255)),
+    (_IPV6, socket.IPV6_MULTICAST_HOPS): (1, (-1, 255)),
+    (_IPV6, socket.IPV6_MULTICAST_LOOP): (1, (0, 1)),
+    (_IPV6, IPV6_MULTICAST_ALL): (1, (0, 1)),
+    (_IPV6, socket.IPV6_TCLASS): (0, (-1, 255)),
+    (_IPV6, IPV6_RECVPKTINFO): (0, _ANY),
+    (_IPV6, IPV6_RECVHOPLIMIT): (0, _ANY),
+    (_IPV6, IPV6_RECVTCLASS): (0, _ANY),
+    (_IPV6, IPV6_RECVERR): (0, _ANY),
+    (_IPV6, IPV6_MTU_DISCOVER): (1, (0, 5)),
+}
+"""By level and number: what an option is at first, and between which values it can be."""
+
+_DEFAULTED: Final = {
+    (_IP, socket.IP_MULTICAST_TTL): 1,
+    (_IPV6, socket.IPV6_UNICAST_HOPS): 64,
+    (_IPV6, socket.IPV6_MULTICAST_HOPS): 1,
+}
+"""What -1 stands for."""
+
+# Options that each family has its own of, to be indexed by whether it is IPv6.
+HOP_LIMIT: Final = ((_IP, socket.IP_TTL), (_IPV6, socket.IPV6_UNICAST_HOPS))
+MULTICAST_HOP_LIMIT: Final = ((_IP, socket.IP_MULTICAST_TTL), (_IPV6, socket.IPV6_MULTICAST_HOPS))
+MULTICAST_LOOPBACK: Final = ((_IP, socket.IP_MULTICAST_LOOP), (_IPV6, socket.IPV6_MULTICAST_LOOP))
+MULTICAST_ALL: Final = ((_IP, IP_MULTICAST_ALL), (_IPV6, IPV6_MULTICAST_ALL))
+TRAFFIC_CLASS: Final = ((_IP, socket.IP_TOS), (_IPV6, socket.IPV6_TCLASS))
+MTU_DISCOVERY: Final = ((_IP, IP_MTU_DISCOVER), (_IPV6, IPV6_MTU_DISCOVER))
+ERROR_QUEUE: Final = ((_IP, IP_RECVERR), (_IPV6, IPV6_RECVERR))
+_MULTICAST_INTERFACES: Final = ((_IP, socket.IP_MULTICAST_IF), (_IPV6, socket.IPV6_MULTICAST_IF))
+
+
+class Settings:
+    """The options of one socket."""
+
+    __slots__ = ("_fixed", "_index_of", "_values", "buffer", "device", "memberships", "multicast_index")
+
+    def __init__(self, family: socket.AddressFamily, index_of: Callable[[str], int]) -> None:
+        known = {**_KNOWN, **_KNOWN_IPV6} if family == socket.AF_INET6 else _KNOWN
+        self._values = {place: default for place, (default, _) in known.items()}
+        self._fixed = {
+            (_SOL, socket.SO_TYPE): int(socket.SOCK_DGRAM),
+            (_SOL, socket.SO_ACCEPTCONN): 0,
+            (_SOL, _SO_PROTOCOL): int(socket.IPPROTO_UDP),
+            (_SOL, _SO_DOMAIN): int(family),
+        }
+        self._index_of = index_of
+        self.buffer: ReceiveBuffer = ReceiveBuffer()
+        self.device: str = ""
+        self.multicast_index: int = 0
+        self.memberships: GroupMemberships = GroupMemberships()
+
+    def __getitem__(self, place: tuple[int, int]) -> int:
+        return self._values[place]
+
+    def is_on(self, level: int, number: int) -> bool:
+        """Whether the option is known for this family and not 0."""
+        return bool(self._values.get((level, number)))
+
+    def set(self, level: int, number: int, value: int | bytes) -> None:
+        """Set an option as setsockopt(2) does.
+
+        Raises:
+          OSError: what Linux says of an unknown option or a value that it does not take.
+        """
+        place = (level, number)
+        if isinstance(value, bytes) and self._set_structure(place, value):
+            return
+        number_set = _integer(value)
+        if place == (_SOL, socket.SO_RCVBUF):
+            self.buffer.size = max(SMALLEST_SIZE, 2 * min(number_set, LARGEST_BUFFER))
+        elif place == (_SOL, socket.SO_SNDBUF):
+            self._values[place] = max(2 * SMALLEST_SIZE, 2 * min(number_set, LARGEST_BUFFER))
+        elif place in _MULTICAST_INTERFACES:
+            if number_set and number_set not in INTERFACES:
+                raise refusal(errno.ENODEV)
+            self.multicast_index = number_set
+        elif place not in self._values:
+            raise refusal(errno.ENOPROTOOPT)
+        else:
+            lowest, highest = (_KNOWN.get(place) or _KNOWN_IPV6[place])[1]
+            if not lowest <= number_set <= highest:
+                raise refusal(errno.EINVAL)
+            self._values[place] = _DEFAULTED.get(place, 0) if number_set == -1 else number_set
+
+    def _set_structure(self, place: tuple[int, int], value: bytes) -> bool:
+        """Set an option whose value is no number; return whether it is one."""
+        if place == (_SOL, socket.SO_BINDTODEVICE):
+            name = os.fsdecode(value.rstrip(b"\0"))
+            if name and name not in INTERFACES.values():
+                raise refusal(errno.ENODEV)
+            self.device = name
+            return True
+        if place == (_IP, socket.IP_MULTICAST_IF):
+            which = decode_interface(value)
+            try:
+                index = self._interface(which)
+            except OSError:
+                index = -1
+            if index and index not in INTERFACES:
+                raise refusal(errno.EADDRNOTAVAIL)
+            self.multicast_index = index
+            return True
+        request = decode_request(*place, value)
+        if request is None:
+            return False
+        index = self._interface((request.index, request.address))
+        self.memberships.change(request, index or INTERFACE_INDEX)
+        return True
+
+    def _interface(self, which: tuple[int, str]) -> int:
+        index, address = which
+        return index or (self._index_of(address) if address else 0)
+
+    def get(self, level: int, number: int, size: int = 0) -> int | bytes:
+        """Read an option as getsockopt(2) does: as bytes if ``size`` is given."""
+        place = (level, number)
+        if place == (_SOL, socket.SO_BINDTODEVICE):
+            return os.fsencode(self.device) + b"\0" if self.device else b""
+        if place == (_SOL, SO_MEMINFO):
+            words = [0] * 9
+            words[0], words[1], words[SO_MEMINFO_DROPS] = self.buffer.taken, self.buffer.size, self.buffer.drops
+            return struct.pack("=9I", *words)[:size]
+        if place == (_SOL, socket.SO_RCVBUF):
+            value = self.buffer.size
+        elif place in _MULTICAST_INTERFACES:
+            value = self.multicast_index
+        else:
+            found = self._values.get(place, self._fixed.get(place))
+            if found is None:
+                raise refusal(errno.ENOPROTOOPT)
+            value = found
+        return struct.pack("=i", value)[:size] if size else value
+
+
+def _integer(value: int | bytes) -> int:
+    if isinstance(value, int):
+        return value
+    if len(value) == 1:
+        # Linux takes the multicast options as a byte, too.
+        return value[0]
+    if len(value) < 4:
+        raise refusal(errno.EINVAL)
+    return int(struct.unpack_from("=i", value)[0])

@@ -1,0 +1,120 @@
+"""Waiting for a simulated socket, and the descriptor that mirrors it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+
+from ..._kernel.capabilities import COMPLETE
+from ..._values.addresses import unmapped
+from .._kernel.endpoint import Endpoint, Machine
+
+
+class Mirror:
+    """A descriptor that can be read while something else can."""
+
+    __slots__ = ("_ours", "_shown", "theirs")
+
+    def __init__(self) -> None:
+        theirs, ours = socket.socketpair()
+        self.theirs: socket.socket = theirs
+        self._ours = ours
+        self.theirs.settimeout(0)
+        self._ours.settimeout(0)
+        self._shown = False
+
+    def show(self, *, readable: bool) -> None:
+        """Let the descriptor be readable, or not."""
+        if readable != self._shown:
+            self._shown = readable
+            if readable:
+                self._ours.send(b"!")
+            else:
+                # Somebody may have read it himself.
+                with suppress(BlockingIOError):
+                    self.theirs.recv(1)
+
+    def fileno(self) -> int:
+        """Return the descriptor's number."""
+        return self.theirs.fileno()
+
+    def close(self) -> None:
+        """Close it, and end what waits for it."""
+        if self.theirs.fileno() != -1:
+            trio.lowlevel.notify_closing(self.theirs)
+            self.theirs.close()
+            self._ours.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class KernelSocket(Endpoint):
+    """A simulated socket that can be waited for."""
+
+    capabilities: Final = COMPLETE
+    """What it can do, whatever platform it is simulated on."""
+
+    def __init__(self, machine: Machine, family: socket.AddressFamily) -> None:
+        super().__init__(machine, family)
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._mirror: Mirror | None = None
+        self._error_mirror: Mirror | None = None
+        self.changed: Callable[[], None] | None = self._show
+
+    async def wait_readable(self) -> None:
+        """Wait until something can be read; ``trio.ClosedResourceError`` when the socket is closed."""
+        await self._wait_while(lambda: not self.readable)
+
+    async def wait_writable(self) -> None:
+        """Wait until there is room to send, which only a paused host has not."""
+        await self._wait_while(lambda: self.machine.paused)
+
+    async def _wait_while(self, not_yet: Callable[[], bool]) -> None:
+        if self.closed or not not_yet():
+            await trio.lowlevel.checkpoint()
+        while not self.closed and not_yet():
+            await self._waiting.park()
+        if self.closed:
+            raise trio.ClosedResourceError("another task closed this socket")
+
+    def is_local(self, host: str) -> bool:
+        """Whether ``host`` is a numeric address of the host that the socket is on."""
+        return self.machine.owns(unmapped(host.partition("%")[0]))
+
+    def fileno(self) -> int:
+        """Return a descriptor that can be read whenever the socket can; -1 once it is closed."""
+        if self.closed:
+            return -1
+        if self._mirror is None:
+            self._mirror = Mirror()
+            self._show()
+        return self._mirror.fileno()
+
+    def watch_errors(self) -> Mirror:
+        """Return a descriptor that can be read while there is an error."""
+        # The one before was closed by whoever watched it.
+        self._error_mirror = Mirror()
+        self._show()
+        return self._error_mirror
+
+    def _show(self) -> None:
+        if self._waiting:
+            self._waiting.unpark_all()
+        for mirror, readable in ((self._mirror, self.readable), (self._error_mirror, self.has_errors)):
+            if mirror is None:
+                continue
+            if self.closed:
+                mirror.close()
+            elif mirror.fileno() != -1:
+                mirror.show(readable=readable)

@@ -1,0 +1,82 @@
+"""Names on the simulated network."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final, Literal, TypeAlias
+
+import attrs
+import trio
+
+from .._values.places import is_ipv6
+
+Trouble: TypeAlias = Literal["not found", "try again"]
+"""What can be wrong with looking up a name."""
+_ERRORS: Final = {
+    "not found": (socket.EAI_NONAME, "Name or service not known"),
+    "try again": (socket.EAI_AGAIN, "Temporary failure in name resolution"),
+}
+_LOOPBACK: Final = ("127.0.0.1", "::1")
+
+
+@attrs.frozen
+class Answer:
+    """How looking up a name goes."""
+
+    error: Trouble | None = None
+    delay: float = 0.0
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Looks names up among those of the network's hosts."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, tuple[str, ...]] = {}
+        """By name, in lower case and without a dot at its end."""
+        self.answers: dict[str, Answer] = {}
+
+    async def getaddrinfo(
+        self,
+        host: bytes | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        """Resolve a name as getaddrinfo(3) does, with no other names than the network's."""
+        name = canonical_name(host.decode()) if host else ""
+        answer = self.answers.get(name, Answer())
+        if answer.delay:
+            await trio.sleep(answer.delay)
+        else:
+            await trio.lowlevel.checkpoint()
+        addresses = _LOOPBACK if name == "localhost" else self.addresses.get(name, ())
+        if not host:
+            return socket.getaddrinfo(None, port, family, type, proto, flags)
+        wanted = [
+            address for address in addresses if family in (0, socket.AF_INET6 if is_ipv6(address) else socket.AF_INET)
+        ]
+        if answer.error is not None:
+            raise socket.gaierror(*_ERRORS[answer.error])
+        if not wanted or flags & socket.AI_NUMERICHOST:
+            raise socket.gaierror(*_ERRORS["not found"])
+        numeric = flags & ~socket.AI_CANONNAME | socket.AI_NUMERICHOST
+        return [
+            found for address in wanted for found in socket.getaddrinfo(address, port, family, type, proto, numeric)
+        ]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        """Return the name of a host by its address, and of a port, as getnameinfo(3) does."""
+        await trio.lowlevel.checkpoint()
+        host, service = socket.getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
+        if not flags & socket.NI_NUMERICHOST:
+            for name, addresses in self.addresses.items():
+                if host in addresses:
+                    return name, service
+        return host, service
+
+
+def canonical_name(name: str) -> str:
+    """Return a name as it is compared: DNS knows no case, and a dot at the end means nothing here (RFC 4343)."""
+    return name.lower().removesuffix(".")

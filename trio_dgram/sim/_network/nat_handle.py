@@ -1,0 +1,34 @@
+"""What a program has in hand of a NAT."""
+
+from __future__ import annotations
+
+from .._path.fabric import Fabric
+from .._path.nat import Mapping, Nat
+
+
+class NatHandle:
+    """A NAT of a simulated network. Made by :meth:`Network.nat`."""
+
+    def __init__(self, nat: Nat, fabric: Fabric) -> None:
+        self._nat = nat
+        self._fabric = fabric
+        self._rebound = 0
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address outside."""
+        return self._nat.address
+
+    @property
+    def mappings(self) -> list[Mapping]:
+        """What is mapped now."""
+        return self._nat.mappings(self._fabric.now())
+
+    def rebind(self) -> None:
+        """Forget every mapping and take another address, as when a line is dialled anew: what comes in to the old one
+        reaches nobody, and whoever is inside goes on under the new one."""
+        self._rebound += 1
+        self._fabric.rebind(self._nat, self._fabric.free_address(f"{self._nat.name}, {self._rebound} times rebound"))
+
+    def __repr__(self) -> str:
+        return f"<trio_dgram.sim.NatHandle {self._nat.name}: {self.address}>"

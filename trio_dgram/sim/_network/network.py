@@ -1,0 +1,414 @@
+"""The simulated network: its hosts, the paths between them, and what goes wrong when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import count
+from typing import Any, Final, Literal, TypeAlias, Unpack
+
+import attrs
+import trio
+
+from ..._kernel.interfaces import Interface, listing
+from ..._socket.budget import current_budget
+from ..._values.arguments import check_bool, check_choice, check_integer, check_number, describe_value
+from .._kernel.endpoint import Endpoint
+from .._path.conditions import Knobs, change
+from .._path.fabric import Fabric
+from .._path.nat import Behaviour, Nat
+from .._path.pipe import Pipe
+from .._trace.trace import Trace
+from .._values.places import kind_of, plain
+from .._values.random import Seed, check_seed, stream
+from .host import Host, current_host
+from .names import Answer, Resolver, Trouble, canonical_name
+from .nat_handle import NatHandle
+from .pump import EPOCH, Pump
+from .session import default_seed, opened
+from .trio_socket import SocketFactory
+
+TRACE_LIMIT: Final = 100_000
+"""How many records a trace keeps if nothing else is said."""
+HERE: Final = "here"
+"""The name of the host that tasks are on that nobody has put on another."""
+
+AnyHost: TypeAlias = Host | str
+Direction: TypeAlias = Literal["both", "there", "back"]
+
+
+class Network:
+    """A simulated network, as :func:`open_network` opens it."""
+
+    def __init__(self, nursery: trio.Nursery, fabric: Fabric, resolver: Resolver, trace: Trace) -> None:
+        self.trace: Trace = trace
+        self._nursery = nursery
+        self._fabric = fabric
+        self._resolver = resolver
+        self._hosts: dict[str, Host] = {}
+
+    @property
+    def seed(self) -> Seed:
+        """What everything random here follows from."""
+        return self._fabric.seed
+
+    @property
+    def digest(self) -> str:
+        """A hash over the whole trace up to now: times, addresses, sizes and fates, and the payloads where the network
+        was opened with ``payload=True``."""
+        return self.trace.digest
+
+    @property
+    def time(self) -> float:
+        """The seconds since the network was opened."""
+        return self._fabric.now()
+
+    # Hosts and paths
+
+    def host(self, name: str, *, names: Iterable[str] = (), addresses: Iterable[str] = ()) -> Host:
+        """Return the host ``name``, a new one the first time.
+
+        Args:
+          name: what it is called in the trace; it also resolves to its addresses.
+          names: further names that do.
+          addresses: numeric IPv4 and IPv6 addresses. Of each family in which there is none it is assigned one, which
+            follows from its name.
+
+        Raises:
+          TypeError, ValueError: if a name is no text or an address not numeric, another host's, or the host exists
+            already and is given names or addresses, or a NAT has that name.
+        """
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"name must be the name of a host, not {describe_value(name)}")
+        for given, value in (("names", names), ("addresses", addresses)):
+            if isinstance(value, str):
+                raise TypeError(f"{given} must be several of them, such as [{value!r}], not {describe_value(value)}")
+        own = tuple(_check_address(address) for address in addresses)
+        aliases = tuple(names)
+        if name in self._hosts:
+            if own or aliases:
+                raise ValueError(f"there is a host {name!r} already: its names and addresses stay as they are")
+            return self._hosts[name]
+        if name in self._fabric.nat_names:
+            raise ValueError(f"name must be free: {name!r} is a NAT's")
+        for address in own:
+            if holder := self._fabric.holder(address):
+                raise ValueError(f"addresses must be free: {address} is {holder}'s")
+        machine = self._fabric.add(name, own)
+        for alias in (name, *aliases):
+            self._resolver.addresses[canonical_name(alias)] = machine.addresses
+        host = self._hosts[name] = Host(machine, self._nursery)
+        return host
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """Every host, in the order in which they were made."""
+        return tuple(self._hosts.values())
+
+    def path(self, a: AnyHost, b: AnyHost, *, symmetric: bool = False, **knobs: Unpack[Knobs]) -> Pipe:
+        """Say how the path from host ``a`` to host ``b`` is; what is left out is as by default.
+
+        Args:
+          a: where it begins: a host or its name.
+          b: where it ends.
+          symmetric: whether the path back is the same.
+          **knobs: the conditions, as :class:`Knobs` tells.
+
+        Returns:
+          The pipe from ``a`` to ``b``, whose ``set`` changes single knobs later.
+        """
+        conditions = attrs.asdict(change(knobs), recurse=False)
+        there = self.pipe(a, b)
+        for pipe in (there, self.pipe(b, a)) if symmetric else (there,):
+            pipe.set(**conditions)
+        return there
+
+    def pipe(self, a: AnyHost, b: AnyHost) -> Pipe:
+        """Return the pipe from host ``a`` to host ``b``."""
+        sender, receiver = self._named(a).name, self._named(b).name
+        if sender == receiver:
+            raise ValueError(f"a host has no path to itself, and both ends are {sender!r}")
+        return self._fabric.pipe(sender, receiver)
+
+    def _named(self, which: AnyHost) -> Host:
+        if isinstance(which, Host):
+            return which
+        if which not in self._hosts:
+            raise ValueError(f"there is no host {which!r}: make it with network.host({which!r})")
+        return self._hosts[which]
+
+    # Changes in time
+
+    def at(self, time: float, function: Callable[..., object], *args: Any) -> None:
+        """Call ``function(*args)`` at a time.
+
+        Args:
+          time: when, in seconds since the network was opened.
+          function: a function that is not async.
+          args: its positional arguments.
+
+        What it raises leaves :func:`open_network`.
+        """
+        if not isinstance(time, int | float) or math.isnan(time) or time < self.time:
+            raise ValueError(f"time must be seconds since the network was opened, from {self.time} on, not {time!r}")
+        self._fabric.schedule(time, lambda: function(*args))
+
+    def schedule(self, changes: Iterable[tuple[float, Pipe, Knobs]], *, repeat: float | None = None) -> None:
+        """Change pipes in time.
+
+        Args:
+          changes: for each its time in seconds from now, the pipe, and the knobs to be set.
+          repeat: do all of it again every so many seconds; not at all if it is None.
+        """
+        planned = list(changes)
+        longest = max((time for time, _, _ in planned), default=0.0)
+        if repeat is not None and not (repeat > 0 and repeat >= longest):
+            raise ValueError(f"repeat must be seconds, at least the {longest} of the last change, not {repeat!r}")
+        start = self.time
+
+        def plan(start: float) -> None:
+            for time, pipe, knobs in planned:
+                self.at(start + time, lambda pipe=pipe, knobs=knobs: pipe.set(**knobs))
+            if repeat is not None:
+                self.at(start + repeat, plan, start + repeat)
+
+        plan(start)
+
+    # Faults
+
+    @contextmanager
+    def partition(
+        self, a: Iterable[AnyHost], b: Iterable[AnyHost], *, direction: Direction = "both"
+    ) -> Generator[None]:
+        """Let nothing pass between the hosts ``a`` and the hosts ``b`` while the ``with`` block runs.
+
+        Args:
+          a: hosts on one side.
+          b: hosts on the other.
+          direction: ``"both"``; or only what goes from ``a`` to ``b``, ``"there"``, or ``"back"``.
+        """
+        check_choice("direction", direction, ("both", "there", "back"))
+        pairs = [(one, other) for one in a for other in b]
+        cut = [self.pipe(one, other) for one, other in pairs] if direction != "back" else []
+        cut += [self.pipe(other, one) for one, other in pairs] if direction != "there" else []
+        for pipe in cut:
+            pipe.cut()
+        try:
+            yield
+        finally:
+            for pipe in cut:
+                pipe.mend()
+
+    def hold(self, a: AnyHost, b: AnyHost) -> None:
+        """Keep everything that enters the path from ``a`` to ``b``, until :meth:`release`."""
+        self.pipe(a, b).hold()
+
+    def release(self, a: AnyHost, b: AnyHost) -> None:
+        """Let everything go that was held on the path from ``a`` to ``b``, in order."""
+        self._fabric.release(self._named(a).name, self._named(b).name)
+
+    def swizzle_clog(self, hosts: Iterable[AnyHost], *, seconds: float) -> None:
+        """Hold up what goes to and from ``hosts``, one after another, and let them go on in another order.
+
+        Args:
+          hosts: which.
+          seconds: how long it takes altogether; when each begins and ends is drawn by lot.
+        """
+        if check_number("seconds", seconds, 0) == 0:
+            raise ValueError("seconds must be more than 0")
+        names = [self._named(host).name for host in hosts]
+        lots = stream(self.seed, "swizzle", *names, self.time)
+        begin = self.time
+        for name in names:
+            clogged = begin + lots.random() * seconds / 2
+            unclogged = begin + (1 + lots.random()) * seconds / 2
+            for other in self._hosts:
+                if other != name:
+                    self._clog(name, other, clogged, unclogged)
+                    self._clog(other, name, clogged, unclogged)
+
+    def _clog(self, sender: str, receiver: str, begin: float, end: float) -> None:
+        self.at(begin, self.hold, sender, receiver)
+        self.at(end, self.release, sender, receiver)
+
+    def nat(
+        self,
+        inside: Iterable[AnyHost],
+        *,
+        mapping: Behaviour = "endpoint",
+        filtering: Behaviour | None = None,
+        timeout: float = 120.0,
+        hairpin: bool = True,
+        name: str | None = None,
+    ) -> NatHandle:
+        """Put hosts behind a NAT: others see its address instead of their IPv4 addresses (RFC 4787).
+
+        Args:
+          inside: the hosts behind it. Among themselves nothing is translated, nor is IPv6. What they send to groups and
+            to everybody does not leave it.
+          mapping: whether what a socket is outside is independent of whom it sends to, ``"endpoint"``; or another port
+            for each ``"address"``, or each ``"address-port"``.
+          filtering: whose datagrams are let in, by the same words; as ``mapping`` if it is None.
+          timeout: how long a mapping lasts by which nothing goes out, in seconds.
+          hairpin: whether the hosts inside reach each other by their addresses outside.
+          name: what it is called in the trace; ``"NAT 1"`` and so on if it is None.
+
+        Paths are between hosts, as without it: it is at their end, and one hop. Its address follows from its name.
+
+        Raises:
+          TypeError, ValueError: if an argument is wrong, a host is behind a NAT already, or the name is another's.
+        """
+        if isinstance(inside, (str, Host)) or not isinstance(inside, Iterable):
+            raise TypeError(f"inside must be a list of hosts or their names, not {describe_value(inside)}")
+        names = [self._named(host).name for host in inside]
+        words = ("endpoint", "address", "address-port")
+        check_choice("mapping", mapping, words)
+        if filtering is not None:
+            check_choice("filtering", filtering, words)
+        check_number("timeout", timeout, 0)
+        check_bool("hairpin", hairpin)
+        if not names:
+            raise ValueError("inside must be one host at least")
+        for host in names:
+            if host in self._fabric.nats:
+                raise ValueError(f"inside must be hosts that are behind no NAT yet, and {host!r} is")
+        chosen = self._name_of_nat(name)
+        made = Nat(
+            chosen,
+            self._fabric.free_address(chosen),
+            mapping=mapping,
+            filtering=filtering or mapping,
+            timeout=timeout,
+            hairpin=hairpin,
+            ports=stream(self.seed, chosen, "NAT ports"),
+        )
+        self._fabric.add_nat(made, names)
+        return NatHandle(made, self._fabric)
+
+    def _name_of_nat(self, name: str | None) -> str:
+        taken = {*self._hosts, *self._fabric.nat_names}
+        if name is None:
+            return next(free for number in count(1) if (free := f"NAT {number}") not in taken)
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"name must be the name of a NAT, not {describe_value(name)}")
+        if name in taken:
+            raise ValueError(f"name must be free: {name!r} is another NAT's or a host's")
+        return name
+
+    def look_up(self, name: str, *, error: Trouble | None = None, delay: float = 0.0) -> None:
+        """Say how looking up a name goes from now on.
+
+        Args:
+          name: the name.
+          error: ``"not found"`` (NXDOMAIN) or ``"try again"``, as ``socket.gaierror``; ``None`` for its addresses.
+          delay: how long it takes, in seconds.
+        """
+        if error is not None:
+            check_choice("error", error, ("not found", "try again"))
+        check_number("delay", delay, 0)
+        self._resolver.answers[canonical_name(name)] = Answer(error, delay)
+
+    # What programs see
+
+    @property
+    def current_host(self) -> Host:
+        """The host that the current task is on: one named ``"here"`` if nobody has put it on another."""
+        host = current_host.get()
+        return host if host is not None and self._hosts.get(host.name) is host else self.host(HERE)
+
+    def interfaces(self) -> list[Interface]:
+        """Return the network interfaces of the host that the current task is on."""
+        return self.current_host.interfaces()
+
+    def open_sockets(self) -> list[Endpoint]:
+        """Return every socket that is open, host by host."""
+        return [endpoint for machine in self._fabric.machines.values() for endpoint in machine.endpoints]
+
+    def netstat(self) -> str:
+        """Return every host's table of sockets."""
+        return "\n\n".join(f"{host.name}\n{host.sockets()}" for host in self.hosts)
+
+    def __repr__(self) -> str:
+        return f"<trio_dgram.sim.Network, seed {self.seed!r}, {len(self._hosts)} hosts, {self.trace.total} datagrams>"
+
+
+def _check_address(value: object) -> str:
+    host = ""
+    if isinstance(value, str):
+        with suppress(OSError):
+            host = plain(value)
+    if not host:
+        raise ValueError(f"addresses must be numeric IPv4 or IPv6 addresses, not {describe_value(value)}")
+    if kind_of(host) != "unicast":
+        raise ValueError(f"addresses must be unicast addresses, not {value}")
+    return host
+
+
+_open: Final[trio.lowlevel.RunVar[tuple[Network, ...]]] = trio.lowlevel.RunVar("trio_dgram.sim networks", ())
+
+
+def current_networks() -> tuple[Network, ...]:
+    """Return the networks that are open in this Trio run, the innermost last."""
+    return _open.get()
+
+
+@asynccontextmanager
+async def open_network(
+    *, seed: Seed | None = None, payload: bool = False, trace_limit: int | None = TRACE_LIMIT
+) -> AsyncGenerator[Network]:
+    """Run the ``async with`` block on a simulated network.
+
+    Every datagram socket that is made in this Trio run meanwhile, by whatever library, is on it, on the host that its
+    task is on. Sockets and names are the machine's again afterwards, however the block ends.
+
+    Args:
+      seed: what everything random follows from; ``None`` for 0, or what pytest was told by ``--sim-seed``.
+      payload: whether ``digest`` covers the payloads, too.
+      trace_limit: how many records the trace keeps; ``None`` for all.
+
+    What the block raises leaves it as it is, what tasks of hosts raise in an exception group.
+    """
+    chosen = check_seed("seed", default_seed.get() if seed is None else seed)
+    check_bool("payload", payload)
+    if trace_limit is not None:
+        check_integer("trace_limit", trace_limit, 0, 2**62)
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        pump, resolver = Pump(), Resolver()
+        trace = Trace(trace_limit, payload=payload, opened_at=EPOCH)
+        fabric = Fabric(chosen, pump.now, EPOCH, trace.note, pump.sooner)
+        network = Network(nursery, fabric, resolver, trace)
+        told = opened.get()
+        if told is not None:
+            told.append(network)
+        with _installed(network, SocketFactory(lambda: fabric.machines[network.current_host.name]), resolver):
+            nursery.start_soon(pump.run, fabric)
+            try:
+                yield network
+            except Exception as error:  # noqa: BLE001 -- it is raised below, when nothing wraps it
+                failure = error
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def _installed(network: Network, factory: SocketFactory, resolver: Resolver) -> Generator[None]:
+    """Let sockets, names and interfaces be the network's for this Trio run."""
+    factory_before = trio.socket.set_custom_socket_factory(factory)
+    resolver_before = trio.socket.set_custom_hostname_resolver(resolver)
+    budget = current_budget()
+    seconds, budget.seconds = budget.seconds, math.inf
+    # Not by tokens: a fixture may end in another context than it began.
+    interfaces_before, networks_before = listing.get(), _open.get()
+    listing.set(network.interfaces)
+    _open.set((*networks_before, network))
+    try:
+        yield
+    finally:
+        _open.set(networks_before)
+        listing.set(interfaces_before)
+        budget.seconds = seconds
+        trio.socket.set_custom_hostname_resolver(resolver_before)
+        trio.socket.set_custom_socket_factory(factory_before)

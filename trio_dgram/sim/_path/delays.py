@@ -1,0 +1,100 @@
+"""Delay: how long each packet is on its way, once it has been sent."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Final, Literal, TypeAlias
+
+from ..._values.arguments import describe_value
+
+Shape: TypeAlias = Literal["uniform", "normal", "pareto", "exponential"]
+"""The distributions that have a name."""
+
+Distribution: TypeAlias = "Shape | Sequence[float] | Callable[[random.Random], float]"
+"""How delays vary.
+
+- ``"uniform"``: by up to ``jitter`` either way;
+- ``"normal"``: ``jitter`` is the standard deviation;
+- ``"pareto"``: most a little shorter, few much longer, with a standard deviation of about ``jitter``, as netem's;
+- ``"exponential"``: only longer, by ``jitter`` on average, as behind a queue;
+- a table of samples, in units of ``jitter``, of which each packet gets one by chance;
+- a function of a random source that returns what is added to ``delay``, in seconds; ``jitter`` does not count then.
+
+No delay is ever less than 0.
+"""
+
+SHAPES: Final = ("uniform", "normal", "pareto", "exponential")
+
+# As fine as the tables of netem, and rounded as those are: what the logarithm of one machine has in its last bit and
+# that of another has not never shows.
+_TABLE_SIZE: Final = 4096
+_SCALE: Final = 8192
+_LONGEST_PARETO: Final = 4
+"""In units of jitter: what the tables of netem, of 16 bits, have room for."""
+
+
+def check_distribution(name: str, value: object) -> None:
+    """Raise if ``value`` is no :data:`Distribution`."""
+    if isinstance(value, str):
+        if value not in SHAPES:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, SHAPES))}, not {value!r}")
+    elif isinstance(value, Sequence):
+        if not value:
+            raise ValueError(f"{name} must have at least one sample")
+        for sample in value:
+            if not isinstance(sample, (int, float)) or isinstance(sample, bool) or not math.isfinite(sample):
+                raise TypeError(f"{name} must have finite numbers as samples, not {describe_value(sample)}")
+    elif not callable(value):
+        raise TypeError(
+            f"{name} must be one of {', '.join(map(repr, SHAPES))}, a sequence of numbers, or a function of a random "
+            f"source, not {describe_value(value)}"
+        )
+
+
+def varies(jitter: float, distribution: Distribution) -> bool:
+    """Return whether delays differ from packet to packet."""
+    return bool(jitter) or callable(distribution)
+
+
+def delay_process(
+    delay: float, jitter: float, distribution: Distribution, source: random.Random
+) -> Callable[[], float]:
+    """Return a function that draws the delay of one packet after the other from ``source``, in seconds."""
+    draw = source.random
+    if callable(distribution):
+        return lambda: max(0.0, delay + distribution(source))
+    if distribution == "uniform":
+        shortest, width = delay - jitter, 2 * jitter
+        return lambda: max(0.0, shortest + width * draw())
+    samples = _table(distribution) if isinstance(distribution, str) else distribution
+    delays = [max(0.0, delay + jitter * sample) for sample in samples]
+    size = len(delays)
+    return lambda: delays[int(size * draw())]
+
+
+@cache
+def _table(shape: str) -> tuple[float, ...]:
+    """Return samples of a distribution in units of jitter, as many in each part of it as belong there."""
+    quantile = _QUANTILES[shape]
+    return tuple(round(_SCALE * quantile((index + 0.5) / _TABLE_SIZE)) / _SCALE for index in range(_TABLE_SIZE))
+
+
+def _pareto(probability: float) -> float:
+    # The mean of the distribution with the shape 3 is 1.5, and its standard deviation the root of 3/4.
+    value: float = (1 - probability) ** (-1 / 3)
+    return min((value - 1.5) * 4 / 3, _LONGEST_PARETO)
+
+
+def _exponential(probability: float) -> float:
+    return -math.log(1 - probability)
+
+
+_QUANTILES: Final[dict[str, Callable[[float], float]]] = {
+    "normal": statistics.NormalDist().inv_cdf,
+    "pareto": _pareto,
+    "exponential": _exponential,
+}

@@ -1,0 +1,272 @@
+"""The fabric: every host, the pipes between them, and what is under way. It has no clock: it is told the time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final
+
+import attrs
+
+from ..._values.addresses import Address
+from .._kernel.machine import Machine
+from .._values.places import ROUTER4, ROUTER6, assigned, is_ipv6, kind_of
+from .._values.random import Seed
+from .._values.records import Packet, Record, Report
+from .conditions import Conditions
+from .nat import Nat
+from .pipe import TOO_BIG, Outcome, Pipe
+
+NO_SUCH_HOST: Final = "no host has that address"
+BEHIND_A_NAT: Final = "behind a NAT"
+HOP_LIMIT: Final = "hop limit exceeded"
+_HOP_LIMIT_REPORT: Final = (11, 0)
+_HOST_UNREACHABLE: Final = {False: (3, 1), True: (1, 3)}
+_TOO_BIG_REPORT: Final = {False: (3, 4), True: (2, 0)}
+"""ICMP's type and code, by whether it is IPv6."""
+_SLACK: Final = 1e-9
+"""By so much a clock that has slept until a time may be behind it, in seconds."""
+
+
+def _port_of(packet: Packet) -> int:
+    """Return the outside port that a packet for a translator is about."""
+    return packet.destination.port if packet.report is None else packet.report.about.source.port
+
+
+class Fabric:
+    """The network without a clock."""
+
+    def __init__(
+        self,
+        seed: Seed,
+        clock: Callable[[], float],
+        epoch: float,
+        note: Callable[[Record], None],
+        sooner: Callable[[], None],
+    ) -> None:
+        self.seed: Seed = seed
+        self.default: Conditions = Conditions()
+        self.machines: dict[str, Machine] = {}
+        """By name."""
+        self.owners: dict[str, Machine] = {}
+        """By address."""
+        self.nats: dict[str, Nat] = {}
+        """By the name of the host that is behind it."""
+        self.outside: dict[str, Nat] = {}
+        """By the address that it has outside."""
+        self.pipes: dict[tuple[str, str], Pipe] = {}
+        """By the names of the hosts at its two ends."""
+        self._clock = clock
+        self._epoch = epoch
+        self._instant: float | None = None
+        self._note = note
+        self._sooner = sooner
+        self._numbers = 0
+        self._due: list[tuple[float, int, int, Callable[[], object]]] = []
+        """What happens when, in order: time, pipe, which of that pipe's, and what."""
+        self._counts: dict[int, int] = {}
+        self._order: dict[str, int] = {}
+
+    def add(self, name: str, addresses: tuple[str, ...]) -> Machine:
+        """Make a host; it gets an address of each family in which it was given none."""
+        ipv4, ipv6 = assigned(name, self._is_taken)
+        own = tuple(addresses)
+        if not any(not is_ipv6(address) for address in own):
+            own += (ipv4,)
+        if not any(map(is_ipv6, own)):
+            own += (ipv6,)
+        machine = self.machines[name] = Machine(self, name, own)
+        self.owners |= dict.fromkeys(own, machine)
+        return machine
+
+    def add_nat(self, nat: Nat, inside: Iterable[str]) -> None:
+        """Put a translator between the hosts ``inside`` and all others."""
+        self.outside[nat.address] = nat
+        self.nats |= dict.fromkeys(inside, nat)
+
+    @property
+    def nat_names(self) -> set[str]:
+        """What the translators are called."""
+        return {nat.name for nat in self.outside.values()}
+
+    def rebind(self, nat: Nat, address: str) -> None:
+        """Give a translator another address outside."""
+        del self.outside[nat.address]
+        nat.rebind(address)
+        self.outside[address] = nat
+
+    def free_address(self, name: str) -> str:
+        """Return the IPv4 address that ``name`` is assigned."""
+        return assigned(name, self._is_taken)[0]
+
+    def holder(self, address: str) -> str:
+        """Return the name of the host or translator that has an address, an empty one if none has."""
+        holder = self.owners.get(address) or self.outside.get(address)
+        return holder.name if holder is not None else ""
+
+    def _is_taken(self, address: str) -> bool:
+        return bool(self.holder(address))
+
+    def pipe(self, sender: str, receiver: str) -> Pipe:
+        """Return the pipe from one host to another."""
+        pipe = self.pipes.get((sender, receiver))
+        if pipe is None:
+            pipe = self.pipes[sender, receiver] = Pipe(f"{sender} -> {receiver}", self.default, self.seed)
+        return pipe
+
+    # What machines ask
+
+    def now(self) -> float:
+        """Return the time, in seconds since the network was opened."""
+        # What happens on the network happens when it was to happen, also where the clock is a little late.
+        return self._clock() if self._instant is None else self._instant
+
+    def nanoseconds(self, time: float) -> int:
+        """Return the time of day at a time of the network's, as a Unix time in nanoseconds."""
+        # Each for itself: a float has no room for nanoseconds since 1970.
+        return int(self._epoch) * 1_000_000_000 + round((self._epoch % 1 + time) * 1_000_000_000)
+
+    def next_number(self) -> int:
+        """Return the number of the next datagram."""
+        self._numbers += 1
+        return self._numbers
+
+    def record(self, packet: Packet, reason: str, receiver: str) -> None:
+        """Note what became of a packet; ``reason`` is empty if it was delivered."""
+        self._note(Record(packet, self.now(), "dropped" if reason else "delivered", reason, receiver))
+
+    def transmit(self, machine: Machine, packet: Packet) -> None:
+        """Take a packet that leaves a host."""
+        host = packet.destination.host
+        receiver = self.owners.get(host)
+        if receiver is not None and not self.nats:
+            self._enter(machine, receiver.name, packet, receiver.receive)
+        elif kind_of(host) in ("group", "broadcast"):
+            # A host that nobody listens on is not asked: that it is there changes nothing.
+            for other in self.machines.values():
+                if other is not machine and self._are_beside(machine, other) and other.wants(packet):
+                    self._enter(machine, other.name, packet, other.receive)
+        elif receiver is not None and self._is_reached(machine, receiver, packet):
+            self._enter(machine, receiver.name, packet, self._arrive)
+        elif host in self.outside:
+            nat = self.outside[host]
+            inside = nat.find(_port_of(packet), self.now())
+            self._enter(machine, nat.name if inside is None else self.owners[inside.host].name, packet, self._arrive)
+        else:
+            self.record(packet, NO_SUCH_HOST if receiver is None else BEHIND_A_NAT, "")
+            if packet.report is None:
+                self._complain(machine, packet, _HOST_UNREACHABLE[packet.is_ipv6], 0, self.pipe("", machine.name))
+
+    def _are_beside(self, one: Machine, other: Machine) -> bool:
+        """Whether no translator is between two hosts."""
+        return self.nats.get(one.name) is self.nats.get(other.name)
+
+    def _is_reached(self, sender: Machine, receiver: Machine, packet: Packet) -> bool:
+        """Whether a host's own address is one to send to; IPv6 is not translated."""
+        return packet.is_ipv6 or receiver.name not in self.nats or self._are_beside(sender, receiver)
+
+    def _enter(self, sender: Machine, receiver: str, packet: Packet, deliver: Callable[[Packet], None]) -> None:
+        pipe = self.pipe(sender.name, receiver)
+        self._bring(pipe, pipe.enter(self.now(), packet), sender, receiver, deliver)
+
+    def _arrive(self, packet: Packet) -> None:
+        """Bring a packet for one host there, past the translators that are at the end of its way."""
+        leaving, entering = self._translators(packet)
+        # Turned back by the only one there is, it has been there once.
+        hops = len({nat for nat in (leaving, entering) if nat is not None})
+        if hops and packet.hop_limit <= hops:
+            # No message of ICMP's comes from so near its end.
+            self.record(packet, HOP_LIMIT, "")
+            sender = self.machines[packet.sender]
+            self._complain(sender, packet, _HOP_LIMIT_REPORT, 0, self.pipe("", sender.name))
+            return
+        passing = attrs.evolve(packet, hop_limit=packet.hop_limit - hops) if hops else packet
+        for nat, pass_by in ((leaving, Nat.leave), (entering, Nat.enter)):
+            if nat is None:
+                continue
+            passed = pass_by(nat, passing, self.now())
+            if isinstance(passed, str):
+                self.record(passing, passed, nat.name)
+                return
+            passing = passed
+        receiver = self.owners.get(passing.destination.host)
+        if receiver is None:
+            # A translator had the address when it was sent, and has another by now.
+            self.record(passing, NO_SUCH_HOST, "")
+        else:
+            receiver.receive(passing)
+
+    def _translators(self, packet: Packet) -> tuple[Nat | None, Nat | None]:
+        """Return the translators that a packet for one host leaves and enters by."""
+        # What a router says of a host's packet comes from no host.
+        source = self.owners.get(packet.source.host)
+        receiver = self.owners.get(packet.destination.host)
+        if packet.is_ipv6 or source is None or (receiver is not None and self._are_beside(source, receiver)):
+            return None, self.outside.get(packet.destination.host)
+        return self.nats.get(source.name), self.outside.get(packet.destination.host)
+
+    def _bring(
+        self, pipe: Pipe, outcomes: list[Outcome], sender: Machine, receiver: str, deliver: Callable[[Packet], None]
+    ) -> None:
+        """See to it that what a pipe says comes true."""
+        for at, packet, reason in outcomes:
+            if not reason:
+                self.schedule(at, partial(deliver, packet), self._number_of(pipe))
+                continue
+            self._note(Record(packet, at, "dropped", reason, receiver))
+            if reason == TOO_BIG and packet.report is None:
+                back = self.pipe(receiver, sender.name)
+                self._complain(sender, packet, _TOO_BIG_REPORT[packet.is_ipv6], pipe.conditions.mtu, back)
+
+    def release(self, sender: str, receiver: str) -> None:
+        """Let go what is held in the pipe between two hosts."""
+        pipe = self.pipe(sender, receiver)
+        held_for = partial(self._arrive_held, self.machines[receiver])
+        self._bring(pipe, pipe.release(self.now()), self.machines[sender], receiver, held_for)
+
+    def _arrive_held(self, receiver: Machine, packet: Packet) -> None:
+        (self._arrive if kind_of(packet.destination.host) == "unicast" else receiver.receive)(packet)
+
+    def _complain(self, sender: Machine, packet: Packet, kind: tuple[int, int], mtu: int, back: Pipe) -> None:
+        """Let the router say to ``sender`` what became of its packet."""
+        source = ROUTER6 if packet.is_ipv6 else ROUTER4
+        message = Packet(
+            self.next_number(),
+            Address(source, 0),
+            Address(packet.source.host, 0),
+            b"",
+            "",
+            self.now(),
+            report=Report(*kind, mtu, packet),
+        )
+        # Whoever sends it back is no host: what gets lost of it is told to nobody.
+        self._bring(back, back.enter(self.now(), message), sender, sender.name, sender.receive)
+
+    # What happens when
+
+    def _number_of(self, pipe: Pipe) -> int:
+        return self._order.setdefault(pipe.name, len(self._order))
+
+    def schedule(self, at: float, action: Callable[[], object], pipe: int = -1) -> None:
+        """Have ``action`` done at a time, in seconds since the network was opened; those of no pipe go first."""
+        count = self._counts[pipe] = self._counts.get(pipe, 0) + 1
+        heapq.heappush(self._due, (at, pipe, count, action))
+        if self._due[0][3] is action:
+            self._sooner()
+
+    @property
+    def next_time(self) -> float | None:
+        """When something happens next, in seconds since the network was opened; ``None`` if nothing does."""
+        return self._due[0][0] if self._due else None
+
+    def advance(self, now: float) -> None:
+        """Do what is due at ``now``."""
+        due = self._due
+        limit = now + _SLACK
+        try:
+            while due and due[0][0] <= limit:
+                self._instant, _, _, action = heapq.heappop(due)
+                action()
+        finally:
+            self._instant = None

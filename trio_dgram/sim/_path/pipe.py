@@ -1,0 +1,328 @@
+"""A pipe: one direction between two hosts. It has no clock: it is told what time it is, and says what becomes of each
+packet and when.
+
+Rule 1: a packet passes fragmentation, partition, duplication, the queue, sending, loss, corruption, delay and
+    reordering, in this order; what is lost has used the bandwidth.
+Rule 2: each knob has a random source of its own, made once it is needed. A knob that is off draws nothing.
+Rule 3: a knob that is on draws for every packet that gets past the partition, also for those that another knob has
+    taken away, and copies have sources of their own: no knob shifts what another draws.
+Rule 4: a change is for what enters from now on; what is under way stays so.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Container
+from typing import Final, TypeAlias, Unpack
+
+import attrs
+
+from .._values.random import stream
+from .._values.records import Packet
+from .conditions import KNOBS, Conditions, Knobs, change
+from .delays import delay_process, varies
+from .fragments import MOST_HEADERS, cut_sizes, sent_sizes
+from .link import Link
+from .losses import LossProcess, loss_process
+
+ARRIVES: Final = ""
+"""The reason of a packet that arrives."""
+PARTITION: Final = "partition"
+QUEUE_FULL: Final = "queue full"
+LOST: Final = "lost"
+FRAGMENT_LOST: Final = "a fragment was lost"
+TOO_BIG: Final = "too big for the path"
+"""The sender is to be told, with the MTU of the conditions."""
+TOO_BIG_SILENT: Final = "too big for the path, which tells nobody"
+
+Outcome: TypeAlias = tuple[float, Packet, str]
+"""When it is decided what becomes of a packet, the packet as it is then, and why it is dropped, or :data:`ARRIVES`."""
+
+
+class Pipe:
+    """One direction between two hosts.
+
+    Args:
+      name: what it is called; with the seed it decides all that chance does here.
+      conditions: what it is like.
+      seed: what its random sources are made from, unless the conditions have a seed.
+    """
+
+    __slots__ = (
+        "_conditions",
+        "_copies",
+        "_cuts",
+        "_delay",
+        "_duplicates",
+        "_held",
+        "_is_plain",
+        "_keeps_order",
+        "_last_arrival",
+        "_link",
+        "_loss",
+        "_mtu",
+        "_originals",
+        "_seed",
+        "name",
+    )
+
+    def __init__(self, name: str, conditions: Conditions, seed: object) -> None:
+        self.name: str = name
+        self._seed = seed
+        self._cuts = 0
+        self._held: list[Packet] | None = None
+        self._last_arrival = 0.0
+        self._link: Link | None = None
+        self._apply(conditions, KNOBS)
+
+    @property
+    def conditions(self) -> Conditions:
+        """What it is like now."""
+        return self._conditions
+
+    def set(self, **knobs: Unpack[Knobs]) -> None:
+        """Change some conditions, for what enters from now on.
+
+        A model of loss that is set begins anew, and a seed begins everything anew; all else goes on from where it is.
+
+        Args:
+          knobs: the conditions to change, as in :class:`Knobs`. Conditions that are left out stay as they are.
+
+        Raises:
+          TypeError: if there is no such knob, or for a value of the wrong type.
+          ValueError: for a value out of its bounds.
+        """
+        self._apply(change(knobs, self._conditions), KNOBS if "seed" in knobs else knobs)
+
+    def cut(self) -> None:
+        """Drop what enters from now on, until :meth:`mend` has been called as often as this."""
+        self._cuts += 1
+        self._is_plain = False
+
+    def mend(self) -> None:
+        """Take one :meth:`cut` back.
+
+        Raises:
+          RuntimeError: if there is none.
+        """
+        if not self._cuts:
+            raise RuntimeError(f"the pipe {self.name} is not cut")
+        self._cuts -= 1
+        self._is_plain = self._get_is_plain()
+
+    def hold(self) -> None:
+        """Keep what enters from now on, until :meth:`release`; it waits in front of everything else, a cut too."""
+        if self._held is None:
+            self._held = []
+            self._is_plain = False
+
+    def release(self, now: float) -> list[Outcome]:
+        """Let what was kept enter now, in its order, and return what becomes of it; the network calls it.
+
+        Args:
+          now: the virtual time in seconds.
+        """
+        held, self._held = self._held or [], None
+        self._is_plain = self._get_is_plain()
+        return [outcome for packet in held for outcome in self.enter(now, packet)]
+
+    def enter(self, now: float, packet: Packet) -> list[Outcome]:
+        """Return what becomes of a packet that enters now: nothing if it is held, two outcomes if it is duplicated.
+
+        Args:
+          now: in seconds, never less than before.
+          packet: as it comes from the sender; what changes on the way is in the outcomes.
+        """
+        most = len(packet.payload) + MOST_HEADERS
+        if self._is_plain and most <= self._mtu and most <= packet.fragment_size:
+            # Nearly every packet of nearly every pipe comes this way.
+            if self._loss is not None and self._loss(packet):
+                return [(now, packet, LOST)]
+            at = now + self._delay
+            if at >= self._last_arrival:
+                self._last_arrival = at
+            elif self._keeps_order:
+                at = self._last_arrival
+            return [(at, packet, ARRIVES)]
+        return self._enter_any(now, packet)
+
+    def _enter_any(self, now: float, packet: Packet) -> list[Outcome]:
+        if self._held is not None:
+            self._held.append(packet)
+            return []
+        sizes, reason = self._cut_to_size(packet)
+        if not reason and self._cuts:
+            reason = PARTITION
+        if reason:
+            return [(now, packet, reason)]
+        outcomes = [self._carry(self._originals, now, packet, sizes)]
+        if self._duplicates is not None and self._duplicates():
+            outcomes.append(self._carry(self._get_copies(), now, packet, sizes))
+        return outcomes
+
+    def _cut_to_size(self, packet: Packet) -> tuple[list[int], str]:
+        """Return the sizes of the packets that it travels in, and why it cannot."""
+        sizes = sent_sizes(packet)
+        if max(sizes) <= self._mtu:
+            return sizes, ""
+        too_big = self._conditions.too_big
+        if too_big == "blackhole":
+            return sizes, TOO_BIG_SILENT
+        if too_big == "icmp" and (packet.dont_fragment or packet.is_ipv6):
+            return sizes, TOO_BIG
+        return cut_sizes(packet, sizes, self._mtu), ""
+
+    def _carry(self, lane: _Lane, now: float, packet: Packet, sizes: list[int]) -> Outcome:
+        sent_at = arrival = now
+        reason = ""
+        overtakes = lane.overtakes is not None and lane.overtakes()
+        for size in sizes:
+            fragment_sent_at = now if self._link is None else self._link.send(now, size)
+            is_lost = lane.loses is not None and lane.loses(packet)
+            delay = self._delay if lane.delay is None else lane.delay()
+            if fragment_sent_at is None:
+                reason = reason or QUEUE_FULL
+                continue
+            sent_at = fragment_sent_at
+            if is_lost:
+                reason = reason or (LOST if len(sizes) == 1 else FRAGMENT_LOST)
+            # It is there once all of it is, and the fragments may overtake each other.
+            arrival = max(arrival, sent_at if overtakes else sent_at + delay)
+        arriving = lane.spoil(packet)
+        if reason:
+            return sent_at, packet, reason
+        if overtakes:
+            return arrival, arriving, ARRIVES
+        if arrival >= self._last_arrival:
+            self._last_arrival = arrival
+        elif self._keeps_order:
+            arrival = self._last_arrival
+        return arrival, arriving, ARRIVES
+
+    def _apply(self, conditions: Conditions, changed: Container[str]) -> None:
+        self._conditions = conditions
+        self._delay = conditions.delay
+        self._keeps_order = conditions.keep_order
+        self._mtu = conditions.mtu
+        if "seed" in changed:
+            seed = self._seed if conditions.seed is None else conditions.seed
+            self._originals = _Lane(seed, self.name, "originals")
+            self._copies: _Lane | None = None
+        self._originals.set(conditions, changed)
+        self._loss = self._originals.loses
+        if self._copies is not None:
+            self._copies.set(conditions, changed)
+        self._duplicates = self._originals.chance("duplicate", conditions.duplicate)
+        self._set_link(conditions)
+        self._is_plain = self._get_is_plain()
+
+    def _get_copies(self) -> _Lane:
+        if self._copies is None:
+            self._copies = self._originals.make_other("copies")
+            self._copies.set(self._conditions, KNOBS)
+        return self._copies
+
+    def _set_link(self, conditions: Conditions) -> None:
+        if conditions.rate is None:
+            self._link = None
+        elif self._link is None:
+            self._link = Link(conditions.rate, conditions.queue, conditions.queue_delay)
+        else:
+            self._link.rate = conditions.rate
+            self._link.queue = conditions.queue
+            self._link.queue_delay = conditions.queue_delay
+
+    def _get_is_plain(self) -> bool:
+        """Whether there is nothing but delay and loss."""
+        stops = self._cuts or self._held is not None
+        return not stops and self._link is None and self._duplicates is None and self._originals.is_plain
+
+
+class _Lane:
+    """What chance decides about each of the packets, or of their copies; None for what it does not decide."""
+
+    __slots__ = ("_breaks", "_flips", "_key", "_sources", "delay", "loses", "overtakes")
+
+    def __init__(self, *key: object) -> None:
+        self._key = key
+        self._sources: dict[str, random.Random] = {}
+        self.loses: LossProcess | None = None
+        self.delay: Callable[[], float] | None = None
+        self.overtakes: Callable[[], bool] | None = None
+        self._breaks: Callable[[], bool] | None = None
+        self._flips: Callable[[], bool] | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but loss is left to chance."""
+        return self.delay is self.overtakes is self._breaks is self._flips is None
+
+    def make_other(self, name: str) -> _Lane:
+        """Return a new one with other random sources."""
+        return _Lane(*self._key[:-1], name)
+
+    def set(self, conditions: Conditions, changed: Container[str]) -> None:
+        """Decide as ``conditions`` says; ``changed`` are the knobs that were turned."""
+        if "loss" in changed:
+            loss = conditions.loss
+            self.loses = None if loss == 0 else loss_process(loss, self._source("loss"))
+        if "delay" in changed or "jitter" in changed or "distribution" in changed:
+            self.delay = self._make_delay(conditions)
+        if "reorder" in changed or "gap" in changed:
+            self.overtakes = self._make_overtaking(conditions)
+        self._breaks = self.chance("corrupt", conditions.corrupt)
+        self._flips = self.chance("corrupt_undetected", conditions.corrupt_undetected)
+
+    def chance(self, knob: str, probability: float) -> Callable[[], bool] | None:
+        """Return a function that is true that often; None if it never is."""
+        if probability == 0:
+            return None
+        draw = self._source(knob).random
+        return lambda: draw() < probability
+
+    def spoil(self, packet: Packet) -> Packet:
+        """Return the packet as it arrives."""
+        if self._breaks is not None and self._breaks():
+            packet = attrs.evolve(packet, broken=True)
+        if self._flips is not None and self._flips():
+            packet = attrs.evolve(packet, payload=self._flip_bit(packet.payload))
+        return packet
+
+    def _flip_bit(self, payload: bytes) -> bytes:
+        draw = self._source("corrupt_undetected").random()
+        if not payload:
+            return payload
+        position = int(draw * 8 * len(payload))
+        flipped = bytearray(payload)
+        flipped[position // 8] ^= 1 << position % 8
+        return bytes(flipped)
+
+    def _make_delay(self, conditions: Conditions) -> Callable[[], float] | None:
+        delay, jitter, distribution = conditions.delay, conditions.jitter, conditions.distribution
+        if not varies(jitter, distribution):
+            return None
+        return delay_process(delay, jitter, distribution, self._source("delay"))
+
+    def _make_overtaking(self, conditions: Conditions) -> Callable[[], bool] | None:
+        happens = self.chance("reorder", conditions.reorder)
+        if happens is None:
+            return None
+        gap = conditions.gap
+        delayed = 0
+
+        def overtakes() -> bool:
+            nonlocal delayed
+            # As in netem, whose count runs on while nothing overtakes.
+            if delayed < gap - 1 or not happens():
+                delayed += 1
+                return False
+            delayed = 0
+            return True
+
+        return overtakes
+
+    def _source(self, knob: str) -> random.Random:
+        source = self._sources.get(knob)
+        if source is None:
+            source = self._sources[knob] = stream(*self._key, knob)
+        return source

@@ -1,0 +1,176 @@
+"""The trace as a capture file (pcapng), for Wireshark and tshark."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import warnings
+from collections.abc import Iterable
+from typing import Any, BinaryIO, Final
+
+from .._values.places import packed
+from .._values.records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet, Record, Report
+from .text import shown
+
+_RAW_IP: Final = 101
+"""LINKTYPE_RAW: each packet begins with its IPv4 or IPv6 header."""
+_NANOSECONDS: Final = b"\x09"
+"""if_tsresol: ten to the minus ninth of a second."""
+_DONT_FRAGMENT: Final = 0x4000
+_QUOTED: Final = {False: 8, True: 1192}
+"""How many bytes after its IP header an ICMP message quotes at most, by whether it is ICMPv6 (RFC 792, RFC 4443)."""
+
+
+def write_pcapng(path: str | os.PathLike[str], records: Iterable[Record], opened_at: float = 0.0) -> None:
+    """Write a capture of all hosts: each packet when it left one, and again when it came to another.
+
+    Args:
+      path: where to.
+      records: what is to be written.
+      opened_at: the time of day when the network was opened, as a Unix time.
+
+    Raises:
+      ImportError: if python-pcapng is not installed.
+      OSError: if the file cannot be written.
+    """
+    try:
+        import pcapng  # noqa: PLC0415 -- an extra
+        from pcapng import blocks  # noqa: PLC0415
+    except ImportError:
+        raise ImportError("captures are written with python-pcapng: pip install trio_dgram[capture]") from None
+
+    with open(path, "wb") as file, warnings.catch_warnings():  # noqa: PTH123 -- any path-like does
+        # python-pcapng warns of its own way of declaring if_tsresol.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        _write(pcapng.FileWriter, blocks, file, records, opened_at)
+
+
+def _write(writer_of: Any, blocks: Any, file: BinaryIO, records: Iterable[Record], opened_at: float) -> None:
+    sightings = sorted(_sightings(records), key=lambda sighting: sighting[0])
+    section = blocks.SectionHeader(options={"shb_userappl": "trio_dgram.sim"})
+    interfaces: dict[str, int] = {}
+    for _, host, _, _ in sightings:
+        if host not in interfaces:
+            options = {"if_name": shown(host), "if_tsresol": _NANOSECONDS}
+            made = section.new_member(blocks.InterfaceDescription, link_type=_RAW_IP, options=options)
+            interfaces[host] = made.interface_id
+    writer = writer_of(file, section)
+    for at, host, packet, comment in sightings:
+        # Each for itself: a float has no room for nanoseconds since 1970.
+        nanoseconds = int(opened_at) * 1_000_000_000 + round((opened_at % 1 + at) * 1_000_000_000)
+        block = section.new_member(
+            blocks.EnhancedPacket,
+            interface_id=interfaces[host],
+            timestamp_high=nanoseconds >> 32,
+            timestamp_low=nanoseconds & 0xFFFFFFFF,
+            packet_data=encode(packet),
+            options={"opt_comment": comment},
+        )
+        writer.write_block(block)
+
+
+def _sightings(records: Iterable[Record]) -> list[tuple[float, str, Packet, str]]:
+    """Return when and where each packet is seen, and what there is to be said of it."""
+    # It leaves once, also for several receivers and with the duplicates that are made on the way.
+    sent: dict[int, list[Record]] = {}
+    for record in records:
+        sent.setdefault(record.packet.number, []).append(record)
+    found: list[tuple[float, str, Packet, str]] = []
+    for copies in sent.values():
+        # One that is broken broke on the way, if another is not.
+        packet = next((record.packet for record in copies if not record.packet.broken), copies[0].packet)
+        found.append((packet.sent_at, packet.sender, packet, _comment(copies)))
+        found += [
+            (record.at, record.receiver, record.packet, f"#{packet.number}")
+            for record in copies
+            if record.fate == "delivered" and record.receiver != packet.sender
+        ]
+    return found
+
+
+def _comment(copies: list[Record]) -> str:
+    """Return what there is to be said of a packet when it leaves."""
+    words = [f"#{copies[0].packet.number}"]
+    for record in copies:
+        if record.fate == "dropped":
+            which = "" if len(copies) == 1 else f"one to {shown(record.receiver)} "
+            words.append(f"{which}dropped: {record.reason}")
+    return ", ".join(words)
+
+
+def encode(packet: Packet) -> bytes:
+    """Return a packet as it is on the wire, from its IP header on."""
+    ipv6 = packet.is_ipv6
+    if packet.report is None:
+        protocol, body = int(socket.IPPROTO_UDP), _udp(packet)
+    else:
+        protocol = int(socket.IPPROTO_ICMPV6 if ipv6 else socket.IPPROTO_ICMP)
+        body = _icmp(packet, packet.report)
+    return (_ipv6_header if ipv6 else _ipv4_header)(packet, protocol, len(body)) + body
+
+
+def _udp(packet: Packet) -> bytes:
+    # RFC 768
+    length = UDP_HEADER + len(packet.payload)
+    body = struct.pack("!HHHH", packet.source.port, packet.destination.port, length, 0) + packet.payload
+    checksum = _checksum(_pseudo_header(packet, int(socket.IPPROTO_UDP), length) + body) or 0xFFFF
+    if packet.broken:
+        # None at all, which is 0, would be right (RFC 768).
+        checksum = checksum ^ 0x5555 or 0xAAAA
+    return body[:6] + struct.pack("!H", checksum) + body[8:]
+
+
+def _icmp(packet: Packet, report: Report) -> bytes:
+    # RFC 792, RFC 1191, RFC 4443: what it is about is quoted, IPv4 with the beginning of its datagram.
+    ipv6 = packet.is_ipv6
+    header = IPV6_HEADER if ipv6 else IPV4_HEADER
+    quoted = encode(report.about)[: header + _QUOTED[ipv6]]
+    # The MTU is a number of four bytes, or of the latter two of them.
+    body = struct.pack("!BBHI", report.type, report.code, 0, report.mtu) + quoted
+    covered = (_pseudo_header(packet, int(socket.IPPROTO_ICMPV6), len(body)) if ipv6 else b"") + body
+    return body[:2] + struct.pack("!H", _checksum(covered)) + body[4:]
+
+
+def _ipv4_header(packet: Packet, protocol: int, size: int) -> bytes:
+    # RFC 791, 3.1
+    flags = _DONT_FRAGMENT if packet.dont_fragment else 0
+    header = struct.pack(
+        "!BBHHHBBH4s4s",
+        0x45,
+        packet.traffic_class,
+        IPV4_HEADER + size,
+        packet.number & 0xFFFF,
+        flags,
+        packet.hop_limit,
+        protocol,
+        0,
+        packed(packet.source.host),
+        packed(packet.destination.host),
+    )
+    return header[:10] + struct.pack("!H", _checksum(header)) + header[12:]
+
+
+def _ipv6_header(packet: Packet, protocol: int, size: int) -> bytes:
+    # RFC 8200, 3
+    first = 6 << 28 | packet.traffic_class << 20
+    addresses = packed(packet.source.host) + packed(packet.destination.host)
+    return struct.pack("!IHBB", first, size, protocol, packet.hop_limit) + addresses
+
+
+def _pseudo_header(packet: Packet, protocol: int, length: int) -> bytes:
+    # RFC 768; RFC 8200, 8.1
+    addresses = packed(packet.source.host) + packed(packet.destination.host)
+    if packet.is_ipv6:
+        return addresses + struct.pack("!I3xB", length, protocol)
+    return addresses + struct.pack("!xBH", protocol, length)
+
+
+def _checksum(data: bytes) -> int:
+    """Return the Internet checksum (RFC 1071)."""
+    if len(data) % 2:
+        data += b"\0"
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total > 0xFFFF:
+        total = (total >> 16) + (total & 0xFFFF)
+    return ~total & 0xFFFF
