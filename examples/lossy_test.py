@@ -88,7 +88,7 @@ async def peer(sim_network: sim.Network, conditions: sim.Knobs) -> AsyncGenerato
     sim_network.path(client, server, symmetric=True, **conditions)
     server.start_soon(trio_dgram.serve, serve_squares, PORT)
     await trio.testing.wait_all_tasks_blocked()
-    with client.entered():
+    with client.active():
         async with trio_dgram.open_connection("server", PORT) as channel:
             yield channel
 

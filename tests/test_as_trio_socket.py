@@ -345,7 +345,7 @@ async def link_local_pair(
     server = nursery.create_socket("udp6", **options)
     port = (await server.bind()).port
     here = next(host for host in trio_dgram.interfaces()[-1].addresses if host.startswith("fe80:")).partition("%")[0]
-    with machine.entered():
+    with machine.active():
         client = nursery.create_socket("udp6")
         await client.bind()
         return as_trio_socket(server), as_trio_socket(client), (here, port, 0, socket.if_nametoindex(link.peer_name))
@@ -355,7 +355,7 @@ async def link_local_pair(
 async def test_a_link_local_address_has_its_scope(machine: Machine, options: dict[str, Any]) -> None:
     async with trio_dgram.open_nursery() as nursery:
         server, client, to = await link_local_pair(machine, nursery, **options)
-        with machine.entered():
+        with machine.active():
             await client.sendto(b"question", to)
         data, source = await server.recvfrom(100)
         assert data == b"question"
@@ -363,7 +363,7 @@ async def test_a_link_local_address_has_its_scope(machine: Machine, options: dic
         assert "%" not in source[0]
         assert source[2:] == (0, trio_dgram.interfaces()[-1].index)
         await server.sendto(b"answer", source)
-        with machine.entered():
+        with machine.active():
             assert await client.recvfrom(100) == (b"answer", to)
         nursery.cancel_scope.cancel()
 

@@ -165,7 +165,7 @@ async def test_a_group_on_one_interface_is_joined() -> None:
 async def test_an_ipv6_group_is_joined_on_a_link(veth: Link, machine: Machine) -> None:
     async with running("listen", "0", "--group", f"ff02::1234%{veth.name}", "--text", "--count", "1") as listen:
         port = await listen.port()
-        with machine.entered():
+        with machine.active():
             run("socat", "-u", "-", f"UDP6-SENDTO:[ff02::1234%{veth.peer_name}]:{port}", text="to all")
         await listen.wait()
     assert "6 bytes: to all\n" in listen.out.text

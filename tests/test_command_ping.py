@@ -142,11 +142,11 @@ def ping_over(*words: str, **conditions: Any) -> tuple[int | None, str]:
     async def scenario(network: sim.Network) -> tuple[int | None, str]:
         server, client = network.host("server"), network.host("client")
         network.path(client, server, symmetric=True, **conditions)
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp4", port=7) as sock:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(echo, sock)
-                    with client.entered():
+                    with client.active():
                         async with running("ping", "server:7", "-4", *words) as ping:
                             await ping.ended.wait()
                     nursery.cancel_scope.cancel()

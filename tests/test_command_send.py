@@ -92,9 +92,9 @@ def test_a_line_without_an_end_is_an_error() -> None:
 def test_the_rate_spaces_datagrams() -> None:
     async def scenario(network: sim.Network) -> list[float]:
         server, client = network.host("server"), network.host("client")
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp4", port=5000) as sock:
-                with client.entered():
+                with client.active():
                     async with running("send", "server:5000", "-4", "x", "--count", "3", "--rate", "4") as send:
                         await send.wait()
                 await received(sock, 3)
@@ -138,9 +138,9 @@ async def test_a_refusal_is_named_and_ends_the_wait(udp: Family) -> None:
 def test_silence_is_an_error_after_the_wait() -> None:
     async def scenario(network: sim.Network) -> tuple[int | None, str, float]:
         server, client = network.host("server"), network.host("client")
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp6", port=5000):
-                with client.entered():
+                with client.active():
                     async with running("send", "server:5000", "x", "--wait", "3", "-6") as send:
                         code = await send.wait()
         return code, send.err.text, network.time

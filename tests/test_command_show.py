@@ -42,9 +42,9 @@ async def conversation(network: sim.Network, path: Path, type: trio_dgram.Socket
     """Send from a client to a server, itself, and a closed port; write the capture, and return its text."""
     server, client = network.host("server"), network.host("client")
     network.path(client, server, delay=0.01, loss=0.3)
-    with server.entered():
+    with server.active():
         async with trio_dgram.open_socket(type, port=5000):
-            with client.entered():
+            with client.active():
                 async with trio_dgram.open_socket(type, port=4000) as sock:
                     for number in range(10):
                         await sock.send(b"x" * number, ("server", 5000))
@@ -165,9 +165,9 @@ def test_datagrams_are_sent_again_with_their_delays(tmp_path: Path) -> None:
 
     async def scenario(network: sim.Network) -> tuple[int | None, list[float]]:
         server, client = network.host("server"), network.host("client")
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp4", port=5000):
-                with client.entered():
+                with client.active():
                     async with running("show", path, "--to", "server:5000", "-4", "--from", "server") as show:
                         code = await show.wait()
                 await trio.sleep(1)

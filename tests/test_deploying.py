@@ -64,7 +64,7 @@ async def test_nginx_distributes_clients_among_machines_and_loses_none_when_one_
     nginx = [*find_nginx(tmp_path), "-c", str(FILES / "nginx.conf")]
     run(*nginx, "-t")
     with ExitStack() as stack:
-        with machine.entered():
+        with machine.active():
             ip(*[f"addr add {server}/24 dev {link.peer_name}" for server in SERVERS])
             echo = [sys.executable, str(EXAMPLES / "echo.py"), "--proxy", BALANCER[0], "--host"]
             servers = [Example(stack.enter_context(program(*echo, server))) for server in SERVERS]

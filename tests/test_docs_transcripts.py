@@ -47,7 +47,7 @@ def output(command: Running) -> str:
 
 
 async def test_the_transcript_of_listen(sim_network: sim.Network, autojump_clock: object) -> None:
-    with sim_network.host("server").entered():
+    with sim_network.host("server").active():
         async with running(*start("listen")) as listen:
             await listen.err.until("\n")
             async with trio_dgram.open_socket("udp4", port=41234, host="127.0.0.1") as sender:
@@ -59,7 +59,7 @@ async def test_the_transcript_of_listen(sim_network: sim.Network, autojump_clock
 @not_portable
 async def test_the_transcript_of_send(sim_network: sim.Network, autojump_clock: object) -> None:
     sim_network.host("server", addresses=["192.0.2.1"])
-    with sim_network.host("client").entered():
+    with sim_network.host("client").active():
         async with running(*start("send")) as send:
             assert await send.wait() == 1
     assert sorted(without_figures(output(send))) == sorted(without_figures("\n".join(lines("send"))))
@@ -74,7 +74,7 @@ async def test_the_transcript_of_ping(sim_network: sim.Network, autojump_clock: 
     host = sim_network.host("client")
     host.start_soon(echo)
     await trio.testing.wait_all_tasks_blocked()
-    with host.entered():
+    with host.active():
         async with running(*start("ping")) as ping:
             assert await ping.wait() == 0
     assert_shown("ping", output(ping))
@@ -92,9 +92,9 @@ def test_the_transcript_of_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
         network.path(client, server, delay=0.01, loss=sim.DropList({2}))
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket("udp4", port=4000) as sock:
-                with server.entered():
+                with server.active():
                     async with trio_dgram.open_socket("udp4", port=5000):
                         for _ in range(2):
                             await sock.send("x", ("server", 5000))

@@ -90,7 +90,7 @@ def test_one_handler_serves_both_on_a_lossy_path(udp: Family, seed: int) -> None
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
         network.path(client, server, symmetric=True, delay=0.05, jitter=0.04, keep_order=False, loss=0.1, duplicate=0.5)
-        with server.entered():
+        with server.active():
             async with serving_both() as ports:
                 await client.run(talk_to_both, {"udp4": server.ipv4, "udp6": server.ipv6}[udp.type], *ports)
         assert network.time > 0.2
@@ -389,7 +389,7 @@ async def test_each_address_of_an_interface_and_a_link_local_one_reply_for_thems
         hosts.append(f"fe80::1%{link.peer_name}")
     async with serving() as listeners:
         for host in hosts:
-            with machine.entered():
+            with machine.active():
                 connection = connecting(listeners[0], host, server_hostname="server.example")
                 async with connection as peer:
                     await talk(peer)

@@ -141,9 +141,9 @@ def test_a_handshake_that_takes_too_long_is_counted_and_logged_once(caplog: pyte
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
         network.path(client, server, symmetric=True, delay=0.5)
-        with server.entered():
+        with server.active():
             async with serving(handshake_timeout=0.75) as listeners:
-                with client.entered():
+                with client.active():
                     for _ in range(3):
                         with pytest.raises(trio.TooSlowError, match="has not finished the handshake within 2 seconds"):
                             async with connecting(listeners[1], server.ipv4, handshake_timeout=2):
@@ -164,7 +164,7 @@ def test_a_client_gives_up_a_silent_server() -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
         network.path(client, server, loss=1)
-        with client.entered(), pytest.raises(trio.TooSlowError):
+        with client.active(), pytest.raises(trio.TooSlowError):
             async with dtls.open_connection("server", 4433, client_context()):
                 raise AssertionError
         assert network.time == 10
@@ -249,10 +249,10 @@ async def test_peers_beyond_the_limit_are_refused_when_their_handshakes_end(udp:
 def test_a_channel_ends_after_the_idle_timeout_without_a_datagram(idle_timeout: float | None) -> None:
     async def scenario(network: sim.Network) -> None:
         handlers = Handlers()
-        with network.host("server").entered():
+        with network.host("server").active():
             async with serving(handlers, idle_timeout=idle_timeout) as listeners:
                 listener = listeners[1]
-                with network.host("client").entered():
+                with network.host("client").active():
                     async with connecting(listener, network.host("server").ipv4) as peer:
                         for _ in range(3):
                             await trio.sleep(8)
@@ -287,9 +287,9 @@ def test_an_expired_channel_returns_what_was_queued_first() -> None:
             async for data in peer:
                 received.append(data)
 
-        with network.host("server").entered():
+        with network.host("server").active():
             async with serving(handler) as listeners:
-                with network.host("client").entered():
+                with network.host("client").active():
                     async with connecting(listeners[1], network.host("server").ipv4) as peer:
                         for number in range(3):
                             await peer.send(b"%d" % number)
@@ -304,10 +304,10 @@ def test_a_handler_that_runs_on_is_cancelled_when_its_place_is_needed() -> None:
     async def scenario(network: sim.Network) -> None:
         handlers = Handlers()
         server, client = network.host("server"), network.host("client")
-        with server.entered():
+        with server.active():
             async with serving(handlers, max_peers=2, idle_timeout=10) as listeners:
                 listener = listeners[1]
-                with client.entered():
+                with client.active():
                     async with AsyncExitStack() as stack:
                         for _ in range(6):
                             peer = await stack.enter_async_context(connecting(listener, server.ipv4))
@@ -329,9 +329,9 @@ def test_a_handler_that_fails_because_its_channel_has_ended_is_not_logged(caplog
 
     async def scenario(network: sim.Network) -> None:
         server = network.host("server")
-        with server.entered():
+        with server.active():
             async with serving(handler, idle_timeout=10) as listeners:
-                with network.host("client").entered():
+                with network.host("client").active():
                     async with connecting(listeners[1], server.ipv4):
                         await trio.sleep(20)
                 assert check_sums(listeners[1]).expired == 1
@@ -343,11 +343,11 @@ def test_a_handler_that_fails_because_its_channel_has_ended_is_not_logged(caplog
 def test_a_channel_that_expires_before_it_is_accepted_is_closed() -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
-        with server.entered():
+        with server.active():
             (listener,) = await dtls.open_listeners(0, server_context(), host=server.ipv4, idle_timeout=10)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(listener.accept)
-                with client.entered():
+                with client.active():
                     async with connecting(listener), connecting(listener):
                         await trio.sleep(1)
                         assert check_sums(listener).waiting == 1

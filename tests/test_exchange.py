@@ -486,7 +486,7 @@ def test_everything_can_be_cancelled_at_every_point() -> None:
             assert results is None or sorted(results) == [b"0", b"1", b"2"]
             assert not seen or seen[0].statistics().in_flight == 0
 
-        with client.entered():
+        with client.active():
             return await cancel_everywhere(exchange_requests, check)
 
     assert sim.run(scenario) > 20

@@ -123,7 +123,7 @@ def bucket(veth: Link) -> Link:
 @pytest.fixture
 async def road(udp: Family, machine: Machine, bucket: Link) -> AsyncGenerator[Road]:
     async with trio_dgram.open_nursery() as nursery:
-        with machine.entered():
+        with machine.active():
             receiver = nursery.create_socket(udp.type)
         receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 2**23)
         port = (await receiver.bind()).port

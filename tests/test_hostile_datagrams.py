@@ -93,7 +93,7 @@ class Attacker:
 
 @pytest.fixture
 def attacker(machine: Machine, veth: Link) -> Generator[Attacker]:
-    with machine.entered():
+    with machine.active():
         opened = open_forger(veth.peer_name, veth.mac)
     with closing(opened):
         yield Attacker(opened)
@@ -111,7 +111,7 @@ async def test_the_echo_example_continues_to_answer(machine: Machine, attacker: 
     with program(sys.executable, str(ECHO)) as echo:
         assert echo.read_line().startswith(b"listening on")
         async with trio_dgram.open_nursery() as nursery:
-            with machine.entered():
+            with machine.active():
                 client = nursery.create_socket("udp4")
             for each in [each for each in HOSTILE if 4 in each.source]:
                 attacker.send(each, 4)
@@ -162,7 +162,7 @@ async def test_each_is_counted_and_its_answers_failure_reported(
     arrived = 0
     server_address = Address(LINK.host(version, 1), PORT)
     async with trio_dgram.open_socket(type, port=PORT) as server, trio_dgram.open_nursery() as nursery:
-        with machine.entered():
+        with machine.active():
             client = nursery.create_socket(TYPES[version])
         failures = server.events(Failure)
         nursery.start_soon(answering, server)
@@ -198,7 +198,7 @@ async def test_a_batch_of_answers_is_sent_except_those_that_cannot_be(
 ) -> None:
     async with trio_dgram.open_socket(TYPES[version], port=PORT) as server, trio_dgram.open_nursery() as nursery:
         failures = server.events(Failure)
-        with machine.entered():
+        with machine.active():
             client = nursery.create_socket(TYPES[version])
             await client.bind(0, PEER[version])
         # Of one size, so that the kernel could be asked to send several in one call.

@@ -234,10 +234,10 @@ def narrow_path(machine: Machine) -> Generator[dict[str, str]]:
             f"route add 198.18.2.0/24 via {near.there['udp4']}",
             f"route add 2001:db8:2::/64 via {near.there['udp6']}",
         )
-        with machine.entered():
+        with machine.active():
             sysctl("net.ipv4.ip_forward", 1)
             sysctl("net.ipv6.conf.all.forwarding", 1)
-        with far.entered():
+        with far.active():
             ip(f"route add default via {second.here['udp4']}", f"route add default via {second.here['udp6']}")
         yield second.there
 
@@ -383,7 +383,7 @@ async def test_undrained_errors_do_not_make_a_waiting_send_busy_loop(udp: Family
     # At this rate datagrams stay in the send buffer.
     run("tc", "qdisc", "add", "dev", link.name, "root", "tbf", "rate", "1kbit", "burst", "1500", "limit", "1m")
     async with trio_dgram.open_nursery() as nursery:
-        with machine.entered():
+        with machine.active():
             port = (await nursery.create_socket(udp.type).bind()).port
         sock = nursery.create_socket(udp.type, icmp_errors=True, mtu_discovery="do", send_buffer_size=1)
         to = Address(link.there[udp.type], port)

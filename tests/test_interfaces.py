@@ -65,7 +65,7 @@ def test_state_multicast_and_mtu_are_reported(machine: Machine) -> None:
     machine.link(3, mtu=9000)
     down = machine.link(1, up=False, mtu=1280)
     machine.link(2)
-    with machine.entered():
+    with machine.active():
         ip("link set peer2 down")
     ip("link set veth3 multicast off")
     interfaces = {interface.name: interface for interface in trio_dgram.interfaces()}

@@ -89,14 +89,14 @@ def test_newcomers_never_make_more_handlers_run_than_there_may_be_peers(count: i
 
         forged = frozenset(addresses)
         async with trio.open_nursery() as nursery:
-            with server.entered():
+            with server.active():
                 listeners = await nursery.start(partial(trio_dgram.serve, handler, PORT, max_peers=100))
             to = await trio_dgram.resolve("server", PORT, "udp4")
             listener = next(each for each in listeners if ":" not in each.address.host)
             async with trio_dgram.open_connection("server", PORT) as peer, trio_dgram.open_nursery() as sockets:
                 await peer.send(b"first")
                 for number, source in enumerate(addresses):
-                    with forger.entered():
+                    with forger.active():
                         sock = sockets.create_socket("udp4")
                         await sock.bind(0, source)
                     await sock.send(b"newcomer", to)

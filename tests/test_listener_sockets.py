@@ -436,7 +436,7 @@ async def test_two_addresses_of_an_interface_and_a_link_local_one_answer(udp: Fa
         hosts.append(f"fe80::1%{link.peer_name}")
     async with serving(shout, 0) as listeners:
         for host in hosts:
-            with machine.entered():
+            with machine.active():
                 connection = trio_dgram.open_connection(host, listeners[0].address.port)
                 async with connection as peer:
                     await assert_shouts(peer)
@@ -447,7 +447,7 @@ async def test_a_server_on_a_link_local_address_answers(machine: Machine, on_all
     link = machine.link()
     ip(f"addr add fe80::1/64 dev {link.name} nodad")
     async with serving(shout, 0, host=None if on_all else f"fe80::1%{link.name}") as listeners:
-        with machine.entered():
+        with machine.active():
             connection = trio_dgram.open_connection(f"fe80::1%{link.peer_name}", listeners[0].address.port)
             async with connection as peer:
                 await assert_shouts(peer)
@@ -459,7 +459,7 @@ def test_a_simulated_server_answers_from_the_address_of_the_request(udp: Family)
     async def scenario(network: sim.Network) -> None:
         server = network.host("server", addresses=addresses)
         async with trio.open_nursery() as nursery:
-            with server.entered():
+            with server.active():
                 listeners = await nursery.start(trio_dgram.serve, shout, 7)
             for host in addresses:
                 async with trio_dgram.open_connection(host, listeners[0].address.port) as peer:

@@ -40,7 +40,7 @@ class Net:
 
     def sender(self, nursery: DatagramNursery, type: SocketType, link: Link) -> DatagramSocket:
         """Return a socket on the other machine that sends multicast datagrams over ``link``."""
-        with self.machine.entered():
+        with self.machine.active():
             return nursery.create_socket(type, multicast_interface=link.peer_name).unref()
 
 
@@ -152,11 +152,11 @@ async def test_a_group_is_joined_from_one_source_and_then_from_a_second(udp: Fam
     group, _ = GROUPS[udp.type]
     version = 4 if udp.type == "udp4" else 6
     good, bad = net.first.host(version, 2), net.first.host(version, 3)
-    with net.machine.entered():
+    with net.machine.active():
         ip(f"addr add {bad}/{24 if version == 4 else 64} dev {net.first.peer_name} {'nodad' * (version == 6)}")
     async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
         from_good, from_bad = (net.sender(nursery, udp.type, net.first) for _ in range(2))
-        with net.machine.entered():
+        with net.machine.active():
             await from_good.bind(0, good)
             await from_bad.bind(0, bad)
         assert names(sock.add_membership(group, net.first.name, source=good)) == [net.first.name]
@@ -457,12 +457,12 @@ async def test_rejoining_restores_two_sources_and_no_other(udp: Family, net: Net
         ip(f"link delete {net.first.name}")
         net.machine.link(1)
         assert [membership.source for membership in sock.rejoin_memberships()] == [first, second]
-        with net.machine.entered():
+        with net.machine.active():
             for each in (second, third):
                 ip(f"addr add {each}/{24 if version == 4 else 64} dev {net.first.peer_name} {'nodad' * (version == 6)}")
         for each in (third, first, second):
             sender = net.sender(nursery, udp.type, net.first)
-            with net.machine.entered():
+            with net.machine.active():
                 await sender.bind(0, each)
             await sender.send(each, (group, PORT))
         assert await arrivals(sock, second.encode()) == [first.encode(), second.encode()]

@@ -29,7 +29,7 @@ def test_a_namespace_is_left_after_an_error_and_no_descriptor_leaks() -> None:
     home = here()
     with same_descriptors(), pytest.raises(ZeroDivisionError), network_namespace() as inside:
         assert here() != home
-        with another_machine(inside) as machine, machine.entered():
+        with another_machine(inside) as machine, machine.active():
             assert here() != home
             raise ZeroDivisionError
     assert here() == home
@@ -99,7 +99,7 @@ def test_a_program_that_ends_early_is_an_assertion_error() -> None:
 
 async def test_a_socket_stays_in_the_namespace_where_it_was_created(udp: Family, machine: Machine, veth: Link) -> None:
     async with trio_dgram.open_nursery() as nursery:
-        with machine.entered():
+        with machine.active():
             there = nursery.create_socket(udp.type).unref()
         # Binding and sending from here does not move it.
         await there.bind(0, veth.there[udp.type])
@@ -118,18 +118,18 @@ async def test_a_received_link_local_address_can_be_answered_unchanged(machine: 
     async with trio_dgram.open_nursery() as nursery:
         ours = nursery.create_socket("udp6").unref()
         await ours.bind()
-        with machine.entered():
+        with machine.active():
             theirs = nursery.create_socket("udp6").unref()
             local = next(host for host in trio_dgram.interfaces()[1].addresses if host.startswith("fe80:"))
             await theirs.bind(0, local)
             ip(f"addr add fe80::1/64 dev {veth.peer_name} nodad")
         ip(f"addr add fe80::9/64 dev {veth.name} nodad")
-        with machine.entered():
+        with machine.active():
             await theirs.send(b"question", (f"fe80::9%{veth.peer_name}", ours.address.port))
         question = await ours.receive()
         assert question.address == (f"{local.partition('%')[0]}%{veth.name}", theirs.address.port)
         await ours.send(b"answer", question.address)
-        with machine.entered():
+        with machine.active():
             answer = await theirs.receive()
         assert answer == (b"answer", Address(f"fe80::9%{veth.peer_name}", ours.address.port), None)
 
@@ -139,7 +139,7 @@ async def test_a_forged_datagram_is_received_like_a_real_one(
     udp: Family, machine: Machine, veth: Link, size: int
 ) -> None:
     async with trio_dgram.open_socket(udp.type, port=0) as sock:
-        with machine.entered():
+        with machine.active():
             forger = open_forger(veth.peer_name, veth.mac)
         payload = bytes(range(256)) * (size // 256 + 1)
         source = Endpoint(veth.there[udp.type], 7)

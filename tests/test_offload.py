@@ -274,7 +274,7 @@ async def test_datagrams_larger_than_the_path_mtu_are_sent_singly_and_received_w
     udp: Family, machine: Machine
 ) -> None:
     link = machine.link(mtu=1300)
-    with machine.entered():
+    with machine.active():
         async with trio_dgram.open_nursery() as nursery:
             receiver = nursery.create_socket(udp.type)
             to = await receiver.bind(0, link.there[udp.type])

@@ -132,7 +132,7 @@ async def test_a_reply_is_sent_from_the_receiving_one_of_two_addresses_of_an_int
     async with trio_dgram.open_nursery() as nursery:
         server = nursery.create_socket(udp.type, packet_info=True)
         port = (await server.bind()).port
-        with machine.entered():
+        with machine.active():
             client = nursery.create_socket(udp.type)
         for host in (second, link.here[udp.type], second):
             await client.send(b"question", (host, port))
@@ -164,7 +164,7 @@ async def test_a_reply_to_a_multicast_datagram_is_sent_from_a_local_address(udp:
         server = nursery.create_socket(udp.type, packet_info=True)
         port = (await server.bind()).port
         server.add_membership(udp.group, link.name)
-        with machine.entered():
+        with machine.active():
             client = nursery.create_socket(udp.type, multicast_interface=link.peer_name)
         await client.send(b"question", (udp.group, port))
         question = await server.receive()
@@ -184,7 +184,7 @@ async def test_a_reply_to_a_broadcast_datagram_is_sent_from_a_local_address(mach
         async with trio_dgram.open_nursery() as nursery:
             server = nursery.create_socket(type_, packet_info=True)
             port = (await server.bind()).port
-            with machine.entered():
+            with machine.active():
                 client = nursery.create_socket("udp4", broadcast=True)
             await client.send(b"question", (link.host(4, 255), port))
             await server.send((await server.receive()).reply(b"answer"))
@@ -199,7 +199,7 @@ async def test_a_reply_to_a_link_local_peer_is_sent_on_the_receiving_interface(m
         server = nursery.create_socket("udp6", packet_info=True)
         port = (await server.bind()).port
         local = next(host for host in trio_dgram.interfaces()[-1].addresses if host.startswith("fe80:"))
-        with machine.entered():
+        with machine.active():
             client = nursery.create_socket("udp6")
             to = Address(f"{local.partition('%')[0]}%{link.peer_name}", port)
             await client.send(b"question", to)
@@ -209,7 +209,7 @@ async def test_a_reply_to_a_link_local_peer_is_sent_on_the_receiving_interface(m
         assert answer.info is not None
         assert answer.info.interface == socket.if_nametoindex(link.name)
         await server.send(answer)
-        with machine.entered():
+        with machine.active():
             assert (await client.receive()).address == to
         nursery.cancel_scope.cancel()
 
@@ -221,7 +221,7 @@ async def test_a_reply_over_a_removed_interface_is_reported_and_not_raised(machi
             server = nursery.create_socket("udp6", packet_info=packet_info)
             port = (await server.bind()).port
             local = next(host for host in trio_dgram.interfaces()[-1].addresses if host.startswith("fe80:"))
-            with machine.entered():
+            with machine.active():
                 client = nursery.create_socket("udp6")
                 await client.send(b"question", (f"{local.partition('%')[0]}%{link.peer_name}", port))
             question = await server.receive()
@@ -287,7 +287,7 @@ async def test_a_packet_info_of_the_program_is_sent_unchanged(type_: SocketType,
 async def test_packet_info_selects_the_outgoing_interface(udp: Family, machine: Machine) -> None:
     links = [machine.link(1), machine.link(2)]
     async with trio_dgram.open_nursery() as nursery:
-        with machine.entered():
+        with machine.active():
             listener = nursery.create_socket(udp.type, packet_info=True)
             port = (await listener.bind()).port
             for link in links:
@@ -298,7 +298,7 @@ async def test_packet_info_selects_the_outgoing_interface(udp: Family, machine: 
             await sender.send(Datagram(b"x", Address(udp.group, port), PacketInfo(interface=index)))
             info = (await listener.receive()).info
             assert info is not None
-            with machine.entered():
+            with machine.active():
                 assert info.interface == socket.if_nametoindex(link.peer_name)
         nursery.cancel_scope.cancel()
 

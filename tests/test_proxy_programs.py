@@ -127,7 +127,7 @@ def deliver_locally(service: int) -> None:
 async def test_a_transparent_nginx_needs_no_header(machine: Machine, tmp_path: Path) -> None:
     link = machine.link()
     here, there = link.here["udp4"], link.there["udp4"]
-    with machine.entered():
+    with machine.active():
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         client.bind((there, 0))
     deliver_locally(5300)

@@ -131,7 +131,7 @@ async def test_each_of_two_addresses_of_an_interface_answers_for_itself(udp: Fam
         server = nursery.create_socket(udp.type)
         port = (await server.bind()).port
         assert enable_reply_address(server)
-        with machine.entered():
+        with machine.active():
             client = nursery.create_socket(udp.type)
         for host in (second, link.here[udp.type], second):
             await client.send(b"question", (host, port))
@@ -153,7 +153,7 @@ async def test_a_link_local_peer_is_answered_on_the_interface_that_received_it(m
         port = (await server.bind()).port
         assert enable_reply_address(server)
         for link in (*links, *links):
-            with machine.entered():
+            with machine.active():
                 ip(f"addr replace fe80::2/64 dev {link.peer_name} nodad")
                 client = nursery.create_socket("udp6")
                 await client.bind(0, f"fe80::2%{link.peer_name}")
@@ -162,7 +162,7 @@ async def test_a_link_local_peer_is_answered_on_the_interface_that_received_it(m
             question = await server.receive()
             assert question.address.host == f"fe80::2%{link.name}"
             answers = await answer_in_every_way(server, question)
-            with machine.entered():
+            with machine.active():
                 for _ in range(answers):
                     assert (await client.receive()).address == to
         nursery.cancel_scope.cancel()
@@ -178,7 +178,7 @@ async def test_multicast_and_broadcast_are_answered_from_an_address_of_the_inter
         port = (await server.bind()).port
         server.add_membership(udp.group, link.name)
         assert enable_reply_address(server)
-        with machine.entered():
+        with machine.active():
             client = nursery.create_socket(udp.type, multicast_interface=link.peer_name)
             ipv4 = nursery.create_socket("udp4", broadcast=True)
         for sender, to in ((client, udp.group), (ipv4, link.host(4, 255))):
@@ -423,7 +423,7 @@ async def test_an_answer_from_an_address_that_was_removed_is_reported_and_not_ra
         server = nursery.create_socket(udp.type)
         port = (await server.bind()).port
         assert enable_reply_address(server)
-        with machine.entered():
+        with machine.active():
             client = nursery.create_socket(udp.type)
         await client.send(b"question", (second, port))
         question = await server.receive()
@@ -442,7 +442,7 @@ async def test_a_link_local_peer_without_an_interface_has_no_kept_destination(ma
         server = nursery.create_socket("udp6")
         port = (await server.bind()).port
         local = next(host for host in trio_dgram.interfaces()[-1].addresses if host.startswith("fe80:"))
-        with machine.entered():
+        with machine.active():
             client = nursery.create_socket("udp6")
             await client.send(b"question", (f"{local.partition('%')[0]}%{link.peer_name}", port))
         question = await server.receive()
@@ -494,10 +494,10 @@ def test_the_address_that_was_asked_answers_on_the_simulated_network(udp: Family
 
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server", addresses=hosts), network.host("client")
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket(udp.type, port=7) as server_socket:
                 assert enable_reply_address(server_socket)
-                with client.entered():
+                with client.active():
                     async with trio_dgram.open_socket(udp.type) as client_socket:
                         for host in (*hosts, *hosts):
                             await client_socket.send(b"question", (host, 7))
@@ -514,10 +514,10 @@ def test_an_ipv4_mapped_address_answers_on_the_simulated_network() -> None:
 
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server", addresses=hosts), network.host("client")
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp6", port=7) as server_socket:
                 assert enable_reply_address(server_socket)
-                with client.entered():
+                with client.active():
                     async with trio_dgram.open_socket("udp4") as client_socket:
                         for host in (*hosts, *hosts):
                             await client_socket.send(b"question", (host, 7))

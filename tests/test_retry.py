@@ -398,7 +398,7 @@ def test_retry_overcomes_a_bad_network_or_raises_too_slow_error() -> None:
         client, server = network.host("client"), network.host("server")
         network.path(client, server, symmetric=True, delay=0.05, jitter=0.04, keep_order=False, loss=0.3, duplicate=0.2)
         async with trio.open_nursery() as nursery:
-            with server.entered():
+            with server.active():
                 await nursery.start(trio_dgram.serve, shout, 7)
             try:
                 return await client.run(ask)

@@ -564,7 +564,7 @@ def test_ten_thousand_peers_each_get_their_own_answers() -> None:
         (listener,) = await server.run(open_one, 20_000)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, shout, [listener])
-            with client.entered():
+            with client.active():
                 async with trio_dgram.open_nursery() as sockets:
                     socks = [sockets.create_socket("udp4") for _ in range(10_000)]
                     to = await trio_dgram.resolve("server", 7, "udp4")
@@ -727,7 +727,7 @@ async def test_a_chosen_port_that_is_taken_in_one_family_is_replaced(monkeypatch
 async def test_a_name_is_listened_on_at_its_addresses() -> None:
     async with sim.open_network() as network:
         host = network.host("server", addresses=["192.0.2.1", "2001:db8::1"])
-        with host.entered():
+        with host.active():
             listeners = await trio_dgram.open_listeners(0, host="server")
         assert {listener.address.host for listener in listeners} == {"192.0.2.1", "2001:db8::1"}
         for listener in listeners:

@@ -129,7 +129,7 @@ def under_attack(*, max_peers: int = 64, **options: Any) -> tuple[ListenerStatis
             trio_dgram.serve, guard, PORT, host="0.0.0.0", max_peers=max_peers, max_total_bytes=MAX_TOTAL_BYTES
         )
         async with trio.open_nursery() as nursery:
-            with server.entered():
+            with server.active():
                 (listener,) = await nursery.start(partial(serve, **options))
             async with trio.open_nursery() as talking:
                 for host, answers in list(zip(hosts, answered, strict=True))[:HONEST]:

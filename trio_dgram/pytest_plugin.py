@@ -196,11 +196,11 @@ async def sim_network(request: pytest.FixtureRequest) -> AsyncGenerator[Network]
     """A simulated network for a test, under the test's seed.
 
     With the fixture ``autojump_clock`` of pytest-trio time is virtual, ``time.time`` and what passes for chance
-    included, and a test that will never end fails with :class:`sim.Stuck`.
+    included, and a test that will never end fails with :class:`sim.StuckError`.
     """
     from .sim import open_network  # noqa: PLC0415 -- loaded where it is used
     from .sim._run.determinism import deterministic  # noqa: PLC0415
-    from .sim._run.stuck import guard  # noqa: PLC0415
+    from .sim._run.watch import guard  # noqa: PLC0415
 
     seed = request.node.stash[_SEED]
     virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
@@ -219,9 +219,9 @@ async def udp_pair(sim_network: Network) -> AsyncGenerator[tuple[DatagramSocket,
 
     one, other = sim_network.host("one"), sim_network.host("other")
     async with AsyncExitStack() as stack:
-        with one.entered():
+        with one.active():
             first = await stack.enter_async_context(open_socket("udp4", port=0, host=one.ipv4))
-        with other.entered():
+        with other.active():
             second = await stack.enter_async_context(open_socket("udp4", port=0, host=other.ipv4))
         await first.connect(second.address)
         await second.connect(first.address)

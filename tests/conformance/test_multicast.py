@@ -160,13 +160,13 @@ async def test_the_outgoing_interface_can_be_set_and_reset(
     udp: Family, machine: Machine, nursery: DatagramNursery, by: str
 ) -> None:
     first, second = machine.link(1), machine.link(2)
-    with machine.entered():
+    with machine.active():
         receivers = [
             nursery.create_socket(udp.type, device=link.peer_name, reuse_address=True) for link in (first, second)
         ]
     for receiver, link in zip(receivers, (first, second), strict=True):
         await receiver.bind(PORT)
-        with machine.entered():
+        with machine.active():
             receiver.add_membership(udp.group, link.peer_name)
     # The route makes the second interface the default.
     level = {"udp4": "route add 239.0.0.0/8", "udp6": "route add ff02::/16 table local metric 1"}[udp.type]
@@ -193,12 +193,12 @@ async def test_multicast_without_loopback_does_not_reach_this_machine(
     udp: Family, veth: Link, machine: Machine, nursery: DatagramNursery
 ) -> None:
     here, sender = nursery.create_socket(udp.type), nursery.create_socket(udp.type, multicast_interface=veth.name)
-    with machine.entered():
+    with machine.active():
         there = nursery.create_socket(udp.type)
     await here.bind(PORT)
     here.add_membership(udp.group, veth.name)
     await there.bind(PORT)
-    with machine.entered():
+    with machine.active():
         there.add_membership(udp.group, veth.peer_name)
     for switch in (True, False, True):
         sender.multicast_loopback = switch
@@ -273,7 +273,7 @@ async def test_sending_to_a_broadcast_address_needs_the_broadcast_option() -> No
 async def test_three_receivers_each_get_all_four_broadcasts(
     machine: Machine, veth: Link, nursery: DatagramNursery
 ) -> None:
-    with machine.entered():
+    with machine.active():
         receivers = [nursery.create_socket("udp4", reuse_address=True) for _ in range(3)]
     for receiver in receivers:
         await receiver.bind(PORT)

@@ -57,7 +57,7 @@ async def test_a_link_local_source_has_its_zone_and_can_be_answered(veth: Link) 
 async def test_the_zone_is_the_receiving_interface(machine: Machine, veth: Link, nursery: DatagramNursery) -> None:
     server = nursery.create_socket("udp6")
     port = (await server.bind()).port
-    with machine.entered():
+    with machine.active():
         client = nursery.create_socket("udp6")
         # The address has the zone of the other machine.
         host = next(host for host in trio_dgram.interfaces()[1].addresses if host.startswith("fe80:"))

@@ -419,13 +419,13 @@ def test_plain_and_encrypted_members_share_a_room_on_a_bad_network(example: Modu
             )
         room = example.Room(600)
         async with trio.open_nursery() as nursery:
-            with server.entered():
+            with server.active():
                 await nursery.start(trio_dgram.serve, room.attend, 4432)
                 await nursery.start(dtls.serve, room.attend, 4433, server_context)
-            with ada.entered():
+            with ada.active():
                 encrypted = dtls.open_connection("room.example", 4433, client_context)
                 nursery.start_soon(take_part, encrypted, "Ada", "Grace")
-            with grace.entered():
+            with grace.active():
                 plain = trio_dgram.open_connection("room.example", 4432)
                 nursery.start_soon(take_part, plain, "Grace", "Ada")
             with trio.fail_after(60):

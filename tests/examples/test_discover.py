@@ -41,7 +41,7 @@ MANY: Final = 1500
 def there(machine: Machine, *command: str) -> Generator[Example]:
     """Run a Python program on the other machine for the block."""
     with ExitStack() as stack:
-        with machine.entered():
+        with machine.active():
             running = stack.enter_context(program(sys.executable, *command))
         yield Example(running)
 
@@ -70,7 +70,7 @@ def discover(*arguments: str) -> Generator[Example]:
 
 def other_party(nursery: DatagramNursery, machine: Machine, udp: Family) -> DatagramSocket:
     """Return a socket on the other machine that speaks on the first link."""
-    with machine.entered():
+    with machine.active():
         return nursery.create_socket(udp.type, multicast_interface="peer1").unref()
 
 

@@ -170,7 +170,7 @@ def test_a_server_sees_the_nats_address_and_answers_it() -> None:
         came: list[Datagram] = []
         server.start_soon(count, came)
         await trio.testing.wait_all_tasks_blocked()
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 assert await ask(sock, (server.ipv4, 7))
                 assert network.time == 0.5
@@ -194,13 +194,13 @@ def test_after_a_silence_the_server_sees_another_port_and_the_old_one_is_nobodys
         came: list[Datagram] = []
         server.start_soon(count, came)
         await trio.testing.wait_all_tasks_blocked()
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 for silence in (29, 31, 0):
                     assert await ask(sock, (server.ipv4, 7))
                     await trio.sleep(silence)
                 assert [mapping.port for mapping in nat.mappings] == [came[2].address.port]
-                with server.entered():
+                with server.active():
                     async with trio_dgram.open_socket("udp4") as other:
                         await other.send(b"too late", came[0].address)
                         await trio.sleep(1)
@@ -217,7 +217,7 @@ def test_what_is_under_way_to_an_address_that_was_given_up_reaches_nobody() -> N
         nat = network.nat([client])
         server.start_soon(count, [])
         await trio.testing.wait_all_tasks_blocked()
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 await sock.send(b"ask", (server.ipv4, 7))
                 await trio.sleep(0.5)
@@ -235,7 +235,7 @@ def test_an_inside_address_cannot_be_reached_from_outside_but_from_inside() -> N
         came: list[Datagram] = []
         client.start_soon(count, came)
         await trio.testing.wait_all_tasks_blocked()
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp4", icmp_errors=True) as sock:
                 failures = sock.events(Failure)
                 await sock.send(b"x", (client.ipv4, 7))
@@ -243,7 +243,7 @@ def test_an_inside_address_cannot_be_reached_from_outside_but_from_inside() -> N
                 assert isinstance(error, PeerUnreachable)
                 assert error.errno == errno.EHOSTUNREACH
         assert network.trace.records[0].reason == "behind a NAT"
-        with neighbour.entered():
+        with neighbour.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 assert await ask(sock, (client.ipv4, 7))
         assert came[0].address.host == neighbour.ipv4
@@ -255,9 +255,9 @@ def test_ipv6_is_not_translated() -> None:
     async def scenario(network: sim.Network) -> str:
         client, server = network.host("client"), network.host("server")
         network.nat([client])
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp6", port=7) as receiver:
-                with client.entered():
+                with client.active():
                     async with trio_dgram.open_socket("udp6") as sock:
                         await sock.send(b"x", (server.ipv6, 7))
                 return "" if (await receiver.receive()).address.host == client.ipv6 else "translated"
@@ -308,11 +308,11 @@ def test_hosts_inside_reach_each_other_by_outside_addresses_by_a_hairpin_alone(h
         came: list[Datagram] = []
         server.start_soon(count, came)
         await trio.testing.wait_all_tasks_blocked()
-        with one.entered():
+        with one.active():
             async with trio_dgram.open_socket("udp4") as first:
                 assert await ask(first, (server.ipv4, 7))
                 outside = came[0].address
-                with other.entered():
+                with other.active():
                     async with trio_dgram.open_socket("udp4") as second:
                         await second.send(b"hello", outside)
                         with trio.move_on_after(1):
@@ -329,7 +329,7 @@ def test_a_refusal_finds_its_way_back_in() -> None:
     async def scenario(network: sim.Network) -> None:
         client, server = network.host("client"), network.host("server")
         network.nat([client])
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 await sock.connect((server.ipv4, 9))
                 await sock.send(b"x")
@@ -346,10 +346,10 @@ def test_who_is_let_in_by_anothers_mapping_is_refused_by_the_port_that_it_asked(
         came: list[Datagram] = []
         server.start_soon(count, came)
         await trio.testing.wait_all_tasks_blocked()
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 assert await ask(sock, (server.ipv4, 7))
-        with stranger.entered():
+        with stranger.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 await sock.connect(came[0].address)
                 await sock.send(b"too late")
@@ -366,10 +366,10 @@ def test_a_refusal_from_inside_is_the_outside_addresses() -> None:
         came: list[Datagram] = []
         server.start_soon(count, came)
         await trio.testing.wait_all_tasks_blocked()
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 assert await ask(sock, (server.ipv4, 7))
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp4", icmp_errors=True) as sock:
                 failures = sock.events(Failure)
                 await sock.send(b"too late", came[0].address)
@@ -384,7 +384,7 @@ def test_what_comes_to_no_mapping_is_told_in_the_trace() -> None:
     async def scenario(network: sim.Network) -> list[str]:
         client, server = network.host("client"), network.host("server")
         nat = network.nat([client], name="the router")
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 await sock.send(b"x", (nat.address, 5))
                 await trio.sleep(1)
@@ -397,7 +397,7 @@ def test_a_translator_is_a_hop() -> None:
     async def scenario(network: sim.Network) -> list[str]:
         client, server = network.host("client"), network.host("server")
         network.nat([client])
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket("udp4", ttl=1, icmp_errors=True) as sock:
                 failures = sock.events(Failure)
                 await sock.send(b"x", (server.ipv4, 7))
@@ -419,11 +419,11 @@ def test_each_translator_is_a_hop_and_a_hairpin_one() -> None:
         server.start_soon(count, came)
         await trio.testing.wait_all_tasks_blocked()
         left = []
-        with one.entered():
+        with one.active():
             async with trio_dgram.open_socket("udp4", packet_info=True) as receiver:
                 assert await ask(receiver, (server.ipv4, 7))
                 for host in (beside, other):
-                    with host.entered():
+                    with host.active():
                         async with trio_dgram.open_socket("udp4", ttl=9) as sender:
                             await sender.send(b"x", came[0].address)
                     info = (await receiver.receive()).info
@@ -451,7 +451,7 @@ def test_groups_do_not_cross_it(udp: Family) -> None:
         for host, datagrams in zip((neighbour, outside), came, strict=True):
             host.start_soon(member, datagrams)
         await trio.testing.wait_all_tasks_blocked()
-        with inside.entered():
+        with inside.active():
             async with trio_dgram.open_socket(udp.type, multicast_interface="eth0") as sock:
                 await sock.send(b"x", (group, 7))
         await trio.sleep(1)
@@ -468,7 +468,7 @@ def test_what_was_held_is_translated_when_it_is_released() -> None:
         server.start_soon(count, came)
         await trio.testing.wait_all_tasks_blocked()
         network.hold(client, server)
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 await sock.send(b"x", (server.ipv4, 7))
                 network.release(client, server)
@@ -483,10 +483,10 @@ def test_what_was_held_for_a_group_reaches_its_members_beside() -> None:
         inside, neighbour = network.host("inside"), network.host("neighbour")
         network.nat([inside, neighbour])
         network.hold(inside, neighbour)
-        with neighbour.entered():
+        with neighbour.active():
             async with trio_dgram.open_socket("udp4", port=7) as receiver:
                 receiver.add_membership("239.1.2.3", "eth0")
-                with inside.entered():
+                with inside.active():
                     async with trio_dgram.open_socket("udp4", multicast_interface="eth0") as sender:
                         await sender.send(b"x", ("239.1.2.3", 7))
                 network.release(inside, neighbour)
@@ -503,10 +503,10 @@ def test_what_was_held_is_turned_back_when_it_is_released() -> None:
         server.start_soon(count, came)
         await trio.testing.wait_all_tasks_blocked()
         network.hold(other, one)
-        with one.entered():
+        with one.active():
             async with trio_dgram.open_socket("udp4") as receiver:
                 assert await ask(receiver, (server.ipv4, 7))
-                with other.entered():
+                with other.active():
                     async with trio_dgram.open_socket("udp4") as sender:
                         await sender.send(b"x", came[0].address)
                 network.release(other, one)
@@ -522,12 +522,12 @@ def test_what_a_router_says_comes_through_though_it_was_held() -> None:
         came: list[Datagram] = []
         server.start_soon(count, came)
         await trio.testing.wait_all_tasks_blocked()
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 assert await ask(sock, (server.ipv4, 7))
         network.path(server, client, mtu=600, too_big="icmp")
         network.hold(client, server)
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp4", icmp_errors=True, mtu_discovery="do") as sock:
                 failures = sock.events(Failure)
                 await sock.send(bytes(1000), came[0].address)

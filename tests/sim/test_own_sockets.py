@@ -23,13 +23,13 @@ def address_of(host: sim.Host, udp: Family) -> str:
 def test_a_datagram_brings_what_it_met(udp: Family) -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
-        with server.entered():
+        with server.active():
             receiver = trio_dgram.open_socket(udp.type, port=7, packet_info=True)
-        with client.entered():
+        with client.active():
             sender = trio_dgram.open_socket(udp.type, ttl=9, dscp=24, ecn=1)
-        with server.entered():
+        with server.active():
             async with receiver as server_socket:
-                with client.entered():
+                with client.active():
                     async with sender as client_socket:
                         await client_socket.send(b"hello", (address_of(server, udp), 7))
                         datagram = await server_socket.receive()
@@ -50,9 +50,9 @@ def test_the_address_that_was_asked_answers(udp: Family) -> None:
 
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server", addresses=hosts), network.host("client")
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket(udp.type, port=7, packet_info=True) as server_socket:
-                with client.entered():
+                with client.active():
                     async with trio_dgram.open_socket(udp.type) as client_socket:
                         for host in hosts:
                             await client_socket.send(b"hello", (host, 7))
@@ -67,7 +67,7 @@ def test_what_icmp_says_is_told_after_the_way_there_and_back(udp: Family) -> Non
         server, client = network.host("server"), network.host("client")
         network.path(client, server, delay=0.25)
         network.path(server, client, delay=0.5)
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket(udp.type, icmp_errors=True) as sock:
                 failures = sock.events(Failure)
                 await sock.send(b"x", (address_of(server, udp), 7))
@@ -85,7 +85,7 @@ def test_what_icmp_says_is_told_after_the_way_there_and_back(udp: Family) -> Non
 def test_a_connected_socket_is_refused(udp: Family) -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket(udp.type) as sock:
                 await sock.connect((address_of(server, udp), 7))
                 await sock.send(b"x")
@@ -110,7 +110,7 @@ def test_a_path_that_takes_less_is_discovered(udp: Family) -> None:
         network.path(client, server, mtu=1300, too_big="icmp")
         came: list[Datagram] = []
         server.start_soon(received, udp.type, came)
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket(udp.type) as sock:
                 to = (address_of(server, udp), 7)
                 await sock.connect(to)
@@ -136,7 +136,7 @@ def test_a_black_hole_swallows_what_is_too_big(udp: Family, silent: bool) -> Non
         network.path(client, server, mtu=1300, too_big="blackhole" if silent else "fragment")
         came: list[Datagram] = []
         server.start_soon(received, udp.type, came)
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket(udp.type) as sock:
                 for size in (1400, 100):
                     await sock.send(bytes(size), (address_of(server, udp), 7))
@@ -149,9 +149,9 @@ def test_a_black_hole_swallows_what_is_too_big(udp: Family, silent: bool) -> Non
 def test_what_finds_no_room_is_counted(udp: Family) -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket(udp.type, port=7) as receiver:
-                with client.entered():
+                with client.active():
                     async with trio_dgram.open_socket(udp.type) as sender:
                         to = await trio_dgram.resolve("server", 7, udp.type)
                         await sender.send_many([Datagram(bytes(100), to)] * 300)
@@ -179,7 +179,7 @@ def test_groups_are_heard_by_members_as_the_sender_says(udp: Family) -> None:
         sender_host.start_soon(received, udp.type, here, udp.group)
         network.host("other").start_soon(received, udp.type, [], "")
         await trio.testing.wait_all_tasks_blocked()
-        with sender_host.entered():
+        with sender_host.active():
             async with trio_dgram.open_socket(udp.type, multicast_interface="eth0") as sock:
                 await sock.send(b"all", (udp.group, 7))
                 sock.multicast_loopback = False
@@ -195,11 +195,11 @@ def test_groups_are_heard_by_members_as_the_sender_says(udp: Family) -> None:
 def test_one_source_alone_may_be_heard(udp: Family) -> None:
     async def scenario(network: sim.Network) -> list[str]:
         member, wanted, other = network.host("member"), network.host("wanted"), network.host("other")
-        with member.entered():
+        with member.active():
             async with trio_dgram.open_socket(udp.type, port=7) as receiver:
                 receiver.add_membership(udp.group, "eth0", source=address_of(wanted, udp))
                 for host in (wanted, other):
-                    with host.entered():
+                    with host.active():
                         async with trio_dgram.open_socket(udp.type) as sock:
                             await sock.send(b"x", (udp.group, 7))
                 await trio.sleep(1)
@@ -213,7 +213,7 @@ def test_one_source_alone_may_be_heard(udp: Family) -> None:
 
 def test_memberships_can_be_joined_again_and_left(udp: Family) -> None:
     async def scenario(network: sim.Network) -> None:
-        with network.host("member").entered():
+        with network.host("member").active():
             async with trio_dgram.open_socket(udp.type, port=7) as sock:
                 sock.add_membership(udp.group)
                 names = {membership.interface for membership in sock.memberships}
@@ -231,7 +231,7 @@ def test_everybody_hears_a_broadcast() -> None:
         for number, datagrams in enumerate(came):
             network.host(f"host {number}").start_soon(received, "udp4", datagrams)
         await trio.testing.wait_all_tasks_blocked()
-        with network.host("host 0").entered():
+        with network.host("host 0").active():
             async with trio_dgram.open_socket("udp4", broadcast=True) as sock:
                 for host in ("255.255.255.255", "10.255.255.255"):
                     await sock.send(b"x", (host, 7))
@@ -244,7 +244,7 @@ def test_everybody_hears_a_broadcast() -> None:
 def test_failures_are_told_where_nobody_receives_and_in_a_trickle(udp: Family) -> None:
     async def scenario(network: sim.Network) -> int:
         server, client = network.host("server"), network.host("client")
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket(udp.type, icmp_errors=True) as sock:
                 failures = sock.events(Failure, max_buffer_size=100)
                 told: list[Failure] = []
@@ -261,7 +261,7 @@ def test_failures_are_told_where_nobody_receives_and_in_a_trickle(udp: Family) -
 def test_failures_can_be_watched_again(udp: Family) -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
-        with client.entered():
+        with client.active():
             async with trio_dgram.open_socket(udp.type, icmp_errors=True) as sock:
                 for _ in range(2):
                     async with sock.events(Failure) as failures:

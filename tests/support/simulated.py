@@ -49,9 +49,9 @@ class SimulatedMachine:
     """What another ``Machine`` is on real ones: the host that the test is not on."""
 
     @contextmanager
-    def entered(self) -> Generator[None]:
+    def active(self) -> Generator[None]:
         """Be on that machine for the block."""
-        with _networks[-1].host("there").entered():
+        with _networks[-1].host("there").active():
             yield
 
     def link(self) -> SimulatedLink:

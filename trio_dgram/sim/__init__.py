@@ -10,13 +10,14 @@ from ._explore.explorer import cancel_everywhere
 from ._network.host import Host, HostStoppedError
 from ._network.nat_handle import NatHandle
 from ._network.network import Network, open_network
+from ._network.trio_internals import ThreadStartedError
 from ._network.trio_socket import SimulatedSocket
 from ._path.conditions import Conditions, Knobs
 from ._path.losses import Burst, DropList, GilbertElliott, Markov4
 from ._path.pipe import Pipe
-from ._run.determinism import ThreadStartedError
-from ._run.running import NotDeterministicError, run
-from ._run.stuck import Stuck
+from ._run.comparison import NotDeterministicError
+from ._run.running import run
+from ._run.watch import StuckError
 from ._trace.trace import Trace
 from ._values.records import Packet, Record, Report
 
@@ -40,7 +41,7 @@ __all__ = [
     "Record",
     "Report",
     "SimulatedSocket",
-    "Stuck",
+    "StuckError",
     "ThreadStartedError",
     "Trace",
     "cancel_everywhere",

@@ -2,26 +2,87 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
+import attrs
 import trio
 
 from ..._kernel.interfaces import Interface
+from ..._values.arguments import check_number, describe_value
 from .._kernel.machine import LOOPBACK_MTU, Machine
 from .._values.places import INTERFACE_INDEX, INTERFACES, LOOPBACK_INDEX, is_ipv6
 from .._values.records import INTERFACE_MTU
+from .trio_internals import Freezer
 
 T = TypeVar("T")
 
-current_host: Final[ContextVar[Host | None]] = ContextVar("trio_dgram.sim host", default=None)
-"""The host that a task runs on; child tasks inherit it."""
+current_process: Final[ContextVar[Process | None]] = ContextVar("trio_dgram.sim process", default=None)
+"""The process that a task belongs to; child tasks inherit it."""
+
+
+def host_of(task: trio.lowlevel.Task) -> Host | None:
+    """Return the host that a task runs on."""
+    process = task.context.get(current_process)
+    return None if process is None else process.host
+
+
+_freezer: Final = Freezer(host_of)
 
 
 class HostStoppedError(Exception):
-    """The host that a call ran on was stopped by ``crash`` or ``kill``."""
+    """The host that a call ran on was stopped by ``crash``, ``kill`` or ``restart``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the host {name} was stopped")
+
+
+class Process:
+    """What runs on a host from one start until ``kill``, ``crash`` or ``restart``: tasks, and the sockets they make.
+
+    Rule 1: a task belongs to the process that was current when it was started, whatever becomes of the host.
+    Rule 2: a process that has ended makes no sockets, and those that it had are closed: nothing that its tasks still
+        do, in a ``finally`` or behind a shield, reaches the network.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host: Host = host
+        self.alive: bool = True
+        self._running: dict[trio.CancelScope, None] = {}
+
+    @contextmanager
+    def current(self) -> Generator[None]:
+        """Belong to this process in the ``with`` block."""
+        token = current_process.set(self)
+        try:
+            yield
+        finally:
+            current_process.reset(token)
+
+    @contextmanager
+    def stoppable(self) -> Generator[None]:
+        """Cancel the ``with`` block when the process ends."""
+        scope = trio.CancelScope()
+        self._running[scope] = None
+        try:
+            with scope:
+                yield
+        except Exception:
+            # The errors of a program that has been killed reach nobody.
+            if not scope.cancel_called:
+                raise
+        finally:
+            del self._running[scope]
+
+    def end(self) -> None:
+        """End the process: from now on its tasks are cancelled, and can make no sockets."""
+        self.alive = False
+        for scope in list(self._running):
+            scope.cancel()
 
 
 class Host:
@@ -33,7 +94,8 @@ class Host:
     def __init__(self, machine: Machine, nursery: trio.Nursery) -> None:
         self._machine = machine
         self._nursery = nursery
-        self._running: dict[trio.CancelScope, None] = {}
+        self._process = Process(self)
+        self._skew = _Skew()
 
     @property
     def name(self) -> str:
@@ -63,13 +125,13 @@ class Host:
     # Programs
 
     @contextmanager
-    def entered(self) -> Generator[None]:
-        """Be on this host in the ``with`` block: sockets that it makes are, and tasks that it starts."""
-        token = current_host.set(self)
-        try:
+    def active(self) -> Generator[None]:
+        """Be on this host in the ``with`` block: sockets that it makes are, and tasks that it starts.
+
+        After ``kill``, ``crash`` or ``restart`` the block, and tasks that were started in it, can make no sockets.
+        """
+        with self._process.current():
             yield
-        finally:
-            current_host.reset(token)
 
     def start_soon(self, async_fn: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> None:
         """Start a task, as a nursery does, whose sockets, and those of its children, are on this host.
@@ -81,8 +143,31 @@ class Host:
 
         It is cancelled when the network is closed. What it raises leaves :func:`open_network`.
         """
-        with self.entered():
-            self._nursery.start_soon(self._background, async_fn, args, name=name or async_fn)
+        _check_async_fn(async_fn)
+        process = self._process
+        with process.current():
+            self._nursery.start_soon(_run_in, process, async_fn, args, name=name or async_fn)
+
+    async def start(self, async_fn: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> Any:
+        """Start a task as :meth:`start_soon` does, and wait until it calls ``task_status.started``, as
+        :meth:`trio.Nursery.start` does.
+
+        Returns:
+          What it passes to ``task_status.started``.
+
+        Raises:
+          HostStoppedError: if the host is stopped before.
+        """
+        _check_async_fn(async_fn)
+        process = self._process
+        with process.current():
+            try:
+                return await self._nursery.start(_start_in, process, async_fn, args, name=name or async_fn)
+            except RuntimeError:
+                # Trio's: the task has ended without calling started.
+                if process.alive:
+                    raise
+                raise HostStoppedError(self.name) from None
 
     async def run(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Call ``async_fn(*args)`` on this host and return its result.
@@ -94,27 +179,11 @@ class Host:
         Raises:
           HostStoppedError: if the host is stopped meanwhile.
         """
-        with self.entered(), self._stoppable():
+        _check_async_fn(async_fn)
+        process = self._process
+        with process.current(), process.stoppable():
             return await async_fn(*args)
-        raise HostStoppedError(f"the host {self.name} was stopped")
-
-    async def _background(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
-        with self._stoppable():
-            await async_fn(*args)
-
-    @contextmanager
-    def _stoppable(self) -> Generator[trio.CancelScope]:
-        scope = trio.CancelScope()
-        self._running[scope] = None
-        try:
-            with scope:
-                yield scope
-        except Exception:
-            # A program that is gone tells nobody what went wrong with its goodbyes.
-            if not scope.cancel_called:
-                raise
-        finally:
-            del self._running[scope]
+        raise HostStoppedError(self.name)
 
     def interfaces(self) -> list[Interface]:
         """Return its network interfaces, as :func:`trio_dgram.interfaces` does for a program on it."""
@@ -164,23 +233,52 @@ class Host:
         self.start_soon(async_fn, *args)
 
     def pause(self) -> None:
-        """Let every call of its sockets wait, as if its programs were stopped by SIGSTOP, until :meth:`resume`.
+        """Let every call of its sockets wait until :meth:`resume`. Other calls, such as ``trio.sleep``, go on.
 
-        What comes in is queued while there is room. Other calls, such as ``trio.sleep``, go on.
+        What comes in is queued while there is room.
         """
         self._machine.pause(paused=True)
 
+    def freeze(self) -> None:
+        """Stop its tasks until :meth:`resume`, as SIGSTOP or a long pause of a garbage collector does: its sockets, as
+        :meth:`pause` does, and its timers. A deadline that passes meanwhile expires then.
+
+        Raises:
+          RuntimeError: if this release of Trio has moved what that takes.
+        """
+        _freezer.freeze(self)
+        self.pause()
+
     def resume(self) -> None:
-        """End :meth:`pause`."""
+        """End :meth:`pause` and :meth:`freeze`."""
         self._machine.pause(paused=False)
+        _freezer.thaw(self)
+
+    def clock_skew(self, offset: float = 0.0, rate: float = 1.0) -> None:
+        """Let its time of day be wrong: ``time.time`` and ``datetime.now``, as its tasks see them.
+
+        It takes a virtual time of day, as ``sim.run`` and the fixtures have. Timers and ``time.monotonic`` are right.
+
+        Args:
+          offset: seconds that it is ahead of the network's time of day from now on.
+          rate: its seconds per second of the network, from now on.
+        """
+        check_number("offset", offset, -math.inf)
+        check_number("rate", rate, 0)
+        self._skew = _Skew(offset, rate, trio.current_time())
+
+    def skew_at(self, now: float) -> float:
+        """Return how many seconds its time of day is ahead at ``now``, by Trio's clock."""
+        skew = self._skew
+        return skew.offset + (now - skew.since) * (skew.rate - 1)
 
     def _stop(self) -> None:
-        # First, so that no goodbye escapes.
+        # The process ends and its sockets close first: nothing that cancelled tasks do reaches the network.
+        process, self._process = self._process, Process(self)
         for endpoint in list(self._machine.endpoints):
             endpoint.close()
+        process.end()
         self.resume()
-        for scope in list(self._running):
-            scope.cancel()
 
     def sockets(self) -> str:
         """Return a table of its sockets, and of those closed last: local address, peer, how many datagrams are queued
@@ -189,3 +287,37 @@ class Host:
 
     def __repr__(self) -> str:
         return f"<trio_dgram.sim.Host {self.name}: {', '.join(self.addresses)}>"
+
+
+@attrs.frozen
+class _Skew:
+    offset: float = 0.0
+    rate: float = 1.0
+    since: float = 0.0
+
+
+def _check_async_fn(async_fn: object) -> None:
+    if inspect.iscoroutine(async_fn):
+        async_fn.close()
+        raise TypeError(
+            f"async_fn must be an async function, not a coroutine: pass {async_fn.__name__} and its arguments apart, "
+            f"without calling it"
+        )
+    if not callable(async_fn):
+        raise TypeError(f"async_fn must be an async function, not {describe_value(async_fn)}")
+
+
+async def _run_in(process: Process, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
+    with process.stoppable():
+        await async_fn(*args)
+
+
+async def _start_in(
+    process: Process,
+    async_fn: Callable[..., Awaitable[object]],
+    args: tuple[Any, ...],
+    *,
+    task_status: trio.TaskStatus[Any],
+) -> None:
+    with process.stoppable():
+        await async_fn(*args, task_status=task_status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -15,6 +16,7 @@ from ..._kernel.interfaces import Interface, listing
 from ..._socket.budget import current_budget
 from ..._values.arguments import check_bool, check_choice, check_integer, check_number, describe_value
 from .._kernel.endpoint import Endpoint
+from .._kernel.machine import Machine
 from .._path.conditions import Knobs, change
 from .._path.fabric import Fabric
 from .._path.nat import Behaviour, Nat
@@ -22,10 +24,10 @@ from .._path.pipe import Pipe
 from .._trace.trace import Trace
 from .._values.places import kind_of, plain
 from .._values.random import Seed, check_seed, stream
-from .host import Host, current_host
+from .host import Host, current_process
 from .names import Answer, Resolver, Trouble, canonical_name
 from .nat_handle import NatHandle
-from .pump import EPOCH, Pump
+from .pump import EPOCH, TIMER_SLACK, Pump
 from .session import default_seed, opened
 from .trio_socket import SocketFactory
 
@@ -124,6 +126,14 @@ class Network:
             pipe.set(**conditions)
         return there
 
+    def defaults(self, **knobs: Unpack[Knobs]) -> None:
+        """Set what every path is like that has not been given conditions of its own, by ``path`` or ``pipe.set``.
+
+        Args:
+          **knobs: the conditions, as :class:`Knobs` tells; what is left out is as by default.
+        """
+        self._fabric.set_default(change(knobs))
+
     def pipe(self, a: AnyHost, b: AnyHost) -> Pipe:
         """Return the pipe from host ``a`` to host ``b``."""
         sender, receiver = self._named(a).name, self._named(b).name
@@ -179,7 +189,12 @@ class Network:
 
     @contextmanager
     def partition(
-        self, a: Iterable[AnyHost], b: Iterable[AnyHost], *, direction: Direction = "both"
+        self,
+        a: Iterable[AnyHost],
+        b: Iterable[AnyHost],
+        *,
+        direction: Direction = "both",
+        drop_in_flight: bool = False,
     ) -> Generator[None]:
         """Let nothing pass between the hosts ``a`` and the hosts ``b`` while the ``with`` block runs.
 
@@ -187,13 +202,17 @@ class Network:
           a: hosts on one side.
           b: hosts on the other.
           direction: ``"both"``; or only what goes from ``a`` to ``b``, ``"there"``, or ``"back"``.
+          drop_in_flight: whether what is on its way when the block begins is dropped; as on a wire, it arrives.
         """
         check_choice("direction", direction, ("both", "there", "back"))
+        check_bool("drop_in_flight", drop_in_flight)
         pairs = [(one, other) for one in a for other in b]
         cut = [self.pipe(one, other) for one, other in pairs] if direction != "back" else []
         cut += [self.pipe(other, one) for one, other in pairs] if direction != "there" else []
         for pipe in cut:
             pipe.cut()
+        if drop_in_flight:
+            self._fabric.drop_in_flight(cut)
         try:
             yield
         finally:
@@ -201,11 +220,15 @@ class Network:
                 pipe.mend()
 
     def hold(self, a: AnyHost, b: AnyHost) -> None:
-        """Keep everything that enters the path from ``a`` to ``b``, until :meth:`release`."""
+        """Keep everything that enters the path from ``a`` to ``b``, until :meth:`release` was called as often."""
         self.pipe(a, b).hold()
 
     def release(self, a: AnyHost, b: AnyHost) -> None:
-        """Let everything go that was held on the path from ``a`` to ``b``, in order."""
+        """Take one :meth:`hold` back; with the last one, let everything go that was held, in order.
+
+        Raises:
+          RuntimeError: if there is none.
+        """
         self._fabric.release(self._named(a).name, self._named(b).name)
 
     def swizzle_clog(self, hosts: Iterable[AnyHost], *, seconds: float) -> None:
@@ -314,7 +337,8 @@ class Network:
     @property
     def current_host(self) -> Host:
         """The host that the current task is on: one named ``"here"`` if nobody has put it on another."""
-        host = current_host.get()
+        process = current_process.get()
+        host = None if process is None else process.host
         return host if host is not None and self._hosts.get(host.name) is host else self.host(HERE)
 
     def interfaces(self) -> list[Interface]:
@@ -355,7 +379,11 @@ def current_networks() -> tuple[Network, ...]:
 
 @asynccontextmanager
 async def open_network(
-    *, seed: Seed | None = None, payload: bool = False, trace_limit: int | None = TRACE_LIMIT
+    *,
+    seed: Seed | None = None,
+    payload: bool = False,
+    trace_limit: int | None = TRACE_LIMIT,
+    timer_slack: float = TIMER_SLACK,
 ) -> AsyncGenerator[Network]:
     """Run the ``async with`` block on a simulated network.
 
@@ -366,6 +394,7 @@ async def open_network(
       seed: what everything random follows from; ``None`` for 0, or what pytest was told by ``--sim-seed``.
       payload: whether ``digest`` covers the payloads, too.
       trace_limit: how many records the trace keeps; ``None`` for all.
+      timer_slack: how late a sleeping task wakes in virtual time, in seconds. Deliveries are exact.
 
     What the block raises leaves it as it is, what tasks of hosts raise in an exception group.
     """
@@ -373,24 +402,36 @@ async def open_network(
     check_bool("payload", payload)
     if trace_limit is not None:
         check_integer("trace_limit", trace_limit, 0, 2**62)
+    check_number("timer_slack", timer_slack, 0)
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        pump, resolver = Pump(), Resolver()
+        pump, resolver = Pump(timer_slack), Resolver()
         trace = Trace(trace_limit, payload=payload, opened_at=EPOCH)
         fabric = Fabric(chosen, pump.now, EPOCH, trace.note, pump.sooner)
         network = Network(nursery, fabric, resolver, trace)
         told = opened.get()
         if told is not None:
             told.append(network)
-        with _installed(network, SocketFactory(lambda: fabric.machines[network.current_host.name]), resolver):
+        with _installed(network, SocketFactory(lambda: _machine_of_task(network, fabric)), resolver):
             nursery.start_soon(pump.run, fabric)
             try:
                 yield network
             except Exception as error:  # noqa: BLE001 -- it is raised below, when nothing wraps it
                 failure = error
+            # Frozen tasks would not notice that they are cancelled.
+            for host in network.hosts:
+                host.resume()
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def _machine_of_task(network: Network, fabric: Fabric) -> Machine:
+    """Return the machine that a socket of the current task is on; ENETDOWN if its process has ended."""
+    process, host = current_process.get(), network.current_host
+    if process is not None and not process.alive and host is process.host:
+        raise OSError(errno.ENETDOWN, f"the program on {host.name} was stopped by kill, crash or restart")
+    return fabric.machines[host.name]
 
 
 @contextmanager
@@ -407,8 +448,15 @@ def _installed(network: Network, factory: SocketFactory, resolver: Resolver) -> 
     try:
         yield
     finally:
-        _open.set(networks_before)
-        listing.set(interfaces_before)
-        budget.seconds = seconds
-        trio.socket.set_custom_hostname_resolver(resolver_before)
-        trio.socket.set_custom_socket_factory(factory_before)
+        overtaken = network in _open.get() and _open.get()[-1] is not network
+        if network in _open.get():
+            # What a network that was opened later and is still open found here is no longer to be restored.
+            _open.set(networks_before)
+            listing.set(interfaces_before)
+            budget.seconds = seconds
+            trio.socket.set_custom_hostname_resolver(resolver_before)
+            trio.socket.set_custom_socket_factory(factory_before)
+    if overtaken:
+        raise RuntimeError(
+            "a network must be closed before those opened before it: open the second one inside the block of the first"
+        )

@@ -1,14 +1,18 @@
-"""The one task that lets time pass on the network."""
+"""The clock of a network: one task delivers what is due, and timers of programs are late by the timer slack."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import trio
+import trio.testing
 
 EPOCH: Final = 1_767_225_600.0
 """The time of day at which every network is opened: the first second of 2026, UTC, as a Unix time."""
+TIMER_SLACK: Final = 1e-6
+"""How late a sleeping task wakes unless the network is opened with another value, in seconds."""
 
 
 class Driven(Protocol):
@@ -24,12 +28,20 @@ class Driven(Protocol):
 
 
 class Pump:
-    """Sleeps until something is due, has it done, and sleeps again."""
+    """Sleeps until something is due, has it done, and sleeps again.
 
-    def __init__(self) -> None:
+    Args:
+      slack: how late a task that sleeps on a ``MockClock`` wakes, in seconds.
+    """
+
+    def __init__(self, slack: float = TIMER_SLACK) -> None:
+        self.slack: float = slack
         self._driven: Driven | None = None
         self._sleep = trio.CancelScope()
         self._started_at = trio.current_time()
+        self._woken_for = -math.inf
+        clock = trio.lowlevel.current_clock()
+        self._jumps = _jumps_of(clock) if slack and isinstance(clock, trio.testing.MockClock) else None
 
     def now(self) -> float:
         """Return the time, in seconds since the network was opened."""
@@ -39,14 +51,103 @@ class Pump:
         """Look again when something is due: sooner than before."""
         self._sleep.deadline = self._wake_up_at()
 
-    def _wake_up_at(self) -> float:
+    @property
+    def due(self) -> float:
+        """When something happens next, by Trio's clock; infinity if nothing does."""
         due = None if self._driven is None else self._driven.next_time
         return math.inf if due is None else self._started_at + due
+
+    def _wake_up_at(self) -> float:
+        # The jump wakes the pump itself. Its deadline is there for Trio to jump at all, and lies beside the instant:
+        # a deadline at the instant is a task's.
+        return self.due if self._jumps is None else self.due + self.slack / 2
+
+    def wake(self, due: float) -> None:
+        """Do what is due at ``due``, by Trio's clock, although the clock may be a rounding error behind it."""
+        self._woken_for = due
+        self._sleep.cancel()
 
     async def run(self, driven: Driven) -> None:
         """Let time pass for ``driven``, for ever."""
         self._driven = driven
-        while True:
-            with trio.CancelScope(deadline=self._wake_up_at()) as self._sleep:
-                await trio.sleep_forever()
-            driven.advance(self.now())
+        if self._jumps is not None:
+            self._jumps.add(self)
+        try:
+            while True:
+                with trio.CancelScope(deadline=self._wake_up_at()) as self._sleep:
+                    await trio.sleep_forever()
+                driven.advance(max(self.now(), self._woken_for - self._started_at))
+        finally:
+            if self._jumps is not None:
+                self._jumps.remove(self)
+
+
+class Jumps:
+    """Where a ``MockClock`` jumps to: exactly to what is due on a network, and past deadlines by the timer slack.
+
+    A timer never fires exactly at its deadline anywhere else. A program that compares its deadlines with the time, as
+    aioquic does, may find that nothing is due yet and set the same timer again, for ever.
+    """
+
+    def __init__(self, clock: trio.testing.MockClock) -> None:
+        self._clock = clock
+        self._jump: Callable[[float], None] = clock.jump
+        self._pumps: list[Pump] = []
+
+    def add(self, pump: Pump) -> None:
+        """Jump for one more network."""
+        if not self._pumps:
+            setattr(self._clock, "jump", self.jump)  # noqa: B010 -- it replaces a method
+        self._pumps.append(pump)
+
+    def remove(self, pump: Pump) -> None:
+        """Jump for one network less."""
+        self._pumps.remove(pump)
+        if not self._pumps:
+            delattr(self._clock, "jump")
+
+    def jump(self, seconds: float) -> None:
+        """Jump as ``MockClock.jump`` does; if it is Trio that jumps to the next deadline, perhaps further."""
+        now = self._clock.current_time()
+        if _in_a_task():
+            self._jump(seconds)
+        else:
+            self._jump(max(0.0, self._target(now + seconds) - now))
+        now = self._clock.current_time()
+        for pump in self._pumps:
+            if pump.due <= now + _rounding(now):
+                pump.wake(pump.due)
+
+    def _target(self, deadline: float) -> float:
+        """Return where to jump to if the next deadline of any task is ``deadline``."""
+        due = min(pump.due for pump in self._pumps)
+        late = deadline + max(pump.slack for pump in self._pumps)
+        if late < due:
+            return late
+        # A task whose deadline is the very instant wakes after what is delivered then.
+        return due - _rounding(due) / 2 if abs(deadline - due) <= _rounding(due) / 4 else due
+
+
+def _rounding(time: float) -> float:
+    """Return more than sums and differences of times like ``time`` can be wrong by."""
+    return 16 * math.ulp(time)
+
+
+def _in_a_task() -> bool:
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+_jumps: Final[trio.lowlevel.RunVar[Jumps | None]] = trio.lowlevel.RunVar("trio_dgram.sim jumps", None)
+
+
+def _jumps_of(clock: trio.testing.MockClock) -> Jumps:
+    """Return the jumps of this Trio run."""
+    jumps = _jumps.get()
+    if jumps is None:
+        jumps = Jumps(clock)
+        _jumps.set(jumps)
+    return jumps

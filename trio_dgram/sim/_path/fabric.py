@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
+from zlib import crc32
 
 import attrs
 
 from ..._values.addresses import Address
 from .._kernel.machine import Machine
 from .._values.places import ROUTER4, ROUTER6, assigned, is_ipv6, kind_of
-from .._values.random import Seed
+from .._values.random import Seed, stream
 from .._values.records import Packet, Record, Report
 from .conditions import Conditions
 from .nat import Nat
-from .pipe import TOO_BIG, Outcome, Pipe
+from .pipe import PARTITION, TOO_BIG, Outcome, Pipe
 
 NO_SUCH_HOST: Final = "no host has that address"
 BEHIND_A_NAT: Final = "behind a NAT"
@@ -32,6 +33,11 @@ _SLACK: Final = 1e-9
 def _port_of(packet: Packet) -> int:
     """Return the outside port that a packet for a translator is about."""
     return packet.destination.port if packet.report is None else packet.report.about.source.port
+
+
+_Event: TypeAlias = tuple[float, int, int, int, Callable[[], object], tuple[Pipe, Packet, str] | None]
+"""Something that happens: its time; at one instant the order of pipes, the pipe, and which of that pipe's it is; what
+it does; and for an arrival the pipe, the packet, and the name of its receiver."""
 
 
 class Fabric:
@@ -63,10 +69,10 @@ class Fabric:
         self._note = note
         self._sooner = sooner
         self._numbers = 0
-        self._due: list[tuple[float, int, int, Callable[[], object]]] = []
-        """What happens when, in order: time, pipe, which of that pipe's, and what."""
-        self._counts: dict[int, int] = {}
-        self._order: dict[str, int] = {}
+        self._due: list[_Event] = []
+        """What happens when, as a heap."""
+        self._count = 0
+        self._ties = stream(seed, "ties").getrandbits(32)
 
     def add(self, name: str, addresses: tuple[str, ...]) -> Machine:
         """Make a host; it gets an address of each family in which it was given none."""
@@ -112,8 +118,16 @@ class Fabric:
         """Return the pipe from one host to another."""
         pipe = self.pipes.get((sender, receiver))
         if pipe is None:
-            pipe = self.pipes[sender, receiver] = Pipe(f"{sender} -> {receiver}", self.default, self.seed)
+            name = f"{sender} -> {receiver}"
+            rank = crc32(name.encode(), self._ties)
+            pipe = self.pipes[sender, receiver] = Pipe(name, self.default, self.seed, rank)
         return pipe
+
+    def set_default(self, conditions: Conditions) -> None:
+        """Set what pipes are like that nobody has set."""
+        self.default = conditions
+        for pipe in self.pipes.values():
+            pipe.set_default(conditions)
 
     # What machines ask
 
@@ -212,7 +226,9 @@ class Fabric:
         """See to it that what a pipe says comes true."""
         for at, packet, reason in outcomes:
             if not reason:
-                self.schedule(at, partial(deliver, packet), self._number_of(pipe))
+                self._push(
+                    (at, pipe.order_at(at), pipe.rank, self._next(), partial(deliver, packet), (pipe, packet, receiver))
+                )
                 continue
             self._note(Record(packet, at, "dropped", reason, receiver))
             if reason == TOO_BIG and packet.report is None:
@@ -245,15 +261,28 @@ class Fabric:
 
     # What happens when
 
-    def _number_of(self, pipe: Pipe) -> int:
-        return self._order.setdefault(pipe.name, len(self._order))
+    def schedule(self, at: float, action: Callable[[], object]) -> None:
+        """Have ``action`` done at a time, in seconds since the network was opened, before what arrives then."""
+        self._push((at, -1, 0, self._next(), action, None))
 
-    def schedule(self, at: float, action: Callable[[], object], pipe: int = -1) -> None:
-        """Have ``action`` done at a time, in seconds since the network was opened; those of no pipe go first."""
-        count = self._counts[pipe] = self._counts.get(pipe, 0) + 1
-        heapq.heappush(self._due, (at, pipe, count, action))
-        if self._due[0][3] is action:
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _push(self, event: _Event) -> None:
+        heapq.heappush(self._due, event)
+        if self._due[0] is event:
             self._sooner()
+
+    def drop_in_flight(self, pipes: Container[Pipe]) -> None:
+        """Drop what is on its way in ``pipes``."""
+        kept: list[_Event] = []
+        for event in sorted(self._due):
+            if event[-1] is not None and event[-1][0] in pipes:
+                self.record(event[-1][1], PARTITION, event[-1][2])
+            else:
+                kept.append(event)
+        self._due = kept
 
     @property
     def next_time(self) -> float | None:
@@ -262,11 +291,10 @@ class Fabric:
 
     def advance(self, now: float) -> None:
         """Do what is due at ``now``."""
-        due = self._due
         limit = now + _SLACK
         try:
-            while due and due[0][0] <= limit:
-                self._instant, _, _, action = heapq.heappop(due)
+            while self._due and self._due[0][0] <= limit:
+                self._instant, _, _, _, action, _ = heapq.heappop(self._due)
                 action()
         finally:
             self._instant = None

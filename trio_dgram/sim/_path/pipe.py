@@ -35,6 +35,9 @@ TOO_BIG: Final = "too big for the path"
 """The sender is to be told, with the MTU of the conditions."""
 TOO_BIG_SILENT: Final = "too big for the path, which tells nobody"
 
+_ORDER_MASK: Final = 2**64 - 1
+_MIXER: Final = 0x9E3779B97F4A7C15
+
 Outcome: TypeAlias = tuple[float, Packet, str]
 """When it is decided what becomes of a packet, the packet as it is then, and why it is dropped, or :data:`ARRIVES`."""
 
@@ -46,6 +49,7 @@ class Pipe:
       name: what it is called; with the seed it decides all that chance does here.
       conditions: what it is like.
       seed: what its random sources are made from, unless the conditions have a seed.
+      rank: a random number, from which the order of pipes at one instant follows.
     """
 
     __slots__ = (
@@ -55,6 +59,7 @@ class Pipe:
         "_delay",
         "_duplicates",
         "_held",
+        "_holds",
         "_is_plain",
         "_keeps_order",
         "_last_arrival",
@@ -63,14 +68,20 @@ class Pipe:
         "_mtu",
         "_originals",
         "_seed",
+        "is_named",
         "name",
+        "rank",
     )
 
-    def __init__(self, name: str, conditions: Conditions, seed: object) -> None:
+    def __init__(self, name: str, conditions: Conditions, seed: object, rank: int = 0) -> None:
         self.name: str = name
         self._seed = seed
         self._cuts = 0
-        self._held: list[Packet] | None = None
+        self.is_named: bool = False
+        """Whether somebody has set its conditions, so that the defaults of the network are no longer for it."""
+        self.rank: int = rank
+        self._held: list[Packet] = []
+        self._holds = 0
         self._last_arrival = 0.0
         self._link: Link | None = None
         self._apply(conditions, KNOBS)
@@ -93,6 +104,18 @@ class Pipe:
           ValueError: for a value out of its bounds.
         """
         self._apply(change(knobs, self._conditions), KNOBS if "seed" in knobs else knobs)
+        self.is_named = True
+
+    def set_default(self, conditions: Conditions) -> None:
+        """Take other conditions unless it :attr:`is_named`."""
+        if not self.is_named:
+            self._apply(conditions, KNOBS)
+
+    def order_at(self, time: float) -> int:
+        """Return where what arrives at ``time`` comes among that of other pipes at the same instant: drawn, but the
+        same for all that this pipe brings then."""
+        # Multiplying by an odd constant mixes the lower bits into the upper ones (Knuth's multiplicative hash).
+        return ((round(time * 1e9) ^ self.rank) * _MIXER) & _ORDER_MASK
 
     def cut(self) -> None:
         """Drop what enters from now on, until :meth:`mend` has been called as often as this."""
@@ -111,18 +134,27 @@ class Pipe:
         self._is_plain = self._get_is_plain()
 
     def hold(self) -> None:
-        """Keep what enters from now on, until :meth:`release`; it waits in front of everything else, a cut too."""
-        if self._held is None:
-            self._held = []
-            self._is_plain = False
+        """Keep what enters from now on, until :meth:`release` was called as often; it waits in front of everything
+        else, a cut too."""
+        self._holds += 1
+        self._is_plain = False
 
     def release(self, now: float) -> list[Outcome]:
-        """Let what was kept enter now, in its order, and return what becomes of it; the network calls it.
+        """Take one :meth:`hold` back; with the last one, let what was kept enter now, in its order, and return what
+        becomes of it; the network calls it.
 
         Args:
           now: the virtual time in seconds.
+
+        Raises:
+          RuntimeError: if there is none.
         """
-        held, self._held = self._held or [], None
+        if not self._holds:
+            raise RuntimeError(f"the pipe {self.name} is not held")
+        self._holds -= 1
+        if self._holds:
+            return []
+        held, self._held = self._held, []
         self._is_plain = self._get_is_plain()
         return [outcome for packet in held for outcome in self.enter(now, packet)]
 
@@ -147,7 +179,7 @@ class Pipe:
         return self._enter_any(now, packet)
 
     def _enter_any(self, now: float, packet: Packet) -> list[Outcome]:
-        if self._held is not None:
+        if self._holds:
             self._held.append(packet)
             return []
         sizes, reason = self._cut_to_size(packet)
@@ -234,7 +266,7 @@ class Pipe:
 
     def _get_is_plain(self) -> bool:
         """Whether there is nothing but delay and loss."""
-        stops = self._cuts or self._held is not None
+        stops = self._cuts or self._holds
         return not stops and self._link is None and self._duplicates is None and self._originals.is_plain
 
 

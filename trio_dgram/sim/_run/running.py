@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
-from itertools import zip_longest
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
+import attrs
 import trio
 import trio.testing
 
-from ..._values.arguments import check_integer, check_number
+from ..._values.arguments import check_bool, check_choice, check_integer, check_number, describe_value
 from .._network.network import TRACE_LIMIT, Network, open_network
+from .._network.pump import TIMER_SLACK
 from .._network.session import default_seed
-from .._trace.text import story
+from .._network.trio_internals import TaskEndedError
 from .._values.random import Seed, check_seed
-from .._values.records import Record
-from .determinism import deterministic
-from .stuck import PASSES, TIME_LIMIT, Watch
+from .comparison import compare, outcome_elsewhere, outcome_of, stop_loading
+from .determinism import Threads, deterministic
+from .watch import PASSES, QUIET_LIMIT, TIME_LIMIT, Watch
 
 T = TypeVar("T")
 
@@ -24,8 +26,20 @@ _LINES: Final = 20
 """How much of the story is told when a scenario fails."""
 
 
-class NotDeterministicError(Exception):
-    """Two runs of one scenario with one seed were not the same."""
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How a scenario is run; :func:`run` tells what each means."""
+
+    seed: Seed
+    time_limit: float = TIME_LIMIT
+    payload: bool = False
+    trace_limit: int | None = TRACE_LIMIT
+    fake_time: bool = True
+    fake_randomness: bool = True
+    passes: int = PASSES
+    quiet_limit: float = QUIET_LIMIT
+    timer_slack: float = TIMER_SLACK
+    threads: Threads = "inline"
 
 
 def run(
@@ -39,6 +53,9 @@ def run(
     fake_time: bool = True,
     fake_randomness: bool = True,
     passes: int = PASSES,
+    quiet_limit: float = QUIET_LIMIT,
+    timer_slack: float = TIMER_SLACK,
+    threads: Threads = "inline",
 ) -> T:
     """Run ``scenario(network, *args)`` to its end and return what it returns.
 
@@ -50,62 +67,124 @@ def run(
       args: what else it takes.
       seed: what everything random follows from; ``None`` for 0, or what pytest was told by ``--sim-seed``.
       time_limit: how long it may take, in virtual seconds.
-      check: whether to run it twice, and compare.
+      check: whether to run it twice here, and once in a process with another hash seed if ``scenario`` and ``args`` can
+        be imported and pickled there, and compare: results, records and digests. All records are kept meanwhile.
       payload: whether the digest covers the payloads, too.
       trace_limit: how many records the trace keeps; ``None`` for all.
-      fake_time: whether ``time.time`` and ``time.monotonic`` are virtual, too; the year begins when the scenario does.
-      fake_randomness: whether ``random``, ``secrets``, ``os.urandom`` and ``uuid`` follow from ``seed``. What draws
-        randomness in C, such as OpenSSL, does not.
+      fake_time: whether the time of the modules ``time`` and ``datetime`` is virtual; the year begins when the scenario
+        does. For ``datetime``, and names imported from either before, install the extra ``sim``.
+      fake_randomness: whether ``random``, ``secrets``, ``os.urandom``, ``os.getrandom`` and ``uuid`` follow from
+        ``seed``. What draws randomness in C, such as OpenSSL, does not.
       passes: how often tasks may run in one instant of virtual time.
+      quiet_limit: how long the scenario's own task may wait without a deadline of its own while other tasks run, in
+        virtual seconds.
+      timer_slack: how late a sleeping task wakes, in seconds, as everywhere else. Deliveries are exact.
+      threads: ``"inline"`` runs the functions of ``trio.to_thread.run_sync`` at once, where a thread would start; one
+        that waits for another task deadlocks. ``"refuse"`` raises :exc:`ThreadStartedError`.
 
     Raises:
-      Stuck: if it waits for what will never happen, or runs on and on while time stands still.
-      ThreadStartedError: if it starts a thread.
+      StuckError: if it waits for what will never happen, waits longer than ``quiet_limit``, or runs on and on while
+        time stands still.
+      ThreadStartedError: if it starts a thread, which ``threads`` refuses.
       NotDeterministicError: if ``check`` finds a difference.
       trio.TooSlowError: if it takes longer than ``time_limit``.
+      RuntimeError: if another thread runs a simulated network.
 
-    What the scenario raises leaves it as it is, what tasks of hosts raise in an exception group; a note tells the seed,
-    the digest, and the end of the story.
+    The errors that end a run list every waiting task and socket. They hold against tasks that are shielded or swallow
+    ``Cancelled``: their waits fail, and in the end they are abandoned and never run again. What the scenario raises
+    leaves it as it is, what tasks of hosts raise in an exception group; a note tells the seed, the digest, and the end
+    of the story.
     """
-    check_integer("passes", passes, 1, 2**62)
-    check_number("time_limit", time_limit, 0)
-    chosen = check_seed("seed", default_seed.get() if seed is None else seed)
-
-    def once() -> tuple[T, tuple[Record, ...]]:
-        with deterministic(chosen, fake_time=fake_time, fake_randomness=fake_randomness):
-            clock = trio.testing.MockClock(autojump_threshold=0)
-            return trio.run(_run, scenario, args, chosen, payload, trace_limit, time_limit, passes, clock=clock)
-
-    result, records = once()
+    stop_loading()
+    _check_scenario(scenario)
+    check_bool("check", check)
+    check_choice("threads", threads, get_args(Threads))
+    settings = Settings(
+        seed=check_seed("seed", default_seed.get() if seed is None else seed),
+        time_limit=check_number("time_limit", time_limit, 0, infinite=True),
+        payload=payload,
+        trace_limit=None if check else trace_limit,
+        fake_time=fake_time,
+        fake_randomness=fake_randomness,
+        passes=check_integer("passes", passes, 1, 2**62),
+        quiet_limit=check_number("quiet_limit", quiet_limit, 0, infinite=True),
+        timer_slack=check_number("timer_slack", timer_slack, 0),
+        threads=threads,
+    )
+    result, network = run_once(scenario, args, settings)
     if check:
-        _compare(records, once()[1])
+        outcome = outcome_of(result, network)
+        compare(outcome, outcome_of(*run_once(scenario, args, settings)), "the same process")
+        elsewhere = outcome_elsewhere(scenario, args, settings)
+        if elsewhere is not None:
+            compare(outcome, elsewhere, "a process with another PYTHONHASHSEED")
     return result
 
 
+def _check_scenario(scenario: object) -> None:
+    if inspect.iscoroutine(scenario):
+        scenario.close()
+        raise TypeError(
+            f"scenario must be an async function, not a coroutine: pass {scenario.__name__} and its arguments apart"
+        )
+    if not callable(scenario):
+        raise TypeError(f"scenario must be an async function, not {describe_value(scenario)}")
+
+
+def run_once(scenario: Callable[..., Awaitable[T]], args: tuple[Any, ...], settings: Settings) -> tuple[T, Network]:
+    """Run a scenario once; return its result, and the network."""
+    with deterministic(
+        settings.seed,
+        fake_time=settings.fake_time,
+        fake_randomness=settings.fake_randomness,
+        threads=settings.threads,
+    ):
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        watches: list[Watch] = []
+        try:
+            return trio.run(_run, scenario, args, settings, watches, clock=clock)
+        except (Exception, BaseExceptionGroup, TaskEndedError):
+            # Beside the failure, what the tasks raise that it ends is of no interest.
+            for watch in watches:
+                if watch.failure is not None:
+                    watch.failure.add_note(describe(watch.network))
+                    raise watch.failure from None
+            raise
+
+
 async def _run(
-    scenario: Callable[..., Awaitable[T]],
-    args: tuple[Any, ...],
-    seed: Seed,
-    payload: bool,  # noqa: FBT001 -- as it was given
-    trace_limit: int | None,
-    time_limit: float,
-    passes: int,
-) -> tuple[T, tuple[Record, ...]]:
-    async with open_network(seed=seed, payload=payload, trace_limit=trace_limit) as network:
+    scenario: Callable[..., Awaitable[T]], args: tuple[Any, ...], settings: Settings, watches: list[Watch]
+) -> tuple[T, Network]:
+    async with open_network(
+        seed=settings.seed,
+        payload=settings.payload,
+        trace_limit=settings.trace_limit,
+        timer_slack=settings.timer_slack,
+    ) as network:
         scope = trio.CancelScope()
-        watch = Watch(network, scope.cancel, time_limit=time_limit, passes=passes)
-        with scope, watch.watching():
+        watch = Watch(
+            network,
+            scope.cancel,
+            time_limit=settings.time_limit,
+            passes=settings.passes,
+            task=trio.lowlevel.current_task(),
+            quiet_limit=settings.quiet_limit,
+        )
+        watches.append(watch)
+        # To the end of the run: tasks of hosts may not end when the network is closed.
+        trio.lowlevel.add_instrument(watch)
+        with scope:
             try:
                 result = await scenario(network, *args)
-                if watch.failure is None:
-                    return result, network.trace.records
             except Exception as error:
                 if watch.failure is None:
                     error.add_note(describe(network))
-                    raise
-        failure = watch.failure or AssertionError("only the watch cancels this scope")
-        failure.add_note(describe(network))
-        raise failure
+                raise
+            finally:
+                watch.scenario_ended()
+        if watch.failure is not None:
+            raise watch.failure
+        return result, network
 
 
 def describe(network: Network) -> str:
@@ -119,10 +198,3 @@ def describe(network: Network) -> str:
             network.netstat(),
         ]
     )
-
-
-def _compare(first: tuple[Record, ...], second: tuple[Record, ...]) -> None:
-    for one, other in zip_longest(first, second):
-        lines = ["nothing" if record is None else story([record]) for record in (one, other)]
-        if lines[0] != lines[1]:
-            raise NotDeterministicError(f"the runs differ first here:\n  {lines[0]}\n  {lines[1]}")

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 
+from ..._values.addresses import format_address
 from .._values.records import Record
 from .ladder import ladder
 from .mermaid import sequence_diagram
@@ -52,6 +53,16 @@ class Trace:
     def records(self) -> tuple[Record, ...]:
         """The records that are kept, the oldest first."""
         return tuple(self._records)
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each record that is kept, with everything that the digest covers."""
+        for packet, at, fate, reason, receiver in self._records:
+            payload = f" {packet.payload!r}" if self._payload else ""
+            source, destination = format_address(packet.source), format_address(packet.destination)
+            yield (
+                f"#{packet.number} sent at {packet.sent_at!r} s, {fate} at {at!r} s: {source} -> {destination} "
+                f"({receiver}), {len(packet.payload)} bytes{payload} {reason}"
+            )
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)

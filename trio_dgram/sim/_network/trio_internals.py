@@ -1,0 +1,147 @@
+"""Trio's private names: the only module that knows them.
+
+Trio has no public way to fix the order in which it runs tasks, to run threads inline, to keep tasks from running, or
+to end them whatever they shield.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn
+
+import outcome
+import trio
+import trio.testing
+
+from .._values.random import Seed, stream
+from .._values.replacing import replaced
+
+_SCHEDULER: Final = "trio._core._run"
+_ALLOW: Final = "_ALLOW_DETERMINISTIC_SCHEDULING"
+_ORDER: Final = "_r"
+_RUNNER: Final = "Runner"
+_RESCHEDULE: Final = "reschedule"
+_THREADS: Final = "trio._threads"
+_START: Final = "start_thread_soon"
+
+
+class ThreadStartedError(Exception):
+    """A scenario has started a thread, whose time is not the network's."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a task started a thread (trio.to_thread.run_sync) although threads='refuse': virtual time would not wait "
+            "for it; run the scenario with threads='inline', or in real time with open_network"
+        )
+
+
+def _private(module: str, *names: str) -> Any:
+    """Return a module of Trio's that has ``names``.
+
+    Raises:
+      RuntimeError: if this release of Trio has moved them.
+    """
+    found = importlib.import_module(module)
+    for name in names:
+        if not hasattr(found, name):
+            raise RuntimeError(
+                f"trio {trio.__version__} no longer has {module}.{name}, which the simulated network needs: use an "
+                "older trio, or a newer trio_dgram"
+            )
+    return found
+
+
+@contextmanager
+def deterministic_scheduling(seed: Seed) -> Generator[None]:
+    """Have Trio run tasks in an order that follows from ``seed`` alone.
+
+    Raises:
+      RuntimeError: if this release of Trio has moved what that takes.
+    """
+    scheduler = _private(_SCHEDULER, _ALLOW, _ORDER)
+    order: random.Random = getattr(scheduler, _ORDER)
+    state = order.getstate()
+    order.seed(stream(seed, "scheduler").getrandbits(64))
+    try:
+        with replaced(scheduler, **{_ALLOW: True}):
+            yield
+    finally:
+        order.setstate(state)
+
+
+@contextmanager
+def threads_run(*, inline: bool) -> Generator[None]:
+    """In Trio runs whose time is virtual, run the functions of threads at once, or refuse to start threads."""
+    threads = _private(_THREADS, _START)
+    start = getattr(threads, _START)
+
+    def start_thread_soon(
+        function: Callable[[], Any], deliver: Callable[[outcome.Outcome[Any]], object], name: str | None = None
+    ) -> None:
+        if not isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock):
+            start(function, deliver, name)
+        elif inline:
+            deliver(outcome.capture(function))
+        else:
+            raise ThreadStartedError
+
+    with replaced(threads, **{_START: start_thread_soon}):
+        yield
+
+
+class TaskEndedError(BaseException):
+    """Ends a task whatever it shields or swallows, short of every exception."""
+
+
+def end_task(task: Any) -> None:
+    """Have a task raise TaskEndedError where it waits, also behind a shield; one that has just begun goes on."""
+
+    def raise_ended() -> NoReturn:
+        raise TaskEndedError
+
+    if task._abort_func is not None:  # noqa: SLF001 -- this module is for that
+        task._attempt_abort(raise_ended)  # noqa: SLF001
+    elif task._next_send is not None:  # noqa: SLF001
+        task._next_send = outcome.Error(TaskEndedError())  # noqa: SLF001
+
+
+class Freezer:
+    """Keeps groups of tasks from running, as SIGSTOP does with processes.
+
+    Args:
+      group_of: returns the group of a task, ``None`` if it has none.
+    """
+
+    def __init__(self, group_of: Callable[[trio.lowlevel.Task], object]) -> None:
+        self._group_of = group_of
+        self._held: dict[object, list[tuple[trio.lowlevel.Task, Any]]] = {}
+        self._reschedule: Any = None
+
+    def freeze(self, group: object) -> None:
+        """Hold back the tasks of a group that become runnable from now on."""
+        if not self._held:
+            runner = getattr(_private(_SCHEDULER, _RUNNER), _RUNNER)
+            self._reschedule = getattr(runner, _RESCHEDULE)
+            setattr(runner, _RESCHEDULE, lambda runner, task, *result: self._hold_or_reschedule(runner, task, result))
+        self._held.setdefault(group, [])
+
+    def _hold_or_reschedule(self, runner: Any, task: Any, result: Any) -> None:
+        held = self._held.get(self._group_of(task))
+        if held is None:
+            self._reschedule(runner, task, *result)
+        else:
+            # It waits no longer: a cancellation must not end the wait once more.
+            task._abort_func = None  # noqa: SLF001 -- this module is for that
+            held.append((task, result))
+
+    def thaw(self, group: object) -> None:
+        """Let the tasks of a group run again, in the order in which they became runnable."""
+        held = self._held.pop(group, [])
+        if not self._held and self._reschedule is not None:
+            setattr(getattr(_private(_SCHEDULER, _RUNNER), _RUNNER), _RESCHEDULE, self._reschedule)
+            self._reschedule = None
+        for task, result in held:
+            trio.lowlevel.reschedule(task, *result)

@@ -1,0 +1,214 @@
+"""Ending runs that never end by themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Final, NoReturn
+
+import trio
+
+from .._network.host import host_of
+from .._network.network import Network
+from .._network.trio_internals import end_task
+from .tasks import all_tasks
+
+TIME_LIMIT: Final = 86_400.0
+"""How long a scenario may take unless another limit is given, in virtual seconds: a day."""
+PASSES: Final = 100_000
+"""How often tasks may run in one instant of virtual time."""
+QUIET_LIMIT: Final = 3600.0
+"""How long the scenario's own task may wait without a deadline, in virtual seconds."""
+_GRACE: Final = 10_000
+"""How many passes of Trio's scheduler cancelled tasks have to end."""
+_LAST: Final = 100
+"""How many more they have to end once their waits fail."""
+_PATIENCE: Final = 1.0
+"""How long something outside may take to happen, such as a real descriptor becoming readable, in real seconds."""
+_BETWEEN_LOOKS: Final = 16
+_PACKAGES: Final = (str(Path(trio.__file__).parent), str(Path(__file__).parents[2]))
+
+
+class StuckError(Exception):
+    """A scenario waits for what will never happen, or goes round in circles while no time passes."""
+
+
+class Watch(trio.abc.Instrument):
+    """Ends a run that will never end by itself.
+
+    Rule 1: what is wrong is noticed between two passes of Trio's scheduler; then the run is cancelled.
+    Rule 2: tasks that have not ended :data:`_GRACE` passes later, since they are shielded or swallow ``Cancelled``,
+        raise TaskEndedError wherever they wait.
+    Rule 3: tasks that swallow that, too, are abandoned :data:`_LAST` passes later: Trio's run ends with
+        TrioInternalError, whose cause is the failure.
+
+    Args:
+      network: the network it is on.
+      end: what to call then.
+      time_limit: when it has to be over, in seconds since the network was opened.
+      passes: how often tasks may run in one instant of virtual time.
+      task: the scenario's own task; ``None`` to allow it to wait for ever while others run.
+      quiet_limit: how long that may wait without a deadline, in virtual seconds.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        end: Callable[[], object],
+        *,
+        time_limit: float = TIME_LIMIT,
+        passes: int = PASSES,
+        task: trio.lowlevel.Task | None = None,
+        quiet_limit: float = QUIET_LIMIT,
+    ) -> None:
+        self.failure: Exception | None = None
+        self.network: Network = network
+        self._end = end
+        self._time_limit = time_limit
+        self._passes = passes
+        self._left = passes
+        self._grace = _GRACE
+        self._instant = -1.0
+        self._idle_since: float | None = None
+        self._task = task
+        self._quiet_limit = quiet_limit
+        self._quiet_since = math.inf
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Note since when the scenario's own task has waited without a deadline."""
+        if task is self._task and self.failure is None:
+            self._quiet_since = trio.current_time() if trio.current_effective_deadline() == math.inf else math.inf
+
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 -- Trio's signature
+        """Look whether anything can still happen."""
+        if self.failure is not None:
+            self._grace -= 1
+            if self._grace == 0:
+                left = waiting_tasks()
+                self.failure.add_note(f"These tasks had to be ended, since they did not when cancelled:\n{left}")
+            if self._grace <= 0:
+                self._end_tasks(self.failure)
+            return
+        now = trio.current_time()
+        if now != self._instant:
+            self._instant, self._left = now, self._passes
+            self._check_limits(now)
+            return
+        self._left -= 1
+        # Not each time: a run that is stuck stays so.
+        if self._left % _BETWEEN_LOOKS == 0:
+            self._look(now)
+
+    def _check_limits(self, now: float) -> None:
+        # Not by a deadline: then there would always be one left.
+        if self.network.time > self._time_limit:
+            self._fail(trio.TooSlowError(f"the scenario takes longer than {self._time_limit} s\n{self._waiting()}"))
+        elif now - self._quiet_since > self._quiet_limit:
+            self._fail(
+                StuckError(
+                    f"the scenario has waited for {self._quiet_limit} s without a deadline of its own, while others "
+                    f"run; if that is as it should be, raise quiet_limit\n{self._waiting()}"
+                )
+            )
+
+    def _look(self, now: float) -> None:
+        if self._left <= 0:
+            self._fail(StuckError(f"tasks run on and on while time stands still at {now:.6f} s\n{self._waiting()}"))
+            return
+        statistics = trio.lowlevel.current_statistics()
+        if (
+            statistics.tasks_runnable
+            or statistics.run_sync_soon_queue_size
+            or statistics.seconds_to_next_deadline < math.inf
+        ):
+            self._idle_since = None
+            return
+        if self._may_hear_from_outside(statistics):
+            return
+        self._fail(
+            StuckError(
+                "every task waits, nothing is on the wire, and there is no deadline left at "
+                f"{now:.6f} s\n{self._waiting()}"
+            )
+        )
+
+    def _may_hear_from_outside(self, statistics: trio.lowlevel.RunStatistics) -> bool:
+        waiting = statistics.io_statistics
+        # One of those waiting is Trio's own.
+        if getattr(waiting, "tasks_waiting_read", 0) + getattr(waiting, "tasks_waiting_write", 0) <= 1:
+            return False
+        real_now = perf_counter()
+        self._idle_since = self._idle_since or real_now
+        return real_now - self._idle_since < _PATIENCE
+
+    def _waiting(self) -> str:
+        return waiting_in(self.network)
+
+    def _fail(self, failure: Exception) -> None:
+        self.failure = failure
+        self._end()
+
+    def scenario_ended(self) -> None:
+        """Watch on, but without the scenario's own task."""
+        self._task = None
+        self._quiet_since = math.inf
+
+    def _end_tasks(self, failure: Exception) -> None:
+        for task in [task for task in all_tasks() if _place_of(task) is not None]:
+            end_task(task)
+        if self._grace < -_LAST:
+            abandoned.extend(all_tasks())
+
+            def current_time() -> NoReturn:
+                raise failure
+
+            # An exception in the clock is the only one that ends Trio's loop whatever its tasks do.
+            setattr(trio.lowlevel.current_clock(), "current_time", current_time)  # noqa: B010 -- a method
+
+
+abandoned: Final[list[trio.lowlevel.Task]] = []
+"""The tasks of runs that were abandoned. Kept, since Python would run them on to collect them."""
+
+
+async def guard(
+    network: Network,
+    *,
+    time_limit: float = TIME_LIMIT,
+    passes: int = PASSES,
+    task: trio.lowlevel.Task | None = None,
+    quiet_limit: float = QUIET_LIMIT,
+) -> NoReturn:
+    """Raise what is wrong once the run of ``network`` will never end by itself. See :class:`Watch`."""
+    failed = trio.Event()
+    watch = Watch(network, failed.set, time_limit=time_limit, passes=passes, task=task, quiet_limit=quiet_limit)
+    # To the end of the run: tasks of hosts may not end when the network is closed.
+    trio.lowlevel.add_instrument(watch)
+    await failed.wait()
+    raise watch.failure or AssertionError("it ends for a reason")
+
+
+def waiting_in(network: Network) -> str:
+    """Return which tasks wait where, and the table of sockets."""
+    return "\n".join(["Tasks:", waiting_tasks(), "Sockets:", *(f"  {line}" for line in network.netstat().splitlines())])
+
+
+def waiting_tasks() -> str:
+    """Return a line for each task: its host, its name, and where it waits."""
+    lines = []
+    for task in all_tasks():
+        host, place = host_of(task), _place_of(task)
+        if place is not None:
+            lines.append(f"  {host.name if host else 'no host'}: {task.name} waits in {place}")
+    return "\n".join(lines)
+
+
+def _place_of(task: trio.lowlevel.Task) -> str | None:
+    """Return the innermost line of a program's own that a task is at, ``None`` where it is none of the program's."""
+    place = None
+    for frame, line in task.iter_await_frames():
+        code = frame.f_code
+        if not code.co_filename.startswith(_PACKAGES):
+            place = f"{code.co_qualname} ({code.co_filename}:{line})"
+    return place
