@@ -29,15 +29,23 @@ from ..._codecs.ancillary import (
 from ..._codecs.error_queue import ICMP, ICMP6, IP_RECVERR, IPV6_RECVERR, LOCAL
 from .._values.places import is_ipv6, kind_of, packed, plain, refusal, sockaddr_of
 from .._values.records import Packet
+from .option_table import SO_TIMESTAMP
 from .settings import Settings
 
 _MOST_SEGMENTS: Final = 64
 """How many datagrams one call sends at most."""
+_SO_RXQ_OVFL: Final = 40
 _IP, _IPV6, _SOL = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.SOL_SOCKET
 
 
 def describe(
-    packet: Packet, settings: Settings, family: socket.AddressFamily, index: int, own: str, nanoseconds: int
+    packet: Packet,
+    settings: Settings,
+    family: socket.AddressFamily,
+    index: int,
+    own: str,
+    nanoseconds: int,
+    drops: int = 0,
 ) -> list[ControlMessage]:
     """Return what a socket is told about a datagram that it receives.
 
@@ -48,10 +56,9 @@ def describe(
       index: the interface that it came in by.
       own: the address of the host that an answer should come from.
       nanoseconds: when it came, by the wall clock.
+      drops: how many had been dropped when it was queued.
     """
-    messages: list[ControlMessage] = []
-    if settings.is_on(_SOL, SO_TIMESTAMPNS):
-        messages.append((_SOL, SO_TIMESTAMPNS, struct.pack("@ll", *divmod(nanoseconds, 1_000_000_000))))
+    messages = _socket_level(settings, nanoseconds, drops)
     to = packet.destination.host
     if is_ipv6(to):
         if settings.is_on(_IPV6, IPV6_RECVTCLASS):
@@ -68,6 +75,17 @@ def describe(
     if settings.is_on(_IPV6, IPV6_RECVPKTINFO):
         destination = packed(sockaddr_of(family, to, 0)[0])
         messages.append((_IPV6, IPV6_PKTINFO, struct.pack("=16si", destination, index)))
+    return messages
+
+
+def _socket_level(settings: Settings, nanoseconds: int, drops: int) -> list[ControlMessage]:
+    messages: list[ControlMessage] = []
+    if settings.is_on(_SOL, SO_TIMESTAMPNS):
+        messages.append((_SOL, SO_TIMESTAMPNS, struct.pack("@ll", *divmod(nanoseconds, 1_000_000_000))))
+    elif settings.is_on(_SOL, SO_TIMESTAMP):
+        messages.append((_SOL, SO_TIMESTAMP, struct.pack("@ll", *divmod(nanoseconds // 1000, 1_000_000))))
+    if drops and settings.is_on(_SOL, _SO_RXQ_OVFL):
+        messages.append((_SOL, _SO_RXQ_OVFL, struct.pack("=I", drops)))
     return messages
 
 

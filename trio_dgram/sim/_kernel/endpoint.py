@@ -9,9 +9,9 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from ..._codecs.ancillary import Ancillary, ControlMessage
+from ..._codecs.ancillary import UDP_SEGMENT, Ancillary, ControlMessage
 from ..._kernel.system_socket import IP_MTU, IPV6_MTU, MSG_ERRQUEUE
 from ..._values.addresses import Address
 from .._values.places import (
@@ -19,12 +19,15 @@ from .._values.places import (
     LOOPBACK_INDEX,
     is_ipv6,
     kind_of,
-    plain,
+    numeric,
     refusal,
     sockaddr_of,
 )
 from .._values.records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet, Report
 from .control import Instructions, QueuedError, describe, describe_error, read_instructions, split
+from .cork import Cork
+from .machine_protocol import Machine
+from .option_table import UDP_CORK
 from .settings import (
     HOP_LIMIT,
     MTU_DISCOVERY,
@@ -39,66 +42,13 @@ from .socket_errors import DISCOVER_DO, DISCOVER_DONT, DISCOVER_PROBE, SocketErr
 _IP, _IPV6, _SOL = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.SOL_SOCKET
 _PEEK: Final = int(socket.MSG_PEEK)
 _TRUNCATED: Final = int(socket.MSG_TRUNC)
+_OUT_OF_BAND: Final = int(socket.MSG_OOB)
+_MORE: Final = int(getattr(socket, "MSG_MORE", 0x8000))
+_MOST_BUFFERS: Final = 1024
 _ANCILLARY_TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _LARGEST: Final = {False: 65507, True: 65527}
 """The most bytes that a datagram can bring, by whether it is IPv6 (udp(7))."""
 _DEFAULT: Final = Instructions()
-
-
-class Machine(Protocol):
-    """What a socket asks of the host that it is on."""
-
-    name: str
-    paused: bool
-
-    def own_address(self, destination: str) -> str:
-        """Return the address that packets to ``destination`` come from; ENETUNREACH if there is no way to it."""
-        ...
-
-    def owns(self, host: str) -> bool:
-        """Whether ``host`` is an address of this machine."""
-        ...
-
-    def index_of(self, host: str) -> int:
-        """Return the interface that has the address ``host``; ENODEV if none has."""
-        ...
-
-    def attach(self, endpoint: Endpoint, host: str, port: int) -> int:
-        """Reserve a port for a socket and return it: one of the machine's choice where ``port`` is 0."""
-        ...
-
-    def detach(self, endpoint: Endpoint) -> None:
-        """Free the port of a socket."""
-
-    def path_mtu(self, destination: str) -> int:
-        """Return the largest packet that is known to pass to ``destination``, in bytes."""
-        ...
-
-    def remember(self, endpoint: Endpoint) -> None:
-        """Note that a socket was made."""
-
-    def forget(self, endpoint: Endpoint) -> None:
-        """Note that a socket was closed."""
-
-    def next_number(self) -> int:
-        """Return the number of the next datagram."""
-        ...
-
-    def time(self) -> float:
-        """Return the time, in seconds since the network was opened."""
-        ...
-
-    def nanoseconds(self, time: float) -> int:
-        """Return the time of day at a time of the network's, as a Unix time in nanoseconds."""
-        ...
-
-    def interface_mtu(self, destination: str) -> int:
-        """Return the largest packet that the interface towards ``destination`` takes, in bytes."""
-        ...
-
-    def send(self, packet: Packet, index: int, *, back: bool) -> None:
-        """Send a packet out by the interface ``index``, 0 for whichever the route takes; with ``back`` what is for
-        many is for this machine's sockets, too."""
 
 
 class Endpoint:
@@ -120,7 +70,9 @@ class Endpoint:
         self._port_chosen = False
         self._host_chosen = False
         self._shut: set[str] = set()
-        self._queue: deque[tuple[Packet, int, int, float]] = deque()
+        self._queue: deque[tuple[Packet, int, int, float, int]] = deque()
+        """For each datagram its charge, the interface, when it came, and how many had been dropped by then."""
+        self._cork: Cork | None = None
         self._errors = SocketErrors(self.settings)
         machine.remember(self)
 
@@ -194,26 +146,13 @@ class Endpoint:
 
     # Its name and its peer
 
-    def _numeric(self, sockaddr: Any) -> tuple[str, int]:
-        """Return a socket address as a plain host and a port."""
-        host, port = sockaddr[0] or self.wildcard, sockaddr[1]
-        try:
-            text = plain(host)
-        except OSError:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
-        if (self.family == socket.AF_INET) != (":" not in host):
-            raise socket.gaierror(getattr(socket, "EAI_ADDRFAMILY", -9), "Address family for hostname not supported")
-        if not isinstance(port, int) or not 0 <= port <= 65535:
-            raise OverflowError(f"port must be 0-65535, not {port!r}")
-        return text, port
-
     def bind(self, sockaddr: Any) -> None:
         """Take a local address (bind(2))."""
         self._check_open()
-        host, port = self._numeric(sockaddr)
+        host, port = numeric(self.family, sockaddr)
         if self.port:
             raise refusal(errno.EINVAL)
-        if kind_of(host) not in ("wildcard", "group", "broadcast") and not self.machine.owns(host):
+        if self.machine.kind_of(host) not in ("wildcard", "group", "broadcast") and not self.machine.owns(host):
             raise refusal(errno.EADDRNOTAVAIL)
         self._take(host, port)
         self._port_chosen = not port
@@ -231,12 +170,14 @@ class Endpoint:
     def connect(self, sockaddr: Any) -> None:
         """Fix the peer (connect(2))."""
         self._check_open()
-        host, port = self._numeric(sockaddr)
+        host, port = numeric(self.family, sockaddr)
         host = self._reachable(host)
         source = self.machine.own_address(host)
-        if kind_of(host) == "broadcast" and not self.settings.is_on(_SOL, socket.SO_BROADCAST):
+        kind = self.machine.kind_of(host)
+        if kind == "broadcast" and not self.settings.is_on(_SOL, socket.SO_BROADCAST):
             raise refusal(errno.EACCES)
         self._bind_anywhere()
+        self._check_leaves_loopback(self.local, host, kind)
         if kind_of(self.local) == "wildcard":
             self.local = source
             self._host_chosen = True
@@ -254,6 +195,12 @@ class Endpoint:
         if self._port_chosen:
             self.machine.detach(self)
             self.port = 0
+
+    def _check_leaves_loopback(self, source: str, host: str, kind: str) -> None:
+        """Raise EINVAL if a loopback address would leave this machine; Linux checks IPv4 only."""
+        is_loopback = source != "" and not is_ipv6(source) and kind_of(source) == "loopback"
+        if is_loopback and kind == "unicast" and not self.machine.owns(host):
+            raise refusal(errno.EINVAL)
 
     def _reachable(self, host: str) -> str:
         """Return the destination ``host``, the unspecified address as this machine; ENETUNREACH for a wrong family."""
@@ -275,7 +222,7 @@ class Endpoint:
     def getpeername(self) -> tuple[Any, ...]:
         """Return the peer's address; ENOTCONN without one."""
         self._check_open()
-        if self.peer is None:
+        if self.peer is None or not self.peer.port:
             raise refusal(errno.ENOTCONN)
         return sockaddr_of(self.family, *self.peer)
 
@@ -284,7 +231,11 @@ class Endpoint:
     def setsockopt(self, level: int, number: int, value: Any, length: int = 0) -> None:
         """Set an option (setsockopt(2))."""
         self._check_open()
+        if (level, number) == (_IPV6, socket.IPV6_V6ONLY) and self.port:
+            raise refusal(errno.EINVAL)
         self.settings.set(level, number, bytes(length) if value is None else value)
+        if (level, number) == (socket.IPPROTO_UDP, UDP_CORK) and not self._is_corked():
+            self._uncork()
 
     def getsockopt(self, level: int, number: int, size: int = 0) -> Any:
         """Read an option (getsockopt(2))."""
@@ -299,7 +250,7 @@ class Endpoint:
         """Return the largest packet that is known to pass to ``sockaddr``, or to the peer, in bytes."""
         if sockaddr is None and self.peer is None:
             raise refusal(errno.ENOTCONN)
-        host = self.peer.host if self.peer is not None and sockaddr is None else self._numeric(sockaddr)[0]
+        host = self.peer.host if self.peer is not None and sockaddr is None else numeric(self.family, sockaddr)[0]
         return self.machine.path_mtu(self._reachable(host))
 
     # Sending
@@ -310,41 +261,67 @@ class Endpoint:
 
     def sendto(self, data: Any, *flags_and_address: Any) -> int:
         """Send to an address."""
-        return self.sendmsg([data], (), 0, flags_and_address[-1])
+        *flags, address = flags_and_address
+        return self.sendmsg([data], (), flags[0] if flags else 0, address)
 
-    def sendmsg(self, buffers: Any, ancdata: Ancillary = (), flags: int = 0, address: Any = None) -> int:  # noqa: ARG002
+    def sendmsg(self, buffers: Any, ancdata: Ancillary = (), flags: int = 0, address: Any = None) -> int:
         """Send to ``address``, or the peer, as the control messages say (sendmsg(2))."""
         self._check_runs()
         if "send" in self._shut:
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        if flags & _OUT_OF_BAND:
+            raise refusal(errno.EOPNOTSUPP)
+        if len(buffers) > _MOST_BUFFERS:
+            raise refusal(errno.EMSGSIZE)
         if self._errors.due:
             raise refusal(self._take_error())
         if address is not None:
-            host, port = self._numeric(address)
+            host, port = numeric(self.family, address)
             destination = Address(self._reachable(host), port)
+            if not port:
+                raise refusal(errno.EINVAL)
         elif self.peer is not None:
             destination = self.peer
         else:
             raise refusal(errno.EDESTADDRREQ)
-        if not destination.port:
-            raise refusal(errno.EINVAL)
         instructions = _DEFAULT if ancdata == () else read_instructions(ancdata)
         payload = b"".join(buffers) if len(buffers) != 1 else bytes(buffers[0])
-        self._send(payload, destination, instructions)
+        if flags & _MORE or self._cork is not None or self._is_corked():
+            self._gather(payload, destination, instructions)
+            if not flags & _MORE and not self._is_corked():
+                self._uncork()
+        else:
+            self._send(payload, destination, instructions)
         return len(payload)
+
+    def _is_corked(self) -> bool:
+        return self.settings.is_on(socket.IPPROTO_UDP, UDP_CORK)
+
+    def _gather(self, payload: bytes, destination: Address, instructions: Instructions) -> None:
+        if self._cork is None:
+            self._cork = Cork(destination, instructions)
+        self._cork.add(payload, _LARGEST[is_ipv6(self._cork.destination.host)])
+
+    def _uncork(self) -> None:
+        cork, self._cork = self._cork, None
+        if cork is not None:
+            self._send(bytes(cork.payload), cork.destination, cork.instructions)
 
     def _send(self, payload: bytes, destination: Address, instructions: Instructions) -> None:
         host = destination.host
         ipv6 = ":" in host
         if len(payload) > _LARGEST[ipv6]:
             raise refusal(errno.EMSGSIZE)
-        kind = kind_of(host)
+        kind = self.machine.kind_of(host)
         if kind == "broadcast" and not self.settings.is_on(_SOL, socket.SO_BROADCAST):
             raise refusal(errno.EACCES)
         index = self._outgoing(kind, instructions)
-        source = instructions.source or (self.local if kind_of(self.local) in ("unicast", "loopback") else "")
+        source = instructions.source or (
+            self.local if self.machine.kind_of(self.local) in ("unicast", "loopback") else ""
+        )
         if instructions.source is not None and not self.machine.owns(instructions.source):
             raise refusal(errno.EINVAL if ipv6 else errno.ENETUNREACH)
+        self._check_leaves_loopback(source, host, kind)
         if not source:
             source = self.machine.own_address(host) if index != LOOPBACK_INDEX or ipv6 else "127.0.0.1"
         self._bind_anywhere()
@@ -355,7 +332,8 @@ class Endpoint:
         if traffic_class is None:
             traffic_class = self.settings[TRAFFIC_CLASS[ipv6]]
         machine, origin = self.machine, Address(source, self.port)
-        for piece in split(payload, instructions.segment, mtu - UDP_HEADER - (IPV6_HEADER if ipv6 else IPV4_HEADER)):
+        segment = instructions.segment or self.settings[socket.IPPROTO_UDP, UDP_SEGMENT]
+        for piece in split(payload, segment, mtu - UDP_HEADER - (IPV6_HEADER if ipv6 else IPV4_HEADER)):
             number, now = machine.next_number(), machine.time()
             packet = Packet(number, origin, destination, piece, machine.name, now, hop_limit, traffic_class)
             self._dispatch(packet, index, mtu)
@@ -383,7 +361,9 @@ class Endpoint:
         packet.fragment_size = mtu
         packet.dont_fragment = size <= mtu and discovery != DISCOVER_DONT
         loops = self.settings[MULTICAST_LOOPBACK[ipv6]]
-        self.machine.send(packet, index, back=bool(loops) or kind_of(packet.destination.host) == "broadcast")
+        self.machine.send(
+            packet, index, back=bool(loops) or self.machine.kind_of(packet.destination.host) == "broadcast"
+        )
 
     # Receiving
 
@@ -401,7 +381,7 @@ class Endpoint:
         return data, source
 
     def _drop_first(self) -> None:
-        _, charge, _, _ = self._queue.popleft()
+        charge = self._queue.popleft()[1]
         self.settings.buffer.give_back(charge, empty=not self._queue)
         if not self._queue:
             self.notify()
@@ -415,7 +395,7 @@ class Endpoint:
             raise refusal(self._take_error())
         if not self._queue:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-        packet, _, index, at = self._queue[0]
+        packet, _, index, at, drops = self._queue[0]
         if not flags & _PEEK:
             self._drop_first()
         told: list[ControlMessage] = []
@@ -423,8 +403,11 @@ class Endpoint:
         own = packet.destination.host
         if not self.machine.owns(own):
             own = self.machine.own_address(packet.source.host)
+        elif index == LOOPBACK_INDEX:
+            # What is sent to an own address comes by the loopback, but is reported for the interface that has it.
+            index = self.machine.index_of(own)
         nanoseconds = self.machine.nanoseconds(at)
-        for message in describe(packet, self.settings, self.family, index, own, nanoseconds):
+        for message in describe(packet, self.settings, self.family, index, own, nanoseconds, drops):
             needed = socket.CMSG_SPACE(len(message[2]))
             if needed > space:
                 result |= _ANCILLARY_TRUNCATED
@@ -457,7 +440,8 @@ class Endpoint:
             return False
         if self.local not in (self.wildcard, host):
             return False
-        return self.peer is None or self.peer == packet.source
+        peer = self.peer
+        return peer is None or peer == packet.source or (not peer.port and peer.host == packet.source.host)
 
     def is_member(self, packet: Packet, index: int) -> bool:
         """Whether it takes what a group is sent on an interface."""
@@ -474,7 +458,7 @@ class Endpoint:
         charge = self.settings.buffer.admit(len(packet.payload))
         if not charge:
             return False
-        self._queue.append((packet, charge, index, self.machine.time()))
+        self._queue.append((packet, charge, index, self.machine.time(), self.settings.buffer.drops))
         if len(self._queue) == 1:
             self.notify()
         return True

@@ -15,6 +15,7 @@ from .._values.places import (
     INTERFACE_INDEX,
     LOCAL_BROADCAST,
     LOOPBACK_INDEX,
+    Kind,
     is_ipv6,
     kind_of,
     refusal,
@@ -72,10 +73,13 @@ class Wire(Protocol):
 class Machine:
     """One host."""
 
-    def __init__(self, wire: Wire, name: str, addresses: tuple[str, ...]) -> None:
+    def __init__(
+        self, wire: Wire, name: str, addresses: tuple[str, ...], broadcasts: frozenset[str] = frozenset()
+    ) -> None:
         self.wire: Wire = wire
         self.name: str = name
         self.addresses: tuple[str, ...] = addresses
+        self._broadcasts = broadcasts
         self.up: bool = True
         self.paused: bool = False
         self.path_mtus: dict[str, int] = {}
@@ -119,6 +123,10 @@ class Machine:
     def owns(self, host: str) -> bool:
         """Whether ``host`` is an address of this machine."""
         return host in self._owned or kind_of(host) == "loopback"
+
+    def kind_of(self, host: str) -> Kind:
+        """Return what kind of place a plain address is to this machine: a broadcast address of its networks, too."""
+        return "broadcast" if host in self._broadcasts else kind_of(host)
 
     def index_of(self, host: str) -> int:
         """Return the interface that has the address ``host``; ENODEV if none has."""
@@ -188,7 +196,7 @@ class Machine:
         """Send a packet out by the interface ``index``, 0 for whichever the route takes; with ``back`` what is for
         many is for this machine's sockets, too."""
         host = packet.destination.host
-        kind = kind_of(host)
+        kind = self.kind_of(host)
         if kind in ("group", "broadcast"):
             index = index or (LOOPBACK_INDEX if host == LOCAL_BROADCAST else INTERFACE_INDEX)
             if index == LOOPBACK_INDEX and packet.is_ipv6:
@@ -212,7 +220,7 @@ class Machine:
             self.wire.record(packet, BAD_CHECKSUM, self.name)
         elif packet.report is not None:
             self._take_report(packet, packet.report)
-        elif kind_of(packet.destination.host) in ("group", "broadcast"):
+        elif self.kind_of(packet.destination.host) in ("group", "broadcast"):
             self._receive_of_many(packet, INTERFACE_INDEX)
         else:
             self._receive_one(packet, INTERFACE_INDEX)

@@ -9,15 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from ..._codecs.ancillary import (
-    IP_PKTINFO,
-    IP_RECVTOS,
-    IP_RECVTTL,
-    IPV6_RECVHOPLIMIT,
-    IPV6_RECVPKTINFO,
-    IPV6_RECVTCLASS,
-    SO_TIMESTAMPNS,
-)
+from ..._codecs.ancillary import SO_TIMESTAMPNS
 from ..._codecs.error_queue import IP_RECVERR, IPV6_RECVERR
 from ..._kernel.capabilities import IP_MTU_DISCOVER, IP_MULTICAST_ALL, IPV6_MULTICAST_ALL, SO_MEMINFO
 from ..._kernel.descriptor import SO_MEMINFO_DROPS
@@ -25,54 +17,20 @@ from ..._kernel.options import IPV6_MTU_DISCOVER
 from .._values.places import INTERFACE_INDEX, INTERFACES, refusal
 from .buffer import DEFAULT_SIZE, SMALLEST_SIZE, ReceiveBuffer
 from .groups import GroupMemberships, decode_interface, decode_request
+from .option_table import IP_UNICAST_IF, IPV6_UNICAST_IF, OF_IPV4, OF_IPV6, SO_RCVLOWAT, SO_TIMESTAMP, stored
 
 _SO_PROTOCOL: Final = 38
 _SO_DOMAIN: Final = 39
 LARGEST_BUFFER: Final = 212_992
 """Linux's limit for what a program asks for, in bytes (net.core.rmem_max)."""
 
-_SOL, _IP, _IPV6 = socket.SOL_SOCKET, socket.IPPROTO_IP, socket.IPPROTO_IPV6
-_ANY: Final = (-(2**31), 2**31 - 1)
-
-_KNOWN: Final[dict[tuple[int, int], tuple[int, tuple[int, int]]]] = {
-    (_SOL, socket.SO_REUSEADDR): (0, _ANY),
-    (_SOL, socket.SO_REUSEPORT): (0, _ANY),
-    (_SOL, socket.SO_BROADCAST): (0, _ANY),
-    (_SOL, socket.SO_SNDBUF): (DEFAULT_SIZE, _ANY),
-    (_SOL, SO_TIMESTAMPNS): (0, _ANY),
-    (_IP, socket.IP_TOS): (0, (0, 255)),
-    (_IP, socket.IP_TTL): (64, (1, 255)),
-    (_IP, socket.IP_MULTICAST_TTL): (1, (-1, 255)),
-    (_IP, socket.IP_MULTICAST_LOOP): (1, _ANY),
-    (_IP, IP_MULTICAST_ALL): (1, (0, 1)),
-    (_IP, IP_PKTINFO): (0, _ANY),
-    (_IP, IP_RECVTTL): (0, _ANY),
-    (_IP, IP_RECVTOS): (0, _ANY),
-    (_IP, IP_RECVERR): (0, _ANY),
-    (_IP, IP_MTU_DISCOVER): (1, (0, 5)),
-}
-_KNOWN_IPV6: Final[dict[tuple[int, int], tuple[int, tuple[int, int]]]] = {
-    (_IPV6, socket.IPV6_V6ONLY): (0, _ANY),
-    (_IPV6, socket.IPV6_UNICAST_HOPS): (64, (-1, 255)),
-    (_IPV6, socket.IPV6_MULTICAST_HOPS): (1, (-1, 255)),
-    (_IPV6, socket.IPV6_MULTICAST_LOOP): (1, (0, 1)),
-    (_IPV6, IPV6_MULTICAST_ALL): (1, (0, 1)),
-    (_IPV6, socket.IPV6_TCLASS): (0, (-1, 255)),
-    (_IPV6, IPV6_RECVPKTINFO): (0, _ANY),
-    (_IPV6, IPV6_RECVHOPLIMIT): (0, _ANY),
-    (_IPV6, IPV6_RECVTCLASS): (0, _ANY),
-    (_IPV6, IPV6_RECVERR): (0, _ANY),
-    (_IPV6, IPV6_MTU_DISCOVER): (1, (0, 5)),
-}
-"""By level and number: what an option is at first, and between which values it can be."""
-
-_DEFAULTED: Final = {
-    (_IP, socket.IP_MULTICAST_TTL): 1,
-    (_IPV6, socket.IPV6_UNICAST_HOPS): 64,
-    (_IPV6, socket.IPV6_MULTICAST_HOPS): 1,
-}
-"""What -1 stands for."""
-
+_SOL, _IP, _IPV6, _UDP = socket.SOL_SOCKET, socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_UDP
+_TIMESTAMPS: Final = ((_SOL, SO_TIMESTAMP), (_SOL, SO_TIMESTAMPNS))
+_STRUCTURES: Final = {(_SOL, socket.SO_LINGER): 8, (_SOL, socket.SO_RCVTIMEO): 16, (_SOL, socket.SO_SNDTIMEO): 16}
+"""Options whose value is a structure that has no effect here, with its size."""
+_HIGHEST: Final = 2**31 - 1
+_UDP_ENCAP: Final = (_UDP, 100)
+_ENCAPSULATIONS: Final = (0, 2)
 # Options that each family has its own of, to be indexed by whether it is IPv6.
 HOP_LIMIT: Final = ((_IP, socket.IP_TTL), (_IPV6, socket.IPV6_UNICAST_HOPS))
 MULTICAST_HOP_LIMIT: Final = ((_IP, socket.IP_MULTICAST_TTL), (_IPV6, socket.IPV6_MULTICAST_HOPS))
@@ -87,11 +45,24 @@ _MULTICAST_INTERFACES: Final = ((_IP, socket.IP_MULTICAST_IF), (_IPV6, socket.IP
 class Settings:
     """The options of one socket."""
 
-    __slots__ = ("_fixed", "_index_of", "_values", "buffer", "device", "memberships", "multicast_index")
+    __slots__ = (
+        "_family",
+        "_fixed",
+        "_index_of",
+        "_known",
+        "_structures",
+        "_values",
+        "buffer",
+        "device",
+        "memberships",
+        "multicast_index",
+    )
 
     def __init__(self, family: socket.AddressFamily, index_of: Callable[[str], int]) -> None:
-        known = {**_KNOWN, **_KNOWN_IPV6} if family == socket.AF_INET6 else _KNOWN
-        self._values = {place: default for place, (default, _) in known.items()}
+        self._family = family
+        self._known = OF_IPV6 if family == socket.AF_INET6 else OF_IPV4
+        self._values = dict(_DEFAULTS[family])
+        self._structures: dict[tuple[int, int], bytes] = {}
         self._fixed = {
             (_SOL, socket.SO_TYPE): int(socket.SOCK_DGRAM),
             (_SOL, socket.SO_ACCEPTCONN): 0,
@@ -122,20 +93,38 @@ class Settings:
             return
         number_set = _integer(value)
         if place == (_SOL, socket.SO_RCVBUF):
-            self.buffer.size = max(SMALLEST_SIZE, 2 * min(number_set, LARGEST_BUFFER))
+            self.buffer.size = max(SMALLEST_SIZE, 2 * _capped(number_set))
         elif place == (_SOL, socket.SO_SNDBUF):
-            self._values[place] = max(2 * SMALLEST_SIZE, 2 * min(number_set, LARGEST_BUFFER))
-        elif place in _MULTICAST_INTERFACES:
-            if number_set and number_set not in INTERFACES:
-                raise refusal(errno.ENODEV)
-            self.multicast_index = number_set
-        elif place not in self._values:
-            raise refusal(errno.ENOPROTOOPT)
+            self._values[place] = max(2 * SMALLEST_SIZE, 2 * _capped(number_set))
+        elif place in _MULTICAST_INTERFACES or place in _UNICAST_INTERFACES:
+            self._set_interface(place, number_set)
+        elif place == _UDP_ENCAP and number_set in _ENCAPSULATIONS:
+            self._values[place] = number_set
+        elif place not in self._known:
+            raise refusal(errno.EINVAL if place in _STRUCTURES else errno.ENOPROTOOPT)
         else:
-            lowest, highest = (_KNOWN.get(place) or _KNOWN_IPV6[place])[1]
-            if not lowest <= number_set <= highest:
-                raise refusal(errno.EINVAL)
-            self._values[place] = _DEFAULTED.get(place, 0) if number_set == -1 else number_set
+            self._set_number(place, number_set)
+
+    def _set_interface(self, place: tuple[int, int], index: int) -> None:
+        if place in _MULTICAST_INTERFACES:
+            if index and index not in INTERFACES:
+                raise refusal(errno.ENODEV)
+            self.multicast_index = index
+        else:
+            if socket.ntohl(index & 0xFFFFFFFF) not in (0, *INTERFACES):
+                raise refusal(errno.EADDRNOTAVAIL)
+            self._values[place] = index
+
+    def _set_number(self, place: tuple[int, int], number_set: int) -> None:
+        value = stored(self._known[place], number_set)
+        if value is None:
+            raise refusal(errno.EINVAL)
+        if place == SO_RCVLOWAT:
+            value = (value or 1) if value >= 0 else _HIGHEST
+        if place in _TIMESTAMPS:
+            # A socket has one kind or none.
+            self._values |= dict.fromkeys(_TIMESTAMPS, 0)
+        self._values[place] = value
 
     def _set_structure(self, place: tuple[int, int], value: bytes) -> bool:
         """Set an option whose value is no number; return whether it is one."""
@@ -155,6 +144,11 @@ class Settings:
                 raise refusal(errno.EADDRNOTAVAIL)
             self.multicast_index = index
             return True
+        if place in _STRUCTURES:
+            if len(value) < _STRUCTURES[place]:
+                raise refusal(errno.EINVAL)
+            self._structures[place] = value[: _STRUCTURES[place]]
+            return True
         request = decode_request(*place, value)
         if request is None:
             return False
@@ -171,6 +165,11 @@ class Settings:
         place = (level, number)
         if place == (_SOL, socket.SO_BINDTODEVICE):
             return os.fsencode(self.device) + b"\0" if self.device else b""
+        if place in _STRUCTURES:
+            structure = self._structures.get(place, bytes(_STRUCTURES[place]))
+            return structure[:size] if size else int(struct.unpack_from("=i", structure)[0])
+        if level == _IPV6 and self._family == socket.AF_INET:
+            raise refusal(errno.EOPNOTSUPP)
         if place == (_SOL, SO_MEMINFO):
             words = [0] * 9
             words[0], words[1], words[SO_MEMINFO_DROPS] = self.buffer.taken, self.buffer.size, self.buffer.drops
@@ -185,6 +184,19 @@ class Settings:
                 raise refusal(errno.ENOPROTOOPT)
             value = found
         return struct.pack("=i", value)[:size] if size else value
+
+
+_UNICAST_INTERFACES: Final = ((_IP, IP_UNICAST_IF), (_IPV6, IPV6_UNICAST_IF))
+_DEFAULTS: Final = {
+    family: {place: number.default for place, number in known.items()}
+    | {(_SOL, socket.SO_SNDBUF): DEFAULT_SIZE, _UDP_ENCAP: 0}
+    for family, known in ((socket.AF_INET, OF_IPV4), (socket.AF_INET6, OF_IPV6))
+}
+
+
+def _capped(size: int) -> int:
+    # The kernel takes it as unsigned.
+    return LARGEST_BUFFER if size < 0 else min(size, LARGEST_BUFFER)
 
 
 def _integer(value: int | bytes) -> int:

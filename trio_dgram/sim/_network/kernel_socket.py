@@ -8,11 +8,13 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
+import attrs
 import trio
 
 from ..._kernel.capabilities import COMPLETE
 from ..._values.addresses import unmapped
-from .._kernel.endpoint import Endpoint, Machine
+from .._kernel.endpoint import Endpoint
+from .._kernel.machine_protocol import Machine
 
 
 class Mirror:
@@ -62,8 +64,8 @@ class Mirror:
 class KernelSocket(Endpoint):
     """A simulated socket that can be waited for."""
 
-    capabilities: Final = COMPLETE
-    """What it can do, whatever platform it is simulated on."""
+    capabilities: Final = attrs.evolve(COMPLETE, receive_offload=False)
+    """What it can do, whatever platform it is simulated on. Datagrams are never coalesced."""
 
     def __init__(self, machine: Machine, family: socket.AddressFamily) -> None:
         super().__init__(machine, family)

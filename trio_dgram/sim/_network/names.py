@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 import trio
 
-from .._values.places import is_ipv6
+from .._values.places import is_ipv6, plain
 
 Trouble: TypeAlias = Literal["not found", "try again"]
 """What can be wrong with looking up a name."""
@@ -52,8 +52,9 @@ class Resolver(trio.abc.HostnameResolver):
         else:
             await trio.lowlevel.checkpoint()
         addresses = _LOOPBACK if name == "localhost" else self.addresses.get(name, ())
-        if not host:
-            return socket.getaddrinfo(None, port, family, type, proto, flags)
+        if not host or _is_numeric(name):
+            # Trio asks for an address with the name of a service, too.
+            return socket.getaddrinfo(name or None, port, family, type, proto, flags | socket.AI_NUMERICHOST)
         wanted = [
             address for address in addresses if family in (0, socket.AF_INET6 if is_ipv6(address) else socket.AF_INET)
         ]
@@ -62,19 +63,34 @@ class Resolver(trio.abc.HostnameResolver):
         if not wanted or flags & socket.AI_NUMERICHOST:
             raise socket.gaierror(*_ERRORS["not found"])
         numeric = flags & ~socket.AI_CANONNAME | socket.AI_NUMERICHOST
-        return [
-            found for address in wanted for found in socket.getaddrinfo(address, port, family, type, proto, numeric)
-        ]
+        found: list[Any] = []
+        for address in wanted:
+            found += socket.getaddrinfo(address, port, family, type, proto, numeric)
+        if flags & socket.AI_CANONNAME:
+            found[0] = (*found[0][:3], name, found[0][4])
+        return found
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
         """Return the name of a host by its address, and of a port, as getnameinfo(3) does."""
         await trio.lowlevel.checkpoint()
-        host, service = socket.getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
+        host, service = socket.getnameinfo(sockaddr, flags & ~socket.NI_NAMEREQD | socket.NI_NUMERICHOST)
         if not flags & socket.NI_NUMERICHOST:
+            if host in _LOOPBACK:
+                return "localhost", service
             for name, addresses in self.addresses.items():
                 if host in addresses:
                     return name, service
+            if flags & socket.NI_NAMEREQD:
+                raise socket.gaierror(*_ERRORS["not found"])
         return host, service
+
+
+def _is_numeric(name: str) -> bool:
+    try:
+        plain(name)
+    except OSError:
+        return False
+    return True
 
 
 def canonical_name(name: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from itertools import count
 from typing import Any, Final, Literal, TypeAlias, Unpack
 
@@ -22,7 +23,7 @@ from .._path.fabric import Fabric
 from .._path.nat import Behaviour, Nat
 from .._path.pipe import Pipe
 from .._trace.trace import Trace
-from .._values.places import kind_of, plain
+from .._values.places import is_ipv6, kind_of, plain
 from .._values.random import Seed, check_seed, stream
 from .host import Host, current_process
 from .names import Answer, Resolver, Trouble, canonical_name
@@ -74,8 +75,9 @@ class Network:
         Args:
           name: what it is called in the trace; it also resolves to its addresses.
           names: further names that do.
-          addresses: numeric IPv4 and IPv6 addresses. Of each family in which there is none it is assigned one, which
-            follows from its name.
+          addresses: numeric IPv4 and IPv6 addresses, with a prefix length if it is not 24 or 64: ``"198.18.1.1/16"``.
+            The last address of an IPv4 network is its broadcast address. Of each family in which there is none it is
+            assigned one, which follows from its name, in 10.0.0.0/8.
 
         Raises:
           TypeError, ValueError: if a name is no text or an address not numeric, another host's, or the host exists
@@ -86,7 +88,8 @@ class Network:
         for given, value in (("names", names), ("addresses", addresses)):
             if isinstance(value, str):
                 raise TypeError(f"{given} must be several of them, such as [{value!r}], not {describe_value(value)}")
-        own = tuple(_check_address(address) for address in addresses)
+        given_addresses = [_check_address(address) for address in addresses]
+        own = tuple(str(address.ip) for address in given_addresses)
         aliases = tuple(names)
         if name in self._hosts:
             if own or aliases:
@@ -97,7 +100,7 @@ class Network:
         for address in own:
             if holder := self._fabric.holder(address):
                 raise ValueError(f"addresses must be free: {address} is {holder}'s")
-        machine = self._fabric.add(name, own)
+        machine = self._fabric.add(name, own, filter(None, map(_directed_broadcast, given_addresses)))
         for alias in (name, *aliases):
             self._resolver.addresses[canonical_name(alias)] = machine.addresses
         host = self._hosts[name] = Host(machine, self._nursery)
@@ -357,16 +360,25 @@ class Network:
         return f"<trio_dgram.sim.Network, seed {self.seed!r}, {len(self._hosts)} hosts, {self.trace.total} datagrams>"
 
 
-def _check_address(value: object) -> str:
-    host = ""
-    if isinstance(value, str):
-        with suppress(OSError):
-            host = plain(value)
-    if not host:
-        raise ValueError(f"addresses must be numeric IPv4 or IPv6 addresses, not {describe_value(value)}")
+def _check_address(value: object) -> IPv4Interface | IPv6Interface:
+    text = value if isinstance(value, str) else ""
+    try:
+        host = plain(text.partition("/")[0])
+        interface = ip_interface(text if "/" in text else f"{host}/{64 if is_ipv6(host) else 24}")
+    except (OSError, ValueError):
+        raise ValueError(
+            "addresses must be numeric IPv4 or IPv6 addresses, such as 198.18.1.1 or 198.18.1.1/24, not "
+            f"{describe_value(value)}"
+        ) from None
     if kind_of(host) != "unicast":
         raise ValueError(f"addresses must be unicast addresses, not {value}")
-    return host
+    return interface
+
+
+def _directed_broadcast(address: IPv4Interface | IPv6Interface) -> str:
+    network = address.network
+    is_broadcast = isinstance(address, IPv4Interface) and network.num_addresses > 2
+    return str(network.broadcast_address) if is_broadcast and network.broadcast_address != address.ip else ""
 
 
 _open: Final[trio.lowlevel.RunVar[tuple[Network, ...]]] = trio.lowlevel.RunVar("trio_dgram.sim networks", ())

@@ -7,14 +7,17 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 import trio
 
-from .._kernel.endpoint import Machine
+from .._kernel.machine_protocol import Machine
 from .kernel_socket import KernelSocket
 
 T = TypeVar("T")
+
+_LARGEST: Final = 65536
+"""More bytes than a datagram can bring."""
 
 
 class SimulatedSocket(trio.socket.SocketType):
@@ -158,9 +161,13 @@ class SimulatedSocket(trio.socket.SocketType):
 
     async def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
         """Receive a datagram into a buffer; return its size and where it came from."""
-        view = memoryview(buffer).cast("B")
-        data, source = await self.recvfrom(nbytes or len(view), flags)
-        view[: len(data)] = data
+        view = memoryview(buffer).cast("B")[: nbytes or None]
+        if flags & socket.MSG_TRUNC:
+            # Linux returns the size of the whole datagram then.
+            data, _, _, source = await self.recvmsg(_LARGEST, 0, flags)
+        else:
+            data, source = await self.recvfrom(len(view), flags)
+        view[: len(data)] = data[: len(view)]
         return len(data), source
 
     async def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:

@@ -12,7 +12,7 @@ import attrs
 
 from ..._values.addresses import Address
 from .._kernel.machine import Machine
-from .._values.places import ROUTER4, ROUTER6, assigned, is_ipv6, kind_of
+from .._values.places import ROUTER4, ROUTER6, Kind, assigned, is_ipv6
 from .._values.random import Seed, stream
 from .._values.records import Packet, Record, Report
 from .conditions import Conditions
@@ -74,7 +74,7 @@ class Fabric:
         self._count = 0
         self._ties = stream(seed, "ties").getrandbits(32)
 
-    def add(self, name: str, addresses: tuple[str, ...]) -> Machine:
+    def add(self, name: str, addresses: tuple[str, ...], broadcasts: Iterable[str] = ()) -> Machine:
         """Make a host; it gets an address of each family in which it was given none."""
         ipv4, ipv6 = assigned(name, self._is_taken)
         own = tuple(addresses)
@@ -82,7 +82,7 @@ class Fabric:
             own += (ipv4,)
         if not any(map(is_ipv6, own)):
             own += (ipv6,)
-        machine = self.machines[name] = Machine(self, name, own)
+        machine = self.machines[name] = Machine(self, name, own, frozenset(broadcasts))
         self.owners |= dict.fromkeys(own, machine)
         return machine
 
@@ -156,10 +156,10 @@ class Fabric:
         receiver = self.owners.get(host)
         if receiver is not None and not self.nats:
             self._enter(machine, receiver.name, packet, receiver.receive)
-        elif kind_of(host) in ("group", "broadcast"):
+        elif (kind := machine.kind_of(host)) in ("group", "broadcast"):
             # A host that nobody listens on is not asked: that it is there changes nothing.
             for other in self.machines.values():
-                if other is not machine and self._are_beside(machine, other) and other.wants(packet):
+                if other is not machine and self._is_addressed(machine, other, host, kind) and other.wants(packet):
                     self._enter(machine, other.name, packet, other.receive)
         elif receiver is not None and self._is_reached(machine, receiver, packet):
             self._enter(machine, receiver.name, packet, self._arrive)
@@ -171,6 +171,10 @@ class Fabric:
             self.record(packet, NO_SUCH_HOST if receiver is None else BEHIND_A_NAT, "")
             if packet.report is None:
                 self._complain(machine, packet, _HOST_UNREACHABLE[packet.is_ipv6], 0, self.pipe("", machine.name))
+
+    def _is_addressed(self, sender: Machine, other: Machine, host: str, kind: Kind) -> bool:
+        """Whether what ``sender`` sends to many gets as far as another machine's interface."""
+        return self._are_beside(sender, other) and (kind == "group" or other.kind_of(host) == "broadcast")
 
     def _are_beside(self, one: Machine, other: Machine) -> bool:
         """Whether no translator is between two hosts."""
@@ -242,7 +246,7 @@ class Fabric:
         self._bring(pipe, pipe.release(self.now()), self.machines[sender], receiver, held_for)
 
     def _arrive_held(self, receiver: Machine, packet: Packet) -> None:
-        (self._arrive if kind_of(packet.destination.host) == "unicast" else receiver.receive)(packet)
+        (self._arrive if receiver.kind_of(packet.destination.host) == "unicast" else receiver.receive)(packet)
 
     def _complain(self, sender: Machine, packet: Packet, kind: tuple[int, int], mtu: int, back: Pipe) -> None:
         """Let the router say to ``sender`` what became of its packet."""

@@ -81,6 +81,25 @@ def sockaddr_of(family: int, host: str, port: int) -> tuple[Any, ...]:
     return (host if is_ipv6(host) else _MAPPED + host, port, 0, 0)
 
 
+def numeric(family: int, sockaddr: Any) -> tuple[str, int]:
+    """Return the address that a socket of ``family`` is given as a plain host and a port; no host is the wildcard.
+
+    Raises:
+      socket.gaierror: if the host is not numeric, or of the other family.
+      OverflowError: if the port is none.
+    """
+    host, port = sockaddr[0] or ("0.0.0.0" if family == socket.AF_INET else "::"), sockaddr[1]
+    try:
+        text = plain(host)
+    except OSError:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
+    if (family == socket.AF_INET) != (":" not in host):
+        raise socket.gaierror(getattr(socket, "EAI_ADDRFAMILY", -9), "Address family for hostname not supported")
+    if not isinstance(port, int) or not 0 <= port <= 65535:
+        raise OverflowError(f"port must be 0-65535, not {port!r}")
+    return text, port
+
+
 def assigned(name: str, taken: Callable[[str], bool]) -> tuple[str, str]:
     """Return an IPv4 and an IPv6 address for the host ``name``, none of them ``taken``.
 
