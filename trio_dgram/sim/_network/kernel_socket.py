@@ -72,6 +72,8 @@ class KernelSocket(Endpoint):
         self._waiting = trio.lowlevel.ParkingLot()
         self._mirror: Mirror | None = None
         self._error_mirror: Mirror | None = None
+        self.original: socket.socket | None = None
+        """The socket of the standard library that this one replaces."""
         self.changed: Callable[[], None] | None = self._show
 
     async def wait_readable(self) -> None:
@@ -113,6 +115,8 @@ class KernelSocket(Endpoint):
     def _show(self) -> None:
         if self._waiting:
             self._waiting.unpark_all()
+        if self.closed and self.original is not None:
+            self.original.close()
         for mirror, readable in ((self._mirror, self.readable), (self._error_mirror, self.has_errors)):
             if mirror is None:
                 continue

@@ -25,6 +25,7 @@ from .._path.pipe import Pipe
 from .._trace.trace import Trace
 from .._values.places import is_ipv6, kind_of, plain
 from .._values.random import Seed, check_seed, stream
+from .adoption import adopting
 from .host import Host, current_process
 from .names import Answer, Resolver, Trouble, canonical_name
 from .nat_handle import NatHandle
@@ -458,7 +459,8 @@ def _installed(network: Network, factory: SocketFactory, resolver: Resolver) -> 
     listing.set(network.interfaces)
     _open.set((*networks_before, network))
     try:
-        yield
+        with adopting():
+            yield
     finally:
         overtaken = network in _open.get() and _open.get()[-1] is not network
         if network in _open.get():

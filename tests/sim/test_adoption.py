@@ -1,0 +1,97 @@
+"""Sockets of the standard library that a program brings to Trio are on the simulated network."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from typing import Any
+
+import pytest
+import trio
+
+from trio_dgram import sim
+
+from .programs import ECHO_PORT, ask
+
+
+async def echo(sock: trio.socket.SocketType) -> None:
+    while True:
+        data, source = await sock.recvfrom(100)
+        await sock.sendto(data, source)
+
+
+def test_a_bound_socket_takes_its_address_to_its_host() -> None:
+    async def scenario(network: sim.Network) -> None:
+        server, client = network.host("server"), network.host("client")
+        with socket.socket(type=socket.SOCK_DGRAM) as original, socket.socket(type=socket.SOCK_DGRAM) as other:
+            original.bind(("127.0.0.1", 0))
+            original.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("", 0))
+            port = other.getsockname()[1]
+            with server.active():
+                adopted = trio.socket.from_stdlib_socket(original)
+                shared = trio.socket.fromfd(other.fileno(), other.family, other.type)
+            assert adopted.getsockname() == original.getsockname()
+            assert adopted.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
+            server.start_soon(echo, shared)
+            with client.active(), trio.socket.socket(type=socket.SOCK_DGRAM) as sock:
+                await sock.sendto(b"hello", ("server", port))
+                assert await sock.recv(100) == b"hello"
+            assert len(network.trace) == 2
+            adopted.close()
+            assert original.fileno() == -1
+            server.kill()
+            assert (shared.fileno(), other.fileno() == -1) == (-1, False)
+
+    sim.run(scenario)
+
+
+def test_an_unbound_socket_is_bound_by_the_program() -> None:
+    async def scenario(network: sim.Network) -> bytes:
+        server, client = network.host("server"), network.host("client")
+        with server.active():
+            sock = trio.socket.from_stdlib_socket(socket.socket(type=socket.SOCK_DGRAM))
+            await sock.bind(("", ECHO_PORT))
+            server.start_soon(echo, sock)
+        answer = await client.run(ask, "udp4", b"hello")
+        server.kill()
+        return answer.data
+
+    assert sim.run(scenario) == b"hello"
+
+
+def test_a_socket_that_cannot_be_replaced_raises_with_host_and_call() -> None:
+    async def scenario(network: sim.Network) -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as real, network.host("server").active():
+            real.connect(("::1", 9))
+            with pytest.raises(OSError, match=r"simulated host server: .* is connected") as caught:
+                trio.socket.from_stdlib_socket(real)
+            assert caught.value.errno == errno.EISCONN
+        with socket.socket(type=socket.SOCK_DGRAM) as one:
+            one.bind(("127.0.0.1", 0))
+            with (
+                trio.socket.from_stdlib_socket(one),
+                pytest.raises(OSError, match="host here: Address already in use"),
+            ):
+                trio.socket.fromfd(one.fileno(), one.family, one.type)
+
+    sim.run(scenario)
+
+
+def test_stream_sockets_and_other_runs_are_left_alone() -> None:
+    async def real() -> None:
+        with trio.socket.from_stdlib_socket(socket.socket(type=socket.SOCK_DGRAM)) as sock:
+            assert not isinstance(sock, sim.SimulatedSocket)
+
+    async def scenario(_: sim.Network) -> None:
+        with socket.socket() as listener, trio.socket.fromfd(listener.fileno(), listener.family, listener.type) as sock:
+            assert not isinstance(sock, sim.SimulatedSocket)
+        thread = threading.Thread(target=trio.run, args=(real,))
+        thread.start()
+        thread.join()
+
+    before: list[Any] = [trio.socket.from_stdlib_socket, trio.socket.fromfd]
+    sim.run(scenario)
+    assert [trio.socket.from_stdlib_socket, trio.socket.fromfd] == before
+    trio.run(real)

@@ -1,0 +1,110 @@
+"""Sockets that a program makes with the standard library and brings to Trio: they bypass the socket factory.
+
+Rule 1: an internet datagram socket is replaced by a simulated one with its address and sharing options. The original
+    stays open until that is closed, so that its ``getsockname`` keeps working, but nothing is sent or received by it.
+Rule 2: one that cannot be replaced raises, since it would reach the real network without a word.
+Rule 3: every other socket, such as the listener of a web server, passes through untouched.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final, SupportsIndex
+
+import trio
+
+from .trio_socket import SimulatedSocket
+
+_SOL: Final = socket.SOL_SOCKET
+_COPIED: Final = tuple(
+    (_SOL, getattr(socket, name)) for name in ("SO_REUSEADDR", "SO_REUSEPORT", "SO_BROADCAST") if hasattr(socket, name)
+)
+_V6ONLY: Final = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+_real_from_stdlib_socket: Final = trio.socket.from_stdlib_socket
+_real_fromfd: Final = trio.socket.fromfd
+_depth: Final[trio.lowlevel.RunVar[int]] = trio.lowlevel.RunVar("trio_dgram.sim networks that adopt", 0)
+_installed: Final[list[None]] = []
+"""One entry for each network that is open in this process."""
+
+
+@contextmanager
+def adopting() -> Generator[None]:
+    """Put datagram sockets of the standard library that become Trio's in this run on its network."""
+    trio.socket.from_stdlib_socket, trio.socket.fromfd = _from_stdlib_socket, _fromfd
+    _installed.append(None)
+    _depth.set(_depth.get() + 1)
+    try:
+        yield
+    finally:
+        _depth.set(_depth.get() - 1)
+        _installed.pop()
+        if not _installed:
+            trio.socket.from_stdlib_socket, trio.socket.fromfd = _real_from_stdlib_socket, _real_fromfd
+
+
+def _is_simulated() -> bool:
+    try:
+        return _depth.get() > 0
+    except RuntimeError:
+        return False
+
+
+def _from_stdlib_socket(sock: socket.socket) -> trio.socket.SocketType:
+    """Replace ``trio.socket.from_stdlib_socket``."""
+    if _is_simulated() and _is_internet_datagram(sock):
+        return _adopt(sock, "trio.socket.from_stdlib_socket")
+    return _real_from_stdlib_socket(sock)
+
+
+def _fromfd(fd: SupportsIndex, *args: Any, **kwargs: Any) -> trio.socket.SocketType:
+    """Replace ``trio.socket.fromfd``."""
+    if _is_simulated():
+        sock = socket.socket(fileno=os.dup(fd.__index__()))
+        if _is_internet_datagram(sock):
+            try:
+                return _adopt(sock, "trio.socket.fromfd")
+            except OSError:
+                sock.close()
+                raise
+        sock.close()
+    return _real_fromfd(fd, *args, **kwargs)
+
+
+def _is_internet_datagram(sock: socket.socket) -> bool:
+    return sock.type == socket.SOCK_DGRAM and sock.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def _adopt(sock: socket.socket, call: str) -> SimulatedSocket:
+    """Return the simulated socket that takes the place of ``sock``."""
+    made = trio.socket.socket(sock.family, sock.type)
+    if not isinstance(made, SimulatedSocket):  # pragma: no cover -- another factory was installed meanwhile
+        raise TypeError(f"{call}: the simulated network is no longer where sockets are made")
+    try:
+        _take_over(made, sock)
+    except OSError as error:
+        machine = made.kernel_socket().machine
+        made.close()
+        raise OSError(
+            error.errno, f"{call} on the simulated host {machine.name}: {error.strerror} ({sock.getsockname()})"
+        ) from None
+    made.kernel_socket().original = sock
+    return made
+
+
+def _take_over(made: SimulatedSocket, sock: socket.socket) -> None:
+    try:
+        peer = sock.getpeername()
+    except OSError:
+        pass
+    else:
+        raise OSError(errno.EISCONN, f"the socket is connected to {peer} on the real network")
+    for place in (*_COPIED, _V6ONLY) if sock.family == socket.AF_INET6 else _COPIED:
+        made.setsockopt(*place, sock.getsockopt(*place))
+    address = sock.getsockname()
+    if address[1]:
+        made.kernel_socket().bind(address)
