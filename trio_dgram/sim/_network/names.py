@@ -61,7 +61,8 @@ class Resolver(trio.abc.HostnameResolver):
         if answer.error is not None:
             raise socket.gaierror(*_ERRORS[answer.error])
         if not wanted or flags & socket.AI_NUMERICHOST:
-            raise socket.gaierror(*_ERRORS["not found"])
+            number, text = _ERRORS["not found"]
+            raise socket.gaierror(number, f"{text}: no host of the simulated network is called {name!r}")
         numeric = flags & ~socket.AI_CANONNAME | socket.AI_NUMERICHOST
         found: list[Any] = []
         for address in wanted:

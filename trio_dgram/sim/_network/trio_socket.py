@@ -246,8 +246,8 @@ class SocketFactory(trio.abc.SocketFactory):
         if family not in (socket.AF_INET, socket.AF_INET6) or type != socket.SOCK_DGRAM:
             raise OSError(
                 errno.EPROTONOSUPPORT,
-                "the simulated network has datagram sockets of AF_INET and AF_INET6 alone, "
-                f"not family {family}, type {type}, protocol {proto}",
+                "the simulated network carries datagrams only, by sockets of AF_INET and AF_INET6, "
+                f"not of family {family}, type {type}, protocol {proto}",
             )
         return SimulatedSocket(KernelSocket(self._machine(), socket.AddressFamily(family)))
 

@@ -22,6 +22,7 @@ from .watch import PASSES, QUIET_LIMIT, TIME_LIMIT, Watch
 
 T = TypeVar("T")
 
+_HEADING: Final = "On the simulated network"
 _LINES: Final = 20
 """How much of the story is told when a scenario fails."""
 
@@ -143,12 +144,14 @@ def run_once(scenario: Callable[..., Awaitable[T]], args: tuple[Any, ...], setti
         watches: list[Watch] = []
         try:
             return trio.run(_run, scenario, args, settings, watches, clock=clock)
-        except (Exception, BaseExceptionGroup, TaskEndedError):
+        except (Exception, BaseExceptionGroup, TaskEndedError) as error:
             # Beside the failure, what the tasks raise that it ends is of no interest.
             for watch in watches:
                 if watch.failure is not None:
                     watch.failure.add_note(describe(watch.network))
                     raise watch.failure from None
+                if not _is_described(error):
+                    error.add_note(describe(watch.network))
             raise
 
 
@@ -175,7 +178,7 @@ async def _run(
         trio.lowlevel.add_instrument(watch)
         with scope:
             try:
-                result = await scenario(network, *args)
+                result = await _awaitable(scenario(network, *args))
             except Exception as error:
                 if watch.failure is None:
                     error.add_note(describe(network))
@@ -187,12 +190,22 @@ async def _run(
         return result, network
 
 
+def _awaitable(value: Awaitable[T]) -> Awaitable[T]:
+    if not inspect.isawaitable(value):
+        raise TypeError(f"scenario must be an async function, but it returned {describe_value(value)}")
+    return value
+
+
+def _is_described(error: BaseException) -> bool:
+    return any(note.startswith(_HEADING) for note in getattr(error, "__notes__", ()))
+
+
 def describe(network: Network) -> str:
     """Return what a person needs who wants to know why a scenario failed."""
     told = len(network.trace)
     return "\n".join(
         [
-            f"On the simulated network, seed {network.seed!r}, digest {network.digest}.",
+            f"{_HEADING}, seed {network.seed!r}, digest {network.digest}.",
             f"The last {min(_LINES, told)} of {network.trace.total} datagrams:" if told else "Nothing was sent.",
             network.trace.to_text(last=_LINES),
             network.netstat(),
