@@ -83,6 +83,8 @@ def test_stream_sockets_and_other_runs_are_left_alone() -> None:
     async def real() -> None:
         with trio.socket.from_stdlib_socket(socket.socket(type=socket.SOCK_DGRAM)) as sock:
             assert not isinstance(sock, sim.SimulatedSocket)
+            with trio.socket.fromfd(sock.fileno(), sock.family, sock.type) as other:
+                assert not isinstance(other, sim.SimulatedSocket)
 
     async def scenario(_: sim.Network) -> None:
         with socket.socket() as listener, trio.socket.fromfd(listener.fileno(), listener.family, listener.type) as sock:

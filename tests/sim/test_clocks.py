@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.util
+import socket
 import time
 from datetime import datetime as early_datetime
 from time import time as early_time
@@ -140,3 +141,40 @@ def test_a_program_may_move_the_clock_itself() -> None:
                     assert (await sock.receive()).data == b"x"
 
     trio.run(main, clock=clock)
+
+
+def test_two_networks_share_one_clock() -> None:
+    async def scenario(outer: sim.Network) -> None:
+        async def exchange(network: sim.Network) -> None:
+            with network.host("a").active(), trio.socket.socket(type=socket.SOCK_DGRAM) as sock:
+                await sock.sendto(b"x", (network.host("b").ipv4, 7))
+                with pytest.raises(ConnectionRefusedError):
+                    await sock.connect((network.host("b").ipv4, 7))
+                    await sock.sendto(b"x", (network.host("b").ipv4, 7))
+                    await sock.recv(9)
+
+        async with sim.open_network(timer_slack=0.5) as inner:
+            await exchange(inner)
+            assert inner.time == pytest.approx(0.002)
+            await trio.sleep(1)
+            assert inner.time == pytest.approx(1.502)
+        await exchange(outer)
+        await trio.sleep(1)
+        assert outer.time == pytest.approx(2.504, abs=1e-3)
+
+    sim.run(scenario)
+
+
+def test_a_program_that_compares_its_deadlines_strictly_gets_on() -> None:
+    """As aioquic's recovery does, whose timers stood still for ever when woken exactly at their deadline."""
+
+    async def scenario(_: sim.Network) -> int:
+        due, fired = 0.1, 0
+        while fired < 10:
+            await trio.sleep_until(due)
+            if trio.current_time() > due:
+                fired += 1
+                due += 0.1
+        return fired
+
+    assert sim.run(scenario, passes=1000) == 10

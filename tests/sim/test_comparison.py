@@ -110,6 +110,39 @@ def test_the_other_process_answers_with_an_outcome_or_an_error() -> None:
     assert "ZeroDivisionError" in answered(fails)
     assert answered(cannot_be_pickled).result == comparison.NOT_PICKLED
     assert answered(same, main="no such file.py") is None
+    assert answered(same, main="no module") is None
+
+
+def test_a_script_is_loaded_as_far_as_its_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from trio_dgram import sim\nbefore = 1\nsim.run(None)\nafter = 1\n")
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    assert answered(same, main=str(script)).result == 1
+    assert vars(sys.modules["__main__"]).keys() & {"before", "after"} == {"before"}
+    script.write_text("after = 2\n")
+    assert answered(same, main=str(script)).result == 1
+    assert sys.modules["__main__"].after == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "error", "message"),
+    [
+        (0, comparison.Outcome(1, "digest", ()), sim.NotDeterministicError, "have the digests"),
+        (0, "Traceback", sim.NotDeterministicError, "fails in a process with another PYTHONHASHSEED"),
+        (3, None, RuntimeError, "ended with status 3"),
+    ],
+)
+def test_the_answer_of_the_other_process_is_compared(
+    status: int, answer: object, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_args: object, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        assert env["PYTHONHASHSEED"] == "1"
+        return subprocess.CompletedProcess([], status, pickle.dumps(answer))
+
+    monkeypatch.setenv("PYTHONHASHSEED", "2")
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(error, match=message):
+        sim.run(same, check=True)
 
 
 def test_a_scenario_that_cannot_be_imported_runs_here_alone() -> None:

@@ -71,7 +71,13 @@ def test_another_thread_has_its_own_time() -> None:
 
 def test_what_passes_for_chance_follows_from_the_seed() -> None:
     async def scenario(_: sim.Network) -> list[Any]:
-        numbers = [random.random(), os.urandom(8), secrets.token_hex(4), random.SystemRandom().random()]
+        numbers = [
+            random.random(),
+            os.urandom(8),
+            os.getrandom(8),
+            secrets.token_hex(4),
+            random.SystemRandom().random(),
+        ]
         return [*numbers, uuid.uuid4(), uuid.uuid1(), uuid.uuid1()]
 
     assert sim.run(scenario, seed=1) == sim.run(scenario, seed=1)

@@ -47,23 +47,16 @@ def adopting() -> Generator[None]:
             trio.socket.from_stdlib_socket, trio.socket.fromfd = _real_from_stdlib_socket, _real_fromfd
 
 
-def _is_simulated() -> bool:
-    try:
-        return _depth.get() > 0
-    except RuntimeError:
-        return False
-
-
 def _from_stdlib_socket(sock: socket.socket) -> trio.socket.SocketType:
     """Replace ``trio.socket.from_stdlib_socket``."""
-    if _is_simulated() and _is_internet_datagram(sock):
+    if _depth.get() and _is_internet_datagram(sock):
         return _adopt(sock, "trio.socket.from_stdlib_socket")
     return _real_from_stdlib_socket(sock)
 
 
 def _fromfd(fd: SupportsIndex, *args: Any, **kwargs: Any) -> trio.socket.SocketType:
     """Replace ``trio.socket.fromfd``."""
-    if _is_simulated():
+    if _depth.get():
         sock = socket.socket(fileno=os.dup(fd.__index__()))
         if _is_internet_datagram(sock):
             try:

@@ -16,7 +16,7 @@ from .comparison import NOT_PICKLED, Outcome, ScriptHasBegunError, loading, outc
 from .running import run_once
 
 
-def answer() -> None:
+def answer() -> None:  # pragma: no cover -- in a process of its own
     """Run the scenario that the standard input names, and write its outcome to the standard output."""
     # What the scenario prints is not part of the answer.
     with os.fdopen(os.dup(1), "wb") as output:
