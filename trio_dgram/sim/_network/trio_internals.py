@@ -96,16 +96,29 @@ class TaskEndedError(BaseException):
     """Ends a task whatever it shields or swallows, short of every exception."""
 
 
-def end_task(task: Any) -> None:
+def outlives_its_cancellation(task: Any) -> bool:
+    """Whether a task goes on although it was cancelled, perhaps outside a shield. One that waits for its children does
+    not."""
+    if any(nursery._parent_waiting_in_aexit for nursery in task.child_nurseries):  # noqa: SLF001 -- likewise
+        return False
+    status = task._cancel_status  # noqa: SLF001 -- this module is for that
+    while status is not None:
+        if status._scope.cancel_called:  # noqa: SLF001
+            return True
+        status = status._parent  # noqa: SLF001
+    return False
+
+
+def end_task(task: Any, reason: str) -> None:
     """Have a task raise TaskEndedError where it waits, also behind a shield; one that has just begun goes on."""
 
     def raise_ended() -> NoReturn:
-        raise TaskEndedError
+        raise TaskEndedError(reason)
 
     if task._abort_func is not None:  # noqa: SLF001 -- this module is for that
         task._attempt_abort(raise_ended)  # noqa: SLF001
     elif task._next_send is not None:  # noqa: SLF001
-        task._next_send = outcome.Error(TaskEndedError())  # noqa: SLF001
+        task._next_send = outcome.Error(TaskEndedError(reason))  # noqa: SLF001
 
 
 class Freezer:

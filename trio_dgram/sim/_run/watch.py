@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter
 from typing import Final, NoReturn
@@ -12,7 +12,7 @@ import trio
 
 from .._network.host import host_of
 from .._network.network import Network
-from .._network.trio_internals import end_task
+from .._network.trio_internals import end_task, outlives_its_cancellation
 from .tasks import all_tasks
 
 TIME_LIMIT: Final = 86_400.0
@@ -49,7 +49,7 @@ class Watch(trio.abc.Instrument):
       end: what to call then.
       time_limit: when it has to be over, in seconds since the network was opened.
       passes: how often tasks may run in one instant of virtual time.
-      task: the scenario's own task; ``None`` to allow it to wait for ever while others run.
+      task: the scenario's own task, if the run is for it alone; ``None`` to allow it to wait for ever while others run.
       quiet_limit: how long that may wait without a deadline, in virtual seconds.
     """
 
@@ -73,6 +73,7 @@ class Watch(trio.abc.Instrument):
         self._instant = -1.0
         self._idle_since: float | None = None
         self._task = task
+        self._owns_run = task is not None
         self._quiet_limit = quiet_limit
         self._quiet_since = math.inf
 
@@ -86,7 +87,7 @@ class Watch(trio.abc.Instrument):
         if self.failure is not None:
             self._grace -= 1
             if self._grace == 0:
-                left = waiting_tasks()
+                left = describe_tasks(self._outliving_tasks())
                 self.failure.add_note(f"These tasks had to be ended, since they did not when cancelled:\n{left}")
             if self._grace <= 0:
                 self._end_tasks(self.failure)
@@ -155,9 +156,19 @@ class Watch(trio.abc.Instrument):
         self._task = None
         self._quiet_since = math.inf
 
+    def _outliving_tasks(self) -> list[trio.lowlevel.Task]:
+        # Trio's own task ends last, after what it does for its run. In a run that is not the scenario's alone, such as
+        # that of a test with fixtures, only tasks of hosts are known to be the program's.
+        root = trio.lowlevel.current_root_task()
+        return [
+            task
+            for task in all_tasks()
+            if task is not root and (self._owns_run or host_of(task) is not None) and outlives_its_cancellation(task)
+        ]
+
     def _end_tasks(self, failure: Exception) -> None:
-        for task in [task for task in all_tasks() if _place_of(task) is not None]:
-            end_task(task)
+        for task in self._outliving_tasks():
+            end_task(task, str(failure))
         if self._grace < -_LAST:
             abandoned.extend(all_tasks())
 
@@ -191,13 +202,14 @@ async def guard(
 
 def waiting_in(network: Network) -> str:
     """Return which tasks wait where, and the table of sockets."""
-    return "\n".join(["Tasks:", waiting_tasks(), "Sockets:", *(f"  {line}" for line in network.netstat().splitlines())])
+    sockets = [f"  {line}" for line in network.netstat().splitlines()]
+    return "\n".join(["Tasks:", describe_tasks(all_tasks()), "Sockets:", *sockets])
 
 
-def waiting_tasks() -> str:
+def describe_tasks(tasks: Iterable[trio.lowlevel.Task]) -> str:
     """Return a line for each task: its host, its name, and where it waits."""
     lines = []
-    for task in all_tasks():
+    for task in tasks:
         host, place = host_of(task), _place_of(task)
         if place is not None:
             lines.append(f"  {host.name if host else 'no host'}: {task.name} waits in {place}")
