@@ -134,6 +134,20 @@ def test_nothing_of_a_stopped_program_is_sent_when_it_is_cancelled_anywhere() ->
     sim.run(scenario)
 
 
+def test_a_program_that_is_stopped_before_it_has_begun_is_cancelled() -> None:
+    async def program() -> None:
+        async with trio_dgram.open_socket("udp4"):
+            raise AssertionError
+
+    async def scenario(network: sim.Network) -> None:
+        host = network.host("a")
+        host.start_soon(program)
+        host.kill()
+        await trio.sleep(1)
+
+    sim.run(scenario)
+
+
 def test_a_new_program_has_the_ports_of_the_old_one() -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")

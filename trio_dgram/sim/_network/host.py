@@ -67,6 +67,9 @@ class Process:
     def stoppable(self) -> Generator[None]:
         """Cancel the ``with`` block when the process ends."""
         scope = trio.CancelScope()
+        if not self.alive:
+            # It ended before this task had begun.
+            scope.cancel()
         self._running[scope] = None
         try:
             with scope:
