@@ -271,7 +271,7 @@ def test_a_peer_that_sends_nothing_ends_even_if_it_is_sent_to(udp: Family) -> No
                 assert await channel.receive() == b"yes"
                 with pytest.raises(trio.EndOfChannel):
                     await channel.receive()
-            assert network.time == 18
+            assert round(network.time, 4) == 18
             with pytest.raises(trio.EndOfChannel):
                 await channel.receive()
             with pytest.raises(trio.BrokenResourceError):
@@ -373,7 +373,7 @@ def test_a_new_peer_gets_the_place_of_a_peer_past_its_idle_timeout(udp: Family) 
             before = trio.current_time()
             with pytest.raises(trio.EndOfChannel):
                 await second.receive()
-            assert trio.current_time() - before == 1
+            assert round(trio.current_time() - before, 4) == 1
             assert listener.statistics().expired == 2
 
     sim.run(scenario)
