@@ -17,9 +17,10 @@ import trio_dgram
 from trio_dgram import sim
 from trio_dgram._commands.captures import Capture, read_capture
 from trio_dgram._commands.command import CommandError
+from trio_dgram.sim._trace.excerpt import excerpt
 from trio_dgram.sim._trace.pcapng import write_pcapng
 from trio_dgram.sim._trace.text import story
-from trio_dgram.sim._values.records import Record
+from trio_dgram.sim._values.records import Note, Record
 
 from .support.commands import run_command, running
 from .support.families import Family
@@ -77,7 +78,19 @@ def test_records_survive_a_capture(type: str, tmp_path: Path) -> None:
         large,
         make_complaint(large.packet, 4, at=0.4, kind={"udp4": (3, 4), "udp6": (2, 0)}[type], mtu=1280),
     ]
-    assert read_capture(written(tmp_path, records)).to_text() == story(records)
+    assert read_capture(written(tmp_path, records)).to_text() == story(excerpt(records))
+
+
+def test_packets_in_flight_and_notes_survive_a_capture(tmp_path: Path) -> None:
+    records = [make_record(1, at=0.1), make_record(2, at=0.2)._replace(fate="in flight", at=0.2)]
+    notes = [
+        Note(0.1, "", "path client -> server: loss=0", "fault"),
+        Note(0.1, "client", "becomes leader (1.5 s, after #3), dropped: by another: none", after=1),
+        Note(0.3, "server", "small: does not hold", "violation", 2),
+    ]
+    write_pcapng(tmp_path / "capture", records, notes=notes)
+    capture = read_capture(str(tmp_path / "capture"))
+    assert (capture.notes, capture.to_text()) == (notes, story(excerpt(records, notes)))
 
 
 def test_a_packet_for_several_receivers_has_a_fate_for_each(tmp_path: Path) -> None:
@@ -105,7 +118,7 @@ def test_the_picture_is_that_of_the_records(tmp_path: Path) -> None:
     outcome = run_command("show", written(tmp_path, records), "--svg")
     assert outcome.code == 0
     assert ET.fromstring(outcome.out).tag.endswith("svg")  # noqa: S314 -- our own picture
-    assert outcome.out.count("<g>") == len(records)
+    assert outcome.out.count('<g class="datagram">') == len(records)
 
 
 def test_json_has_each_datagram_once_as_tshark_reads_it(tmp_path: Path) -> None:
@@ -235,6 +248,20 @@ def test_a_packet_without_a_number_is_refused(capture: Path, tmp_path: Path) -> 
     other = tmp_path / "other.pcapng"
     other.write_bytes(capture.read_bytes().replace(b"#1", b"No"))
     assert run_command("show", str(other)).err.endswith("(a packet has no number)\n")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        (b"opened at", b"opened in", "it does not say when the network was opened"),
+        (b"* client: noted (", b"? client: noted (", "a comment is no note"),
+    ],
+)
+def test_a_changed_comment_is_refused(before: bytes, after: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "capture"
+    write_pcapng(path, [make_record(1)], notes=[Note(0.0, "client", "noted")])
+    path.write_bytes(path.read_bytes().replace(before, after))
+    assert run_command("show", str(path)).err.endswith(f"({reason})\n")
 
 
 def test_a_capture_without_datagrams_cannot_be_sent(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ LAYERS: Final = {
     "simulation: network": ["sim._network.*"],
     "simulation: run": ["sim._run.*"],
     "simulation: exploration": ["sim._explore.*", "sim.__init__"],
-    "edges": ["pytest_plugin", "_commands.*", "__main__"],
+    "edges": ["pytest_plugin", "_plugin.*", "_commands.*", "__main__"],
 }
 # The layers before this one wait for nothing.
 FIRST_THAT_KNOWS_TRIO: Final = "socket"

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from trio_dgram import sim
 from trio_dgram._kernel.system_socket import SystemSocket
 from trio_dgram.sim._kernel.endpoint import Endpoint
 from trio_dgram.sim._path.conditions import Knobs
 from trio_dgram.sim._path.fabric import Fabric
-from trio_dgram.sim._values.records import Record
 
 from ..support.families import Family
 
@@ -28,8 +28,8 @@ class Clockless:
 
     def __init__(self) -> None:
         self.time = 0.0
-        self.records: list[Record] = []
-        self.fabric = Fabric(1, lambda: self.time, 1000.0, self.records.append, lambda: None)
+        self.trace = sim.Trace(None, payload=False, opened_at=1000.0)
+        self.fabric = Fabric(1, lambda: self.time, 1000.0, self.trace, lambda: None)
         self.here = self.fabric.add("here", ("198.18.0.1", "2001:db8:1::1"))
         self.there = self.fabric.add("there", ("198.18.0.2", "2001:db8:1::2"))
 
@@ -45,7 +45,7 @@ class Clockless:
         return Endpoint(self.fabric.machines[host], family)
 
     def reasons(self) -> list[str]:
-        return [record.reason for record in self.records]
+        return [record.reason for record in self.trace]
 
 
 @pytest.fixture
@@ -578,16 +578,16 @@ def test_refusals_are_few(network: Clockless) -> None:
     for _ in range(20):
         sock.sendto(b"x", ("198.18.0.2", 9))
     network.advance(0.5)
-    answers = [record for record in network.records if record.packet.report is not None]
+    answers = [record for record in network.trace.records if record.packet.report is not None]
     network.advance(0.5)
     assert network.reasons().count("no socket on the port") == 20
-    assert len([record for record in network.records if record.packet.report is not None]) == 6
+    assert len([record for record in network.trace.records if record.packet.report is not None]) == 6
     assert not answers or len(answers) == 6
     for expected in (7, 8):
         network.advance(1)
         sock.sendto(b"x", ("198.18.0.2", 9))
         network.advance(0.5)
-        assert len([record for record in network.records if record.packet.report is not None]) == expected
+        assert len([record for record in network.trace.records if record.packet.report is not None]) == expected
 
 
 def test_forged_sources_are_not_remembered_for_ever(network: Clockless, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -661,7 +661,7 @@ def test_groups_of_a_path_reach_members_alone(network: Clockless) -> None:
     network.advance(1)
     assert members[1].recv(10) == b"others"
     assert [sock.readable for sock in members] == [False, False]
-    assert {record.receiver for record in network.records} == {"here", "there"}
+    assert {record.receiver for record in network.trace.records} == {"here", "there"}
 
 
 def test_ipv6_groups_do_not_work_on_loopback(network: Clockless) -> None:

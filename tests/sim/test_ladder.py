@@ -10,7 +10,9 @@ import pytest
 
 from trio_dgram import Address
 from trio_dgram.sim import Record
+from trio_dgram.sim._trace.excerpt import excerpt
 from trio_dgram.sim._trace.ladder import ladder
+from trio_dgram.sim._values.records import Note
 
 from ..support.records import make_complaint, make_conversation, make_record
 
@@ -21,7 +23,7 @@ LONG_NAMES = tuple(f"{name}.with-a-very-long-name-of-its-own.for-the-tests.examp
 
 
 def drawn(records: list[Record]) -> ET.Element:
-    return ET.fromstring(ladder(records))  # noqa: S314 -- our own
+    return ET.fromstring(ladder(excerpt(records)))  # noqa: S314 -- our own
 
 
 def number(element: ET.Element, name: str) -> float:
@@ -104,16 +106,16 @@ def test_what_is_written_is_inside_and_covers_nothing_else_that_is(records: list
 
 def test_nothing_is_drawn_over_what_is_written() -> None:
     root = drawn(make_conversation(40, *SIX))
-    assert not [text for group in root.iter(f"{SVG}g") for text in group.iter(f"{SVG}text")]
     order = [(element.tag.removeprefix(SVG), element.get("class", "")) for element in root]
-    last_arrow = max(place for place, (tag, _) in enumerate(order) if tag == "g")
+    last_arrow = max(place for place, drawing in enumerate(order) if drawing == ("g", "datagram"))
     assert all(place > last_arrow for place, drawing in enumerate(order) if drawing in {("text", ""), ("text", "why")})
 
 
 def test_one_that_a_host_sends_to_itself_comes_back_to_it() -> None:
-    (group,) = drawn([make_record(ends=("client", "client"), took=0.0)]).iter(f"{SVG}g")
+    (group,) = drawn([make_record(ends=("client", "client"), took=0.0)]).iterfind(f"{SVG}g[@class='datagram']")
     (path,) = group.iter(f"{SVG}path")
-    assert (path.get("class"), path.get("marker-end")) == ("arrow", "url(#head)")
+    (head,) = group.iter(f"{SVG}polygon")
+    assert (path.get("class"), head.get("class")) == ("arrow", "head")
 
 
 def test_later_is_lower_and_every_time_has_a_row() -> None:
@@ -150,24 +152,24 @@ def test_of_many_addresses_it_is_told_how_many_there_are() -> None:
 
 def test_what_is_too_long_to_be_written_is_whole_in_its_title() -> None:
     root = drawn([make_record(reason=LONG)])
-    (why,) = (element for element in root.iter(f"{SVG}text") if element.get("class") == "why")
-    assert (why.text or "").endswith("…")
-    assert why.findtext(f"{SVG}title") == LONG
+    (group,) = (group for group in root.iter(f"{SVG}g") if group.find(f"{SVG}text") is not None)
+    assert group.findtext(f"{SVG}text", "").endswith("…")
+    assert group.findtext(f"{SVG}title") == LONG
 
 
 def test_copies_for_a_group_are_told_apart() -> None:
     records = many_to_a_group()
     # An arrow that ends in a row of its own and is no longer part of another one.
-    lines = [line for group in drawn(records).iter(f"{SVG}g") for line in group.iter(f"{SVG}line")]
+    lines = list(drawn(records).iterfind(f"{SVG}g[@class='datagram']/{SVG}line"))
     slopes = [(number(e, "y2") - number(e, "y1")) / (number(e, "x2") - number(e, "x1")) for e in lines]
     assert len({round(slope, 3) for slope in slopes}) == len(records)
-    assert texts(drawn(records), "") == ["#1 5 bytes"]
+    assert texts(drawn(records), "") == ['#1 40000 -> 5353 5 bytes "hello"\N{NO-BREAK SPACE}']
 
 
 def test_what_icmp_says_has_another_look() -> None:
     records = with_reports()
     records.append(records[-1]._replace(at=9.0, fate="dropped", reason="lost"))
-    kinds = [line.get("class") for group in drawn(records).iter(f"{SVG}g") for line in group.iter(f"{SVG}line")]
+    kinds = [line.get("class") for line in drawn(records).iterfind(f"{SVG}g[@class='datagram']/{SVG}line")]
     assert kinds.count("arrow report") == 3
     assert kinds.count("arrow report dropped") == 1
 
@@ -175,8 +177,44 @@ def test_what_icmp_says_has_another_look() -> None:
 @pytest.mark.parametrize("name", ["<b>&\"'", "two\nlines", "\x00", "\ud800", "]]>"])
 def test_any_name_makes_a_document(name: str) -> None:
     records = [make_record(ends=(name, "server"))]
-    assert ET.fromstring(ladder(records).encode()).tag == f"{SVG}svg"  # noqa: S314 -- our own
+    assert ET.fromstring(ladder(excerpt(records)).encode()).tag == f"{SVG}svg"  # noqa: S314 -- our own
 
 
 def test_there_may_be_nothing_to_draw() -> None:
     assert list(drawn([]).iter(f"{SVG}text")) == []
+
+
+def test_the_column_of_a_host_is_dashed_while_it_is_down() -> None:
+    records = [make_record(number, at=float(number)) for number in range(1, 9)]
+    notes = [
+        Note(1.5, "client", "becomes leader", after=1),
+        Note(2.5, "server", "crashes", "crash", 2),
+        Note(2.6, "server", "crashes", "crash", 2),
+        Note(4.5, "server", "restarts", "restart", 4),
+        Note(4.6, "server", "restarts", "restart", 4),
+        Note(7.5, "server", "crashes", "crash", 7),
+        Note(7.6, "", "partition", "fault", 7),
+        Note(9.5, "client", "at most one leader: does not hold", "violation", 8),
+    ]
+    root = ET.fromstring(ladder(excerpt(records, notes)))  # noqa: S314 -- our own
+    down = [(number(line, "y1"), number(line, "y2")) for line in root.iterfind(f"{SVG}line[@class='down']")]
+    rows = {circle.get("class"): number(circle, "cy") for circle in root.iter(f"{SVG}circle")}
+    assert len(down) == 2
+    assert down[0][1] == rows["restart"] - 22
+    assert down[1][1] == number(root, "height") - 12
+    assert texts(root, "note") == ["client: becomes leader"]
+    assert texts(root, "violation") == ["client: at most one leader: does not hold"]
+    assert texts(root, "fault")[-1] == "partition"
+    late = ET.fromstring(ladder(excerpt(records, notes[:2], rows=3)))  # noqa: S314 -- our own
+    assert len(list(late.iterfind(f"{SVG}line[@class='down']"))) == 1
+    assert texts(late, "fault") == ["2 datagrams before are left out"]
+
+
+def test_what_is_in_flight_ends_nowhere() -> None:
+    (group,) = drawn([make_record()._replace(fate="in flight")]).iterfind(f"{SVG}g[@class='datagram']")
+    assert [element.get("class") for element in group] == [None, "arrow flying"]
+
+
+def test_many_hosts_stand_closer() -> None:
+    records = [make_record(n, at=n / 10, ends=(f"n{n}", f"n{n + 1}")) for n in range(40)]
+    assert number(drawn(records), "width") < 40 * 330

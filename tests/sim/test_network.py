@@ -16,8 +16,8 @@ import trio.testing
 import trio_dgram
 from trio_dgram import Datagram, sim
 from trio_dgram._socket.budget import current_budget
+from trio_dgram._values.test_runs import TestRun, running_test
 from trio_dgram.sim._network.names import Resolver, Trouble
-from trio_dgram.sim._network.session import opened
 
 from ..support.families import Family
 from .programs import ECHO_PORT, Type, ask, echo
@@ -537,15 +537,17 @@ def _small(data: bytes, digest_size: int) -> Any:
     return blake2b(blake2b(data).hexdigest()[:3].encode(), digest_size=digest_size)
 
 
-async def test_a_network_is_told_of_to_whoever_asks() -> None:
-    told: list[Any] = []
-    token = opened.set(told)
-    async with sim.open_network() as network:
-        assert told == [network]
-    opened.set(None)
-    async with sim.open_network(trace_limit=None):
-        assert told == [network]
-    opened.reset(token)
+async def test_a_test_run_has_the_reports_of_the_networks_opened_last() -> None:
+    test_run = TestRun(seed=7)
+    with running_test(test_run):
+        async with sim.open_network() as first:
+            assert first.seed == 7
+        async with sim.open_network() as outer, sim.open_network(seed=8) as inner:
+            assert inner.seed == 8
+    async with sim.open_network(trace_limit=None) as other:
+        assert other.seed == 0
+    reports: list[Any] = test_run.reports
+    assert [report.trace for report in reports] == [outer.trace, inner.trace]
 
 
 def test_a_paused_socket_waits_until_it_may_write() -> None:

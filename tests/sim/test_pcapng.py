@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from trio_dgram.sim import Record
 from trio_dgram.sim._trace.pcapng import encode, write_pcapng
+from trio_dgram.sim._values.records import Note
 
 from ..support.programs import find_program
 from ..support.records import ADDRESSES, CLIENT, SERVER, make_complaint, make_record
@@ -222,3 +223,31 @@ def test_an_icmp_message_quotes_what_it_is_about(type: str, kind: tuple[int, int
     assert folded((pseudo_header(wire) if type == "udp6" else b"") + message) == 0xFFFF
     # RFC 4443, 2.4: not more than the least MTU of IPv6.
     assert len(wire) <= 1280
+
+
+def test_notes_are_in_the_comments_of_the_packets_before_them(tmp_path: Path) -> None:
+    records = [
+        make_record(1, at=0.1),
+        make_record(2, at=0.2, ends=("server", "client")),
+        make_record(3, at=0.3)._replace(fate="in flight"),
+    ]
+    notes = [
+        Note(0.05, "client", "begins"),
+        Note(0.2, "server", "becomes leader"),
+        Note(0.22, "client", "waits"),
+        Note(9.0, "", "partition", "fault"),
+        Note(9.5, "silent", "crashes", "crash"),
+    ]
+    write_pcapng(tmp_path / "capture", records, notes=notes)
+    comments = [
+        comment.replace("\\n", "\n").splitlines() for (comment,) in fields(tmp_path / "capture", "frame.comment")
+    ]
+    assert comments == [
+        ["#1", "* client: begins (0.050000 s, after #0)", "* client: waits (0.220000 s, after #0)"],
+        ["#1"],
+        ["#2", "* server: becomes leader (0.200000 s, after #0)"],
+        ["#2"],
+        ["#3, in flight", "! partition (9.000000 s, after #0)", "! silent: crashes (9.500000 s, after #0)"],
+    ]
+    write_pcapng(tmp_path / "empty", [], notes=notes)
+    assert fields(tmp_path / "empty", "frame.number") == []

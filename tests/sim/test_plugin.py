@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
-from importlib.metadata import entry_points
-from typing import TypeAlias
 
 import pytest
 
-from trio_dgram import pytest_plugin, sim
+from trio_dgram import sim
 
-PROGRAM = """
-    import pytest
-    import time
-    import trio
-    import trio_dgram
-    from trio_dgram import pytest_plugin, sim
-"""
-# What is imported in such a run alone is forgotten after it, and imported again by the next.
+from .conftest import LOAD, Run
+
+# A pytest in this process forgets the modules that it imports, so import the simulator before.
 KEPT = sim
-# It loads by itself where the package is installed.
-LOADED = any(point.name == "trio_dgram" for point in entry_points(group="pytest11"))
-
-
-Run: TypeAlias = Callable[..., pytest.RunResult]
-
-
-@pytest.fixture
-def run(pytester: pytest.Pytester) -> Run:
-    """Runs pytest on a file of tests."""
-    pytester.makeini("[pytest]\ntrio_mode = true\n")
-
-    def run(program: str, *options: str) -> pytest.RunResult:
-        pytester.makepyfile(PROGRAM + program)
-        load = () if LOADED else ("-p", "trio_dgram.pytest_plugin")
-        return pytester.runpytest_inprocess(*load, *options)
-
-    return run
 
 
 def test_a_test_has_a_network_in_virtual_time(run: Run) -> None:
@@ -101,7 +76,10 @@ def test_the_smallest_seed_that_fails_is_reported_with_its_story(run: Run, pytes
     assert "1 datagrams" in text
     (again,) = [line for line in text.splitlines() if line.startswith("Run just this again: ")]
     seed = int(again.rpartition("=")[2])
-    assert again.startswith("Run just this again: pytest test_the_smallest_seed_that_fails_is_reported")
+    assert re.match(
+        "Run just this again: (python -m )?pytest --sim-artifacts=shown test_the_smallest_seed_that_fails_is_reported",
+        again,
+    )
     shown = sorted(path.name for path in pytester.path.joinpath("shown").iterdir())
     assert [name.rpartition("-seed-")[2] for name in shown] == [f"{seed}-0.pcapng", f"{seed}-0.svg"]
     for other in range(seed):
@@ -149,15 +127,6 @@ def test_fixtures_are_made_anew_for_each_seed_but_those_of_wider_scope(run: Run)
     result.assert_outcomes(passed=2)
 
 
-@pytest.mark.parametrize("arguments", ["", "0", "'many'", "1, 2"])
-def test_seeds_wants_a_number(run: Run, arguments: str) -> None:
-    result = run(f"""
-    @pytest.mark.seeds({arguments})
-    def test_it(): pass
-    """)
-    assert "seeds takes how many there are, from 1 on" in result.stdout.str() + result.stderr.str()
-
-
 def test_a_test_that_will_never_end_fails(run: Run) -> None:
     result = run("""
     async def test_it(sim_network, autojump_clock):
@@ -193,14 +162,6 @@ def test_a_test_is_cancelled_everywhere(run: Run) -> None:
     assert "sockets were left: <simulated UDP socket on here, not bound>" in result.stdout.str()
 
 
-def test_only_async_tests_can_be_cancelled(run: Run) -> None:
-    result = run("""
-    @pytest.mark.cancel_everywhere
-    def test_it(): pass
-    """)
-    assert "cancel_everywhere is for async tests" in result.stdout.str() + result.stderr.str()
-
-
 def test_a_test_that_knows_nothing_of_it_runs_as_ever(run: Run) -> None:
     result = run(
         """
@@ -231,15 +192,4 @@ def test_the_plugin_alone_imports_nothing_of_the_simulated_network(pytester: pyt
     def test_it():
         assert not any(name.startswith("trio_dgram.sim") for name in sys.modules)
     """)
-    load = () if LOADED else ("-p", "trio_dgram.pytest_plugin")
-    pytester.runpytest_subprocess(*load, "-p", "no:cacheprovider").assert_outcomes(passed=1)
-
-
-def test_where_nobody_has_imported_it_no_networks_are_gathered(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(sys.modules, "trio_dgram.sim")
-    call = pytest_plugin.pytest_runtest_call(request.node)
-    next(call)
-    with pytest.raises(StopIteration):
-        call.send(None)
+    pytester.runpytest_subprocess(*LOAD, "-p", "no:cacheprovider").assert_outcomes(passed=1)

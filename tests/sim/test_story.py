@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from trio_dgram.sim._trace.excerpt import excerpt
 from trio_dgram.sim._trace.text import shown, story
+from trio_dgram.sim._values.records import Note
 
 from ..support.records import make_complaint, make_record
 
@@ -19,9 +19,13 @@ RECORDS = [
 
 
 def test_the_columns_are_as_wide_as_what_is_in_them() -> None:
-    assert story(RECORDS).splitlines() == [
-        (" 0.250000  #1200  client 10.1.2.3:40000 -> server 10.4.5.6:5005  1400 bytes  delivered after 50.000 ms"),
-        "12.500000  #4     client 10.1.2.3:40000 -> server 10.4.5.6:5005      1 byte  dropped: lost",
+    notes = [Note(0.3, "server", "becomes leader\n", after=1200), Note(12.6, "", "partition", "fault", 4)]
+    ends = "client 10.1.2.3:40000 -> server 10.4.5.6:5005"
+    assert story(excerpt(RECORDS, notes)).splitlines() == [
+        f" 0.250000  #1200  {ends}  1400 bytes  00 00 00 00 00 00 00 00 ...  delivered after 50.000 ms",
+        r" 0.300000  *      server: becomes leader\n",
+        f'12.500000  #4     {ends}      1 byte  "x"                          dropped: lost',
+        "12.600000  !      partition",
         (
             "12.750000  #5     the network 10.0.0.1 -> client 10.1.2.3        "
             "ICMP: port unreachable, about #4  delivered after 50.000 ms"
@@ -42,7 +46,7 @@ def test_the_columns_are_as_wide_as_what_is_in_them() -> None:
 )
 def test_what_icmp_says_is_told_in_words(kind: tuple[int, int], mtu: int, type: str, words: str) -> None:
     about = make_record(1, type=type).packet
-    assert f"  {words}  delivered" in story([make_complaint(about, kind=kind, mtu=mtu)])
+    assert f"  {words}  delivered" in story(excerpt([make_complaint(about, kind=kind, mtu=mtu)]))
 
 
 @pytest.mark.parametrize(
@@ -59,18 +63,5 @@ def test_what_icmp_says_is_told_in_words(kind: tuple[int, int], mtu: int, type: 
 )
 def test_a_name_stays_on_its_line(name: str, text: str) -> None:
     assert shown(name) == text
-    (line,) = story([make_record(ends=(name, "server"))]).splitlines()
+    (line,) = story(excerpt([make_record(ends=(name, "server"))])).splitlines()
     assert f"  {text} 10." in line
-
-
-@pytest.mark.parametrize(("last", "lines"), [(0, 0), (1, 1), (3, 3), (4, 3), (None, 3)])
-def test_only_the_end_can_be_told(last: int | None, lines: int) -> None:
-    told = story(RECORDS, last=last).splitlines()
-    assert len(told) == lines
-    assert all("ICMP" in line for line in told[-1:])
-
-
-@pytest.mark.parametrize(("last", "error"), [(-1, ValueError), (1.5, TypeError), (True, TypeError)])
-def test_what_is_no_number_of_records_is_refused(last: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"^last must be"):
-        story(RECORDS, last=last)

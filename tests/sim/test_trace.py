@@ -62,12 +62,15 @@ def conversation(type: str = "udp4") -> list[Record]:
 def test_the_story_tells_each_datagram_in_order_of_sending() -> None:
     lines = sim_trace(conversation()).to_text().splitlines()
     assert [" ".join(line.split()) for line in lines] == [
-        "0.000000 #1 client 10.0.1.1:40000 -> server 10.0.1.2:5005 5 bytes delivered after 100.000 ms",
-        "0.100000 #2 server 10.0.1.2:5005 -> client 10.0.1.1:40000 6 bytes delivered after 50.000 ms",
-        "0.100000 #2 server 10.0.1.2:5005 -> client 10.0.1.1:40000 6 bytes delivered after 60.000 ms",
-        "0.200000 #3 client 10.0.1.1:40000 -> server 10.0.1.2:5005 1 byte dropped: lost",
-        "0.200000 #6 client 10.0.1.1:40000 -> the network 203.0.113.9:9 1 byte dropped: no such host",
-        "0.300000 #4 client 10.0.1.1:40000 -> server 10.0.1.2:5005 1400 bytes dropped: too big for the path",
+        '0.000000 #1 client 10.0.1.1:40000 -> server 10.0.1.2:5005 5 bytes "hello" delivered after 100.000 ms',
+        '0.100000 #2 server 10.0.1.2:5005 -> client 10.0.1.1:40000 6 bytes "hello!" delivered after 50.000 ms',
+        '0.100000 #2 server 10.0.1.2:5005 -> client 10.0.1.1:40000 6 bytes "hello!" delivered after 60.000 ms',
+        '0.200000 #3 client 10.0.1.1:40000 -> server 10.0.1.2:5005 1 byte "x" dropped: lost',
+        '0.200000 #6 client 10.0.1.1:40000 -> the network 203.0.113.9:9 1 byte "x" dropped: no such host',
+        (
+            "0.300000 #4 client 10.0.1.1:40000 -> server 10.0.1.2:5005 1400 bytes 00 00 00 00 00 00 00 00 ..."
+            " dropped: too big for the path"
+        ),
         (
             "1.000000 #5 the network 10.0.0.1 -> client 10.0.1.1 ICMP: packet too big (at most 1300), about #4"
             " delivered after 100.000 ms"
@@ -95,7 +98,7 @@ def test_there_may_be_nothing_to_tell(tmp_path: Path) -> None:
 def sim_trace(records: list[Record], limit: int | None = None) -> sim.Trace:
     trace = sim.Trace(limit, payload=False, opened_at=1_767_225_600.0)
     for record in records:
-        trace.note(record)
+        trace.add(record)
     return trace
 
 
@@ -135,8 +138,8 @@ def test_the_diagram_is_mermaids() -> None:
         "    participant host1 as server",
         "    participant host2 as the network",
     ]
-    assert lines[4] == "    host0->>host1: #35;1 5 bytes, delivered after 100.000 ms"
-    assert lines[7] == "    host0-xhost1: #35;3 1 byte, dropped: lost"
+    assert lines[4] == "    host0->>host1: #35;1 5 bytes #34;hello#34;, delivered after 100.000 ms"
+    assert lines[7] == "    host0-xhost1: #35;3 1 byte #34;x#34;, dropped: lost"
     assert lines[10].startswith("    host2-->>host0: #35;5 ICMP: packet too big")
 
 
@@ -159,12 +162,12 @@ def texts(root: ET.Element) -> list[str]:
 def test_the_picture_has_a_column_for_each_host_and_an_arrow_for_each_record(tmp_path: Path) -> None:
     root = drawn(conversation(), tmp_path)
     assert texts(root)[:6] == ["client", "10.0.1.1", "server", "10.0.1.2", "the network", "10.0.0.1"]
-    groups = list(root.iter(f"{SVG}g"))
+    groups = list(root.iterfind(f"{SVG}g[@class='datagram']"))
     assert len(groups) == 7
     crossed = [group for group in groups if group.find(f"{SVG}path") is not None]
     assert len(crossed) == 3
     assert {"lost", "too big for the path", "no such host"} < set(texts(root))
-    assert groups[0].findtext(f"{SVG}title") == "#1 5 bytes, delivered after 100.000 ms"
+    assert groups[0].findtext(f"{SVG}title") == '#1 5 bytes "hello", delivered after 100.000 ms'
 
 
 @pytest.mark.parametrize("hosts", [2, 6])
@@ -187,7 +190,7 @@ def test_a_datagram_to_oneself_is_a_loop(tmp_path: Path) -> None:
     to_itself = Record(packet(1, b"x"), 0.0, "delivered", "", "client")
     dropped = Record(packet(2, b"x"), 0.0, "dropped", "no socket on the port", "client")
     root = drawn([to_itself, dropped], tmp_path)
-    assert len(list(root.iter(f"{SVG}g"))) == 2
+    assert len(list(root.iterfind(f"{SVG}g[@class='datagram']"))) == 2
 
 
 def test_a_long_silence_is_marked_and_a_long_label_cut(tmp_path: Path) -> None:

@@ -6,15 +6,16 @@ import re
 import socket
 import struct
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, BinaryIO, Final
 
 import attrs
 
 from .._values.addresses import Address
-from ..sim._trace.ladder import ladder
+from ..sim._trace.excerpt import excerpt
+from ..sim._trace.ladder import ROWS, ROWS_OF_RECORD, ladder
 from ..sim._trace.text import shown, story
-from ..sim._values.records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet, Record, Report
+from ..sim._values.records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Note, NoteKind, Packet, Record, Report
 from .command import CommandError
 from .console import escape
 
@@ -22,6 +23,9 @@ _APPLICATION: Final = "trio_dgram.sim"
 _NANOSECONDS: Final = 1_000_000_000
 _COMMENT: Final = re.compile(r"#(\d{1,18})(?:, (.*))?", re.DOTALL)
 _DROPS: Final = re.compile(r"(?:one to (.+?) )?dropped: (.+?)(?:, (?=(?:one to .+? )?dropped: )|$)", re.DOTALL)
+_OPENED: Final = re.compile(r"opened at (\d{1,20}) ns")
+_NOTE: Final = re.compile(r"(\*|!!?) (.*) \((\d{1,12}\.\d{6}) s, after #(\d{1,18})\)")
+_KINDS: Final[dict[str, NoteKind]] = {"*": "note", "!": "fault", "!!": "violation"}
 _NOBODY: Final = "the network"
 """What a capture calls the host without a name."""
 
@@ -35,6 +39,7 @@ class Sighting:
     data: bytes
     number: int
     remark: str
+    notes: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -42,12 +47,14 @@ class Capture:
     """What a capture holds.
 
     Attributes:
-      records: what became of each packet, in the order of sending; times are seconds since the first.
-      started: when the first packet was sent, in nanoseconds since 1970.
+      records: what became of each packet, in the order of sending; times are seconds since the network was opened.
+      started: when it was opened, in nanoseconds since 1970.
+      notes: what else happened.
     """
 
     records: list[Record]
     started: int
+    notes: list[Note]
 
     def datagrams(self) -> Iterator[Packet]:
         """Yield each datagram once, without ICMP messages."""
@@ -75,11 +82,11 @@ class Capture:
 
     def to_text(self) -> str:
         """Return a line for each packet, with what became of it."""
-        return story(self.records)
+        return story(excerpt(self.records, self.notes))
 
     def to_svg(self) -> str:
         """Return the ladder as an SVG document."""
-        return ladder(self.records).rstrip("\n")
+        return ladder(excerpt(self.records, self.notes, rows=ROWS, rows_of_record=ROWS_OF_RECORD)).rstrip("\n")
 
 
 def read_capture(path: str) -> Capture:
@@ -98,21 +105,28 @@ def read_capture(path: str) -> Capture:
         with open(path, "rb") as file, warnings.catch_warnings():  # noqa: PTH123 -- the error names the path as given
             # python-pcapng warns of its own declarations.
             warnings.simplefilter("ignore")
-            return _assemble(list(_sightings_untrusted(pcapng, file)))
+            opened: list[int] = []
+            sightings = list(_sightings_untrusted(pcapng, file, opened))
+            return _assemble(sightings, opened[0] if opened else 0)
     # python-pcapng raises nearly anything about a file that is no capture, the code below some of it about another's.
     except (PcapngException, struct.error, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         reason = f" ({error})" if str(error) else ""
         raise CommandError(f"{path}: not a capture of trio_dgram.sim{reason}") from None
 
 
-def _sightings_untrusted(pcapng: Any, file: BinaryIO) -> Iterator[Sighting]:
+def _sightings_untrusted(pcapng: Any, file: BinaryIO, opened: list[int]) -> Iterator[Sighting]:
     for block in pcapng.FileScanner(file):
         if isinstance(block, pcapng.blocks.SectionHeader):
             if block.options.get("shb_userappl") != _APPLICATION:
                 raise ValueError("another program has written it")
+            found = _OPENED.fullmatch(block.options["opt_comment"])
+            if found is None:
+                raise ValueError("it does not say when the network was opened")
+            opened.append(int(found[1]))
         elif isinstance(block, pcapng.blocks.EnhancedPacket):
             name = block.interface.options["if_name"]
-            comment = _COMMENT.fullmatch(block.options["opt_comment"])
+            words, *notes = block.options["opt_comment"].split("\n")
+            comment = _COMMENT.fullmatch(words)
             if comment is None:
                 raise ValueError("a packet has no number")
             yield Sighting(
@@ -121,11 +135,11 @@ def _sightings_untrusted(pcapng: Any, file: BinaryIO) -> Iterator[Sighting]:
                 block.packet_data,
                 int(comment[1]),
                 comment[2] or "",
+                tuple(notes),
             )
 
 
-def _assemble(sightings: list[Sighting]) -> Capture:
-    started = min((each.nanoseconds for each in sightings), default=0)
+def _assemble(sightings: list[Sighting], started: int) -> Capture:
     groups: dict[int, list[Sighting]] = {}
     for each in sorted(sightings, key=lambda sighting: sighting.nanoseconds):
         groups.setdefault(each.number, []).append(each)
@@ -136,7 +150,19 @@ def _assemble(sightings: list[Sighting]) -> Capture:
     hosts = {packets[number].destination.host: group[-1].host for number, group in groups.items() if len(group) == 2}
     hosts |= {packet.source.host: packet.sender for packet in packets.values() if packet.sender}
     records = [record for number, group in groups.items() for record in _fates(packets[number], group, hosts, started)]
-    return Capture(records, started)
+    names = {each.host for each in sightings}
+    notes = [_note_untrusted(line, names) for each in sightings for line in each.notes]
+    return Capture(records, started, sorted(notes, key=lambda note: note.at))
+
+
+def _note_untrusted(line: str, hosts: Container[str]) -> Note:
+    found = _NOTE.fullmatch(line)
+    if found is None:
+        raise ValueError("a comment is no note")
+    sign, text, at, after = found.groups()
+    host, colon, rest = text.partition(": ")
+    is_of_host = bool(colon) and host in hosts
+    return Note(float(at), host if is_of_host else "", rest if is_of_host else text, _KINDS[sign], int(after))
 
 
 def _fates(packet: Packet, group: list[Sighting], hosts: dict[str, str], started: int) -> Iterator[Record]:
@@ -146,6 +172,9 @@ def _fates(packet: Packet, group: list[Sighting], hosts: dict[str, str], started
     drops = list(_DROPS.finditer(first.remark))
     for drop in drops:
         yield Record(packet, packet.sent_at, "dropped", escape(drop[2]), drop[1] or likely)
+    if first.remark == "in flight":
+        yield Record(packet, packet.sent_at, "in flight", "", likely)
+        return
     for each in arrivals:
         yield Record(packet, _seconds(each.nanoseconds - started), "delivered", "", each.host)
     if not drops and not arrivals:

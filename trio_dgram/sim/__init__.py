@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from . import presets
 from ._explore.explorer import cancel_everywhere
 from ._network.host import Host, HostStoppedError
+from ._network.invariants import InvariantError
 from ._network.nat_handle import NatHandle
 from ._network.network import Network, open_network
 from ._network.trio_internals import ThreadStartedError
@@ -19,7 +20,7 @@ from ._run.comparison import NotDeterministicError
 from ._run.running import run
 from ._run.watch import StuckError
 from ._trace.trace import Trace
-from ._values.records import Packet, Record, Report
+from ._values.records import Note, Packet, Record, Report
 
 if TYPE_CHECKING:
     from . import strategies
@@ -31,11 +32,13 @@ __all__ = [
     "GilbertElliott",
     "Host",
     "HostStoppedError",
+    "InvariantError",
     "Knobs",
     "Markov4",
     "NatHandle",
     "Network",
     "NotDeterministicError",
+    "Note",
     "Packet",
     "Pipe",
     "Record",

@@ -21,7 +21,7 @@ from .._values.places import (
     refusal,
 )
 from .._values.random import Seed, stream
-from .._values.records import INTERFACE_MTU, Packet, Report
+from .._values.records import INTERFACE_MTU, NoteKind, Packet, Report
 from .endpoint import Endpoint
 
 LOOPBACK_MTU: Final = 65536
@@ -68,6 +68,9 @@ class Wire(Protocol):
 
     def record(self, packet: Packet, reason: str, receiver: str) -> None:
         """Note what became of a packet; ``reason`` is empty if it was delivered."""
+
+    def note(self, host: str, text: str, kind: NoteKind) -> None:
+        """Record something that happens now at a host."""
 
 
 class Machine:

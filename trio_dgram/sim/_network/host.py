@@ -15,8 +15,9 @@ import trio
 from ..._kernel.interfaces import Interface
 from ..._values.arguments import check_number, describe_value
 from .._kernel.machine import LOOPBACK_MTU, Machine
+from .._trace.report import FailureReport
 from .._values.places import INTERFACE_INDEX, INTERFACES, LOOPBACK_INDEX, is_ipv6
-from .._values.records import INTERFACE_MTU
+from .._values.records import INTERFACE_MTU, NoteKind
 from .trio_internals import Freezer
 
 T = TypeVar("T")
@@ -49,8 +50,9 @@ class Process:
         do, in a ``finally`` or behind a shield, reaches the network.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, report: FailureReport) -> None:
         self.host: Host = host
+        self.report: FailureReport = report
         self.alive: bool = True
         self._running: dict[trio.CancelScope, None] = {}
 
@@ -94,10 +96,11 @@ class Host:
     Made by :meth:`Network.host`.
     """
 
-    def __init__(self, machine: Machine, nursery: trio.Nursery) -> None:
+    def __init__(self, machine: Machine, nursery: trio.Nursery, report: FailureReport) -> None:
         self._machine = machine
         self._nursery = nursery
-        self._process = Process(self)
+        self._report = report
+        self._process = Process(self, report)
         self._skew = _Skew()
 
     @property
@@ -215,12 +218,14 @@ class Host:
 
     def crash(self) -> None:
         """Cut the power: nothing leaves it from now on, its tasks are cancelled, and whoever asks it hears nothing."""
+        self._note("crashes: its power is cut", "crash")
         self._machine.up = False
         self._stop()
 
     def kill(self) -> None:
         """Kill what runs on it, as SIGKILL does: its sockets are closed, its tasks cancelled, and its ports answer with
         ICMP."""
+        self._note("its programs are killed")
         self._stop()
 
     def restart(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
@@ -230,6 +235,7 @@ class Host:
           async_fn: the async function that the task runs, such as a server.
           args: its positional arguments.
         """
+        self._note(f"restarts with {getattr(async_fn, '__name__', async_fn)}", "restart")
         self._stop()
         self._machine.up = True
         self._machine.path_mtus.clear()
@@ -240,6 +246,7 @@ class Host:
 
         What comes in is queued while there is room.
         """
+        self._note("its programs are paused")
         self._machine.pause(paused=True)
 
     def freeze(self) -> None:
@@ -250,10 +257,13 @@ class Host:
           RuntimeError: if this release of Trio has moved what that takes.
         """
         _freezer.freeze(self)
-        self.pause()
+        self._note("its programs and their timers are frozen")
+        self._machine.pause(paused=True)
 
     def resume(self) -> None:
         """End :meth:`pause` and :meth:`freeze`."""
+        if self._machine.paused:
+            self._note("its programs are resumed")
         self._machine.pause(paused=False)
         _freezer.thaw(self)
 
@@ -269,6 +279,7 @@ class Host:
         check_number("offset", offset, -math.inf)
         check_number("rate", rate, 0)
         self._skew = _Skew(offset, rate, trio.current_time())
+        self._note(f"its clock is {offset:g} s ahead, at {rate:g} s per second")
 
     def skew_at(self, now: float) -> float:
         """Return how many seconds its time of day is ahead at ``now``, by Trio's clock."""
@@ -277,11 +288,14 @@ class Host:
 
     def _stop(self) -> None:
         # The process ends and its sockets close first: nothing that cancelled tasks do reaches the network.
-        process, self._process = self._process, Process(self)
+        process, self._process = self._process, Process(self, self._report)
         for endpoint in list(self._machine.endpoints):
             endpoint.close()
         process.end()
         self.resume()
+
+    def _note(self, text: str, kind: NoteKind = "fault") -> None:
+        self._machine.wire.note(self.name, text, kind)
 
     def sockets(self) -> str:
         """Return a table of its sockets, and of those closed last: local address, peer, how many datagrams are queued
@@ -311,7 +325,7 @@ def _check_async_fn(async_fn: object) -> None:
 
 
 async def _run_in(process: Process, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
-    with process.stoppable():
+    with process.report.attaching(), process.stoppable():
         await async_fn(*args)
 
 

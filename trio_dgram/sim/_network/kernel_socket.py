@@ -112,6 +112,12 @@ class KernelSocket(Endpoint):
         self._show()
         return self._error_mirror
 
+    def close_mirrors(self) -> None:
+        """Close its descriptors."""
+        for mirror in (self._mirror, self._error_mirror):
+            if mirror is not None:
+                mirror.close()
+
     def _show(self) -> None:
         if self._waiting:
             self._waiting.unpark_all()

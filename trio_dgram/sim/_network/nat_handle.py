@@ -29,6 +29,7 @@ class NatHandle:
         reaches nobody, and whoever is inside goes on under the new one."""
         self._rebound += 1
         self._fabric.rebind(self._nat, self._fabric.free_address(f"{self._nat.name}, {self._rebound} times rebound"))
+        self._fabric.note("", f"{self._nat.name} rebinds to {self.address}", "fault")
 
     def __repr__(self) -> str:
         return f"<trio_dgram.sim.NatHandle {self._nat.name}: {self.address}>"

@@ -16,21 +16,25 @@ import trio
 from ..._kernel.interfaces import Interface, listing
 from ..._socket.budget import current_budget
 from ..._values.arguments import check_bool, check_choice, check_integer, check_number, describe_value
+from ..._values.test_runs import current_test_run
 from .._kernel.endpoint import Endpoint
 from .._kernel.machine import Machine
 from .._path.conditions import Knobs, change
 from .._path.fabric import Fabric
 from .._path.nat import Behaviour, Nat
 from .._path.pipe import Pipe
+from .._trace.report import FailureReport
 from .._trace.trace import Trace
 from .._values.places import is_ipv6, kind_of, plain
 from .._values.random import Seed, check_seed, stream
 from .adoption import adopting
 from .host import Host, current_process
+from .invariants import Invariants
+from .kernel_socket import KernelSocket
 from .names import Answer, Resolver, Trouble, canonical_name
 from .nat_handle import NatHandle
+from .observable import Observable
 from .pump import EPOCH, TIMER_SLACK, Pump
-from .session import default_seed, opened
 from .trio_socket import SocketFactory
 
 TRACE_LIMIT: Final = 100_000
@@ -42,31 +46,20 @@ AnyHost: TypeAlias = Host | str
 Direction: TypeAlias = Literal["both", "there", "back"]
 
 
-class Network:
+class Network(Observable):
     """A simulated network, as :func:`open_network` opens it."""
 
-    def __init__(self, nursery: trio.Nursery, fabric: Fabric, resolver: Resolver, trace: Trace) -> None:
-        self.trace: Trace = trace
-        self._nursery = nursery
-        self._fabric = fabric
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        fabric: Fabric,
+        resolver: Resolver,
+        report: FailureReport,
+        invariants: Invariants,
+    ) -> None:
+        super().__init__(nursery, fabric, report, invariants)
         self._resolver = resolver
         self._hosts: dict[str, Host] = {}
-
-    @property
-    def seed(self) -> Seed:
-        """What everything random here follows from."""
-        return self._fabric.seed
-
-    @property
-    def digest(self) -> str:
-        """A hash over the whole trace up to now: times, addresses, sizes and fates, and the payloads where the network
-        was opened with ``payload=True``."""
-        return self.trace.digest
-
-    @property
-    def time(self) -> float:
-        """The seconds since the network was opened."""
-        return self._fabric.now()
 
     # Hosts and paths
 
@@ -104,7 +97,7 @@ class Network:
         machine = self._fabric.add(name, own, filter(None, map(_directed_broadcast, given_addresses)))
         for alias in (name, *aliases):
             self._resolver.addresses[canonical_name(alias)] = machine.addresses
-        host = self._hosts[name] = Host(machine, self._nursery)
+        host = self._hosts[name] = Host(machine, self._nursery, self.report)
         return host
 
     @property
@@ -166,7 +159,12 @@ class Network:
         """
         if not isinstance(time, int | float) or math.isnan(time) or time < self.time:
             raise ValueError(f"time must be seconds since the network was opened, from {self.time} on, not {time!r}")
-        self._fabric.schedule(time, lambda: function(*args))
+
+        def act() -> None:
+            with self.report.attaching():
+                function(*args)
+
+        self._fabric.schedule(time, act)
 
     def schedule(self, changes: Iterable[tuple[float, Pipe, Knobs]], *, repeat: float | None = None) -> None:
         """Change pipes in time.
@@ -210,22 +208,28 @@ class Network:
         """
         check_choice("direction", direction, ("both", "there", "back"))
         check_bool("drop_in_flight", drop_in_flight)
+        a, b = tuple(a), tuple(b)
         pairs = [(one, other) for one in a for other in b]
         cut = [self.pipe(one, other) for one, other in pairs] if direction != "back" else []
         cut += [self.pipe(other, one) for one, other in pairs] if direction != "there" else []
+        sides = f"{_written(a)} {_ARROWS[direction]} {_written(b)}"
         for pipe in cut:
             pipe.cut()
         if drop_in_flight:
             self._fabric.drop_in_flight(cut)
+        self._fabric.note("", f"partition: {sides}", "fault")
         try:
             yield
         finally:
             for pipe in cut:
                 pipe.mend()
+            self._fabric.note("", f"the partition ends: {sides}", "fault")
 
     def hold(self, a: AnyHost, b: AnyHost) -> None:
         """Keep everything that enters the path from ``a`` to ``b``, until :meth:`release` was called as often."""
-        self.pipe(a, b).hold()
+        pipe = self.pipe(a, b)
+        pipe.hold()
+        self._fabric.note("", f"hold {pipe.name}", "fault")
 
     def release(self, a: AnyHost, b: AnyHost) -> None:
         """Take one :meth:`hold` back; with the last one, let everything go that was held, in order.
@@ -233,6 +237,7 @@ class Network:
         Raises:
           RuntimeError: if there is none.
         """
+        self._fabric.note("", f"release {self.pipe(a, b).name}", "fault")
         self._fabric.release(self._named(a).name, self._named(b).name)
 
     def swizzle_clog(self, hosts: Iterable[AnyHost], *, seconds: float) -> None:
@@ -355,10 +360,17 @@ class Network:
 
     def netstat(self) -> str:
         """Return every host's table of sockets."""
-        return "\n\n".join(f"{host.name}\n{host.sockets()}" for host in self.hosts)
+        return self._fabric.netstat()
 
     def __repr__(self) -> str:
         return f"<trio_dgram.sim.Network, seed {self.seed!r}, {len(self._hosts)} hosts, {self.trace.total} datagrams>"
+
+
+_ARROWS: Final = {"both": "|", "there": "-/->", "back": "<-/-"}
+
+
+def _written(hosts: Iterable[AnyHost]) -> str:
+    return ", ".join(host if isinstance(host, str) else host.name for host in hosts)
 
 
 def _check_address(value: object) -> IPv4Interface | IPv6Interface:
@@ -404,39 +416,43 @@ async def open_network(
     task is on. Sockets and names are the machine's again afterwards, however the block ends.
 
     Args:
-      seed: what everything random follows from; ``None`` for 0, or what pytest was told by ``--sim-seed``.
+      seed: what everything random follows from; ``None`` for the test's under pytest, and for 0 elsewhere.
       payload: whether ``digest`` covers the payloads, too.
       trace_limit: how many records the trace keeps; ``None`` for all.
       timer_slack: how late a sleeping task wakes in virtual time, in seconds. Deliveries are exact.
 
-    What the block raises leaves it as it is, what tasks of hosts raise in an exception group.
+    What the block raises leaves it as it is, what tasks of hosts raise in an exception group; a note tells the seed,
+    the digest, and the end of the story.
     """
-    chosen = check_seed("seed", default_seed.get() if seed is None else seed)
+    test_run = current_test_run()
+    chosen = check_seed("seed", test_run.seed if seed is None else seed)
     check_bool("payload", payload)
     if trace_limit is not None:
         check_integer("trace_limit", trace_limit, 0, 2**62)
     check_number("timer_slack", timer_slack, 0)
     failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        pump, resolver = Pump(timer_slack), Resolver()
-        trace = Trace(trace_limit, payload=payload, opened_at=EPOCH)
-        fabric = Fabric(chosen, pump.now, EPOCH, trace.note, pump.sooner)
-        network = Network(nursery, fabric, resolver, trace)
-        told = opened.get()
-        if told is not None:
-            told.append(network)
-        with _installed(network, SocketFactory(lambda: _machine_of_task(network, fabric)), resolver):
-            nursery.start_soon(pump.run, fabric)
-            try:
-                yield network
-            except Exception as error:  # noqa: BLE001 -- it is raised below, when nothing wraps it
-                failure = error
-            # Frozen tasks would not notice that they are cancelled.
-            for host in network.hosts:
-                host.resume()
-            nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    pump, resolver = Pump(timer_slack), Resolver()
+    trace = Trace(trace_limit, payload=payload, opened_at=EPOCH)
+    fabric = Fabric(chosen, pump.now, EPOCH, trace, pump.sooner)
+    report, invariants = FailureReport(chosen, trace, fabric.netstat), Invariants()
+    with invariants.raising(), report.attaching(), _closing_mirrors(fabric):
+        async with trio.open_nursery() as nursery:
+            network = Network(nursery, fabric, resolver, report, invariants)
+            factory = SocketFactory(lambda: _machine_of_task(network, fabric))
+            with test_run.collecting(report), _installed(network, factory, resolver):
+                nursery.start_soon(pump.run, fabric)
+                try:
+                    with report.attaching():
+                        yield network
+                        invariants.expire_all()
+                except Exception as error:  # noqa: BLE001 -- it is raised below, when nothing wraps it
+                    failure = error
+                # Frozen tasks would not notice that they are cancelled.
+                for host in network.hosts:
+                    host.resume()
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
 
 def _machine_of_task(network: Network, fabric: Fabric) -> Machine:
@@ -445,6 +461,18 @@ def _machine_of_task(network: Network, fabric: Fabric) -> Machine:
     if process is not None and not process.alive and host is process.host:
         raise OSError(errno.ENETDOWN, f"the program on {host.name} was stopped by kill, crash or restart")
     return fabric.machines[host.name]
+
+
+@contextmanager
+def _closing_mirrors(fabric: Fabric) -> Generator[None]:
+    """Close the real descriptors of the sockets that the ``with`` block leaves open."""
+    try:
+        yield
+    finally:
+        for machine in fabric.machines.values():
+            for endpoint in machine.endpoints:
+                if isinstance(endpoint, KernelSocket):
+                    endpoint.close_mirrors()
 
 
 @contextmanager

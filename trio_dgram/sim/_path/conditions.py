@@ -125,6 +125,12 @@ KNOBS: Final = tuple(field.name for field in attrs.fields(Conditions))
 _PERFECT: Final = Conditions()
 
 
+def differences(before: Conditions, after: Conditions) -> str:
+    """Return the knobs that differ and their values after, in words."""
+    values = attrs.asdict(after, recurse=False)
+    return ", ".join(f"{name}={value!r}" for name, value in values.items() if value != getattr(before, name))
+
+
 def change(knobs: Knobs, before: Conditions = _PERFECT) -> Conditions:
     """Return ``before`` with some knobs changed.
 

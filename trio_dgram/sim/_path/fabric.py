@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Container, Iterable
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 from zlib import crc32
 
 import attrs
@@ -14,8 +14,8 @@ from ..._values.addresses import Address
 from .._kernel.machine import Machine
 from .._values.places import ROUTER4, ROUTER6, Kind, assigned, is_ipv6
 from .._values.random import Seed, stream
-from .._values.records import Packet, Record, Report
-from .conditions import Conditions
+from .._values.records import NoteKind, Packet, Record, Report
+from .conditions import Conditions, differences
 from .nat import Nat
 from .pipe import PARTITION, TOO_BIG, Outcome, Pipe
 
@@ -40,6 +40,19 @@ _Event: TypeAlias = tuple[float, int, int, int, Callable[[], object], tuple[Pipe
 it does; and for an arrival the pipe, the packet, and the name of its receiver."""
 
 
+class Recorder(Protocol):
+    """What records the packets on the network."""
+
+    def sent(self, packet: Packet, receiver: str) -> None:
+        """Record that a packet leaves its sender for a host."""
+
+    def add(self, record: Record) -> None:
+        """Record the fate of a packet."""
+
+    def note(self, at: float, host: str, text: str, kind: NoteKind) -> None:
+        """Record what else happened, at a host or, if that is empty, on the network."""
+
+
 class Fabric:
     """The network without a clock."""
 
@@ -48,7 +61,7 @@ class Fabric:
         seed: Seed,
         clock: Callable[[], float],
         epoch: float,
-        note: Callable[[Record], None],
+        trace: Recorder,
         sooner: Callable[[], None],
     ) -> None:
         self.seed: Seed = seed
@@ -66,7 +79,9 @@ class Fabric:
         self._clock = clock
         self._epoch = epoch
         self._instant: float | None = None
-        self._note = note
+        self._add = trace.add
+        self._sent = trace.sent
+        self._trace = trace
         self._sooner = sooner
         self._numbers = 0
         self._due: list[_Event] = []
@@ -111,6 +126,10 @@ class Fabric:
         holder = self.owners.get(address) or self.outside.get(address)
         return holder.name if holder is not None else ""
 
+    def netstat(self) -> str:
+        """Return every host's table of sockets."""
+        return "\n\n".join(f"{name}\n{machine.sockets()}" for name, machine in self.machines.items())
+
     def _is_taken(self, address: str) -> bool:
         return bool(self.holder(address))
 
@@ -120,16 +139,26 @@ class Fabric:
         if pipe is None:
             name = f"{sender} -> {receiver}"
             rank = crc32(name.encode(), self._ties)
-            pipe = self.pipes[sender, receiver] = Pipe(name, self.default, self.seed, rank)
+            pipe = self.pipes[sender, receiver] = Pipe(name, self.default, self.seed, rank, self._note_change)
         return pipe
 
     def set_default(self, conditions: Conditions) -> None:
         """Set what pipes are like that nobody has set."""
-        self.default = conditions
+        before, self.default = self.default, conditions
         for pipe in self.pipes.values():
             pipe.set_default(conditions)
+        self._note_change("by default", before, conditions)
+
+    def _note_change(self, path: str, before: Conditions, after: Conditions) -> None:
+        # What is set before anything happened is no change.
+        if self.now() > 0 and (changes := differences(before, after)):
+            self.note("", f"path {path}: {changes}", "fault")
 
     # What machines ask
+
+    def note(self, host: str, text: str, kind: NoteKind) -> None:
+        """Record something that happens now, at a host or, if that is empty, on the network."""
+        self._trace.note(self.now(), host, text, kind)
 
     def now(self) -> float:
         """Return the time, in seconds since the network was opened."""
@@ -148,7 +177,7 @@ class Fabric:
 
     def record(self, packet: Packet, reason: str, receiver: str) -> None:
         """Note what became of a packet; ``reason`` is empty if it was delivered."""
-        self._note(Record(packet, self.now(), "dropped" if reason else "delivered", reason, receiver))
+        self._add(Record(packet, self.now(), "dropped" if reason else "delivered", reason, receiver))
 
     def transmit(self, machine: Machine, packet: Packet) -> None:
         """Take a packet that leaves a host."""
@@ -185,6 +214,7 @@ class Fabric:
         return packet.is_ipv6 or receiver.name not in self.nats or self._are_beside(sender, receiver)
 
     def _enter(self, sender: Machine, receiver: str, packet: Packet, deliver: Callable[[Packet], None]) -> None:
+        self._sent(packet, receiver)
         pipe = self.pipe(sender.name, receiver)
         self._bring(pipe, pipe.enter(self.now(), packet), sender, receiver, deliver)
 
@@ -234,7 +264,7 @@ class Fabric:
                     (at, pipe.order_at(at), pipe.rank, self._next(), partial(deliver, packet), (pipe, packet, receiver))
                 )
                 continue
-            self._note(Record(packet, at, "dropped", reason, receiver))
+            self._add(Record(packet, at, "dropped", reason, receiver))
             if reason == TOO_BIG and packet.report is None:
                 back = self.pipe(receiver, sender.name)
                 self._complain(sender, packet, _TOO_BIG_REPORT[packet.is_ipv6], pipe.conditions.mtu, back)
@@ -261,6 +291,7 @@ class Fabric:
             report=Report(*kind, mtu, packet),
         )
         # Whoever sends it back is no host: what gets lost of it is told to nobody.
+        self._sent(message, sender.name)
         self._bring(back, back.enter(self.now(), message), sender, sender.name, sender.receive)
 
     # What happens when

@@ -50,6 +50,7 @@ class Pipe:
       conditions: what it is like.
       seed: what its random sources are made from, unless the conditions have a seed.
       rank: a random number, from which the order of pipes at one instant follows.
+      on_change: is called after ``set`` with the name, and the conditions before and after.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class Pipe:
         "_link",
         "_loss",
         "_mtu",
+        "_on_change",
         "_originals",
         "_seed",
         "is_named",
@@ -73,9 +75,17 @@ class Pipe:
         "rank",
     )
 
-    def __init__(self, name: str, conditions: Conditions, seed: object, rank: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        conditions: Conditions,
+        seed: object,
+        rank: int = 0,
+        on_change: Callable[[str, Conditions, Conditions], object] | None = None,
+    ) -> None:
         self.name: str = name
         self._seed = seed
+        self._on_change = on_change
         self._cuts = 0
         self.is_named: bool = False
         """Whether somebody has set its conditions, so that the defaults of the network are no longer for it."""
@@ -103,8 +113,11 @@ class Pipe:
           TypeError: if there is no such knob, or for a value of the wrong type.
           ValueError: for a value out of its bounds.
         """
-        self._apply(change(knobs, self._conditions), KNOBS if "seed" in knobs else knobs)
+        before = self._conditions
+        self._apply(change(knobs, before), KNOBS if "seed" in knobs else knobs)
         self.is_named = True
+        if self._on_change is not None:
+            self._on_change(self.name, before, self._conditions)
 
     def set_default(self, conditions: Conditions) -> None:
         """Take other conditions unless it :attr:`is_named`."""

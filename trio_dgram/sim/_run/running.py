@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import attrs
 import trio
 import trio.testing
 
 from ..._values.arguments import check_bool, check_choice, check_integer, check_number, describe_value
+from ..._values.test_runs import current_test_run
 from .._network.network import TRACE_LIMIT, Network, open_network
 from .._network.pump import TIMER_SLACK
-from .._network.session import default_seed
 from .._network.trio_internals import TaskEndedError
 from .._values.random import Seed, check_seed
 from .comparison import compare, outcome_elsewhere, outcome_of, stop_loading
@@ -21,10 +21,6 @@ from .determinism import Threads, deterministic
 from .watch import PASSES, QUIET_LIMIT, TIME_LIMIT, Watch
 
 T = TypeVar("T")
-
-_HEADING: Final = "On the simulated network"
-_LINES: Final = 20
-"""How much of the story is told when a scenario fails."""
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +62,7 @@ def run(
     Args:
       scenario: an async function that takes a :class:`Network` first.
       args: what else it takes.
-      seed: what everything random follows from; ``None`` for 0, or what pytest was told by ``--sim-seed``.
+      seed: what everything random follows from; ``None`` for the test's under pytest, and for 0 elsewhere.
       time_limit: how long it may take, in virtual seconds.
       check: whether to run it twice here, and once in a process with another hash seed if ``scenario`` and ``args`` can
         be imported and pickled there, and compare: results, records and digests. All records are kept meanwhile.
@@ -101,7 +97,7 @@ def run(
     check_bool("check", check)
     check_choice("threads", threads, get_args(Threads))
     settings = Settings(
-        seed=check_seed("seed", default_seed.get() if seed is None else seed),
+        seed=check_seed("seed", current_test_run().seed if seed is None else seed),
         time_limit=check_number("time_limit", time_limit, 0, infinite=True),
         payload=payload,
         trace_limit=None if check else trace_limit,
@@ -148,10 +144,8 @@ def run_once(scenario: Callable[..., Awaitable[T]], args: tuple[Any, ...], setti
             # Beside the failure, what the tasks raise that it ends is of no interest.
             for watch in watches:
                 if watch.failure is not None:
-                    watch.failure.add_note(describe(watch.network))
                     raise watch.failure from None
-                if not _is_described(error):
-                    error.add_note(describe(watch.network))
+                watch.network.report.attach(error)
             raise
 
 
@@ -179,10 +173,6 @@ async def _run(
         with scope:
             try:
                 result = await _awaitable(scenario(network, *args))
-            except Exception as error:
-                if watch.failure is None:
-                    error.add_note(describe(network))
-                raise
             finally:
                 watch.scenario_ended()
         if watch.failure is not None:
@@ -194,20 +184,3 @@ def _awaitable(value: Awaitable[T]) -> Awaitable[T]:
     if not inspect.isawaitable(value):
         raise TypeError(f"scenario must be an async function, but it returned {describe_value(value)}")
     return value
-
-
-def _is_described(error: BaseException) -> bool:
-    return any(note.startswith(_HEADING) for note in getattr(error, "__notes__", ()))
-
-
-def describe(network: Network) -> str:
-    """Return what a person needs who wants to know why a scenario failed."""
-    told = len(network.trace)
-    return "\n".join(
-        [
-            f"{_HEADING}, seed {network.seed!r}, digest {network.digest}.",
-            f"The last {min(_LINES, told)} of {network.trace.total} datagrams:" if told else "Nothing was sent.",
-            network.trace.to_text(last=_LINES),
-            network.netstat(),
-        ]
-    )

@@ -149,6 +149,7 @@ class Watch(trio.abc.Instrument):
 
     def _fail(self, failure: Exception) -> None:
         self.failure = failure
+        self.network.report.attach(failure)
         self._end()
 
     def scenario_ended(self) -> None:

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from typing import Final
 
-from .._values.records import Record
-from .text import contents, outcome, shown
+from .._values.records import Note, Record
+from .excerpt import Excerpt, Fold
+from .payloads import Payloads
+from .text import about, note_text, omitted_text, outcome, shown
+
+_ARROWS: Final = {"delivered": "->>", "dropped": "-x", "in flight": "-)"}
 
 
-def sequence_diagram(records: Iterable[Record]) -> str:
+def sequence_diagram(excerpt: Excerpt, payloads: Payloads | None = None) -> str:
     """Return a ``sequenceDiagram``: hosts as participants, datagrams as arrows in the order of their sending, with a
-    cross where one was dropped."""
-    chosen = sorted(records, key=lambda record: (record.packet.sent_at, record.packet.number, record.at))
-    # Dictionaries keep the order of appearance.
-    hosts = dict.fromkeys(name for record in chosen for name in (record.packet.sender, record.receiver))
+    cross where one was dropped, and notes over the hosts that they concern."""
+    words = payloads or Payloads()
+    shown_hosts = {
+        name
+        for entry in excerpt.entries
+        if not isinstance(entry, Fold)
+        for name in ((entry.packet.sender, entry.receiver) if isinstance(entry, Record) else (entry.host,))
+    }
+    hosts = [name for name in excerpt.hosts if name in shown_hosts]
     ids = {name: f"host{number}" for number, name in enumerate(hosts)}
-    lines = ["sequenceDiagram"]
-    lines += [f"    participant {ids[name]} as {_name(name)}" for name in hosts]
-    for record in chosen:
-        packet = record.packet
-        arrow = "->>" if record.fate == "delivered" else "-x"
-        arrow = f"-{arrow}" if packet.report is not None else arrow
-        text = f"#{packet.number} {contents(packet)}, {outcome(record)}"
-        lines.append(f"    {ids[packet.sender]}{arrow}{ids[record.receiver]}: {_escaped(text)}")
+    lines = ["sequenceDiagram", *(f"    participant {ids[name]} as {_name(name)}" for name in hosts)]
+    everyone = ",".join(dict.fromkeys([f"host{0}", f"host{len(ids) - 1}"])) if ids else ""
+    if excerpt.omitted and ids:
+        lines.append(f"    Note over {everyone}: {_escaped(omitted_text(excerpt.omitted))}")
+    for entry in excerpt.entries:
+        if isinstance(entry, Record):
+            packet = entry.packet
+            arrow = ("-" if packet.report is not None else "") + _ARROWS[entry.fate]
+            text = f"#{packet.number} {about(packet, words)}, {outcome(entry)}"
+            lines.append(f"    {ids[packet.sender]}{arrow}{ids[entry.receiver]}: {_escaped(text)}")
+        elif isinstance(entry, Note):
+            lines += (
+                [f"    Note over {ids[entry.host] if entry.host else everyone}: {_escaped(note_text(entry))}"]
+                if ids
+                else []
+            )
+        else:
+            lines.append(f"    Note over {everyone}: {_escaped(entry.text)}")
     return "\n".join(lines) + "\n"
 
 

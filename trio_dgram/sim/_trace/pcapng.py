@@ -6,12 +6,13 @@ import os
 import socket
 import struct
 import warnings
-from collections.abc import Iterable
-from typing import Any, BinaryIO, Final
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any, BinaryIO, Final, TypeAlias
 
 from .._values.places import packed
-from .._values.records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet, Record, Report
-from .text import shown
+from .._values.records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Note, Packet, Record, Report
+from .text import note_text, shown, sign
 
 _RAW_IP: Final = 101
 """LINKTYPE_RAW: each packet begins with its IPv4 or IPv6 header."""
@@ -22,13 +23,19 @@ _QUOTED: Final = {False: 8, True: 1192}
 """How many bytes after its IP header an ICMP message quotes at most, by whether it is ICMPv6 (RFC 792, RFC 4443)."""
 
 
-def write_pcapng(path: str | os.PathLike[str], records: Iterable[Record], opened_at: float = 0.0) -> None:
+def write_pcapng(
+    path: str | os.PathLike[str], records: Iterable[Record], opened_at: float = 0.0, notes: Sequence[Note] = ()
+) -> None:
     """Write a capture of all hosts: each packet when it left one, and again when it came to another.
+
+    The format has no place for notes between packets. They are in the comment of the packet before them, where there is
+    one at their host.
 
     Args:
       path: where to.
       records: what is to be written.
       opened_at: the time of day when the network was opened, as a Unix time.
+      notes: what else happened.
 
     Raises:
       ImportError: if python-pcapng is not installed.
@@ -43,12 +50,12 @@ def write_pcapng(path: str | os.PathLike[str], records: Iterable[Record], opened
     with open(path, "wb") as file, warnings.catch_warnings():  # noqa: PTH123 -- any path-like does
         # python-pcapng warns of its own way of declaring if_tsresol.
         warnings.simplefilter("ignore", DeprecationWarning)
-        _write(pcapng.FileWriter, blocks, file, records, opened_at)
+        _write(pcapng.FileWriter, blocks, file, _annotated(_sightings(records), notes), opened_at)
 
 
-def _write(writer_of: Any, blocks: Any, file: BinaryIO, records: Iterable[Record], opened_at: float) -> None:
-    sightings = sorted(_sightings(records), key=lambda sighting: sighting[0])
-    section = blocks.SectionHeader(options={"shb_userappl": "trio_dgram.sim"})
+def _write(writer_of: Any, blocks: Any, file: BinaryIO, sightings: Sequence[_Sighting], opened_at: float) -> None:
+    opened = _nanoseconds(opened_at, 0.0)
+    section = blocks.SectionHeader(options={"shb_userappl": "trio_dgram.sim", "opt_comment": f"opened at {opened} ns"})
     interfaces: dict[str, int] = {}
     for _, host, _, _ in sightings:
         if host not in interfaces:
@@ -57,8 +64,7 @@ def _write(writer_of: Any, blocks: Any, file: BinaryIO, records: Iterable[Record
             interfaces[host] = made.interface_id
     writer = writer_of(file, section)
     for at, host, packet, comment in sightings:
-        # Each for itself: a float has no room for nanoseconds since 1970.
-        nanoseconds = int(opened_at) * 1_000_000_000 + round((opened_at % 1 + at) * 1_000_000_000)
+        nanoseconds = _nanoseconds(opened_at, at)
         block = section.new_member(
             blocks.EnhancedPacket,
             interface_id=interfaces[host],
@@ -70,13 +76,39 @@ def _write(writer_of: Any, blocks: Any, file: BinaryIO, records: Iterable[Record
         writer.write_block(block)
 
 
-def _sightings(records: Iterable[Record]) -> list[tuple[float, str, Packet, str]]:
+def _nanoseconds(opened_at: float, at: float) -> int:
+    # Each for itself: a float has no room for nanoseconds since 1970.
+    return int(opened_at) * 1_000_000_000 + round((opened_at % 1 + at) * 1_000_000_000)
+
+
+_Sighting: TypeAlias = tuple[float, str, Packet, str]
+"""When and where a packet is seen, and its comment."""
+
+
+def _annotated(sightings: list[_Sighting], notes: Sequence[Note]) -> list[_Sighting]:
+    """Return sightings in the order of their times, with each note in the comment of the last one before it at its
+    host; if there is none, of the last one before it at all, or of the first one."""
+    ordered = sorted(sightings, key=lambda sighting: sighting[0])
+    times = [at for at, *_ in ordered]
+    for note in notes if ordered else ():
+        before = range(bisect_right(times, note.at) - 1, -1, -1)
+        place = next((number for number in before if ordered[number][1] == note.host), next(iter(before), 0))
+        at, host, packet, comment = ordered[place]
+        ordered[place] = at, host, packet, f"{comment}\n{_line(note)}"
+    return ordered
+
+
+def _line(note: Note) -> str:
+    return f"{sign(note)} {note_text(note)} ({note.at:.6f} s, after #{note.after})"
+
+
+def _sightings(records: Iterable[Record]) -> list[_Sighting]:
     """Return when and where each packet is seen, and what there is to be said of it."""
     # It leaves once, also for several receivers and with the duplicates that are made on the way.
     sent: dict[int, list[Record]] = {}
     for record in records:
         sent.setdefault(record.packet.number, []).append(record)
-    found: list[tuple[float, str, Packet, str]] = []
+    found: list[_Sighting] = []
     for copies in sent.values():
         # One that is broken broke on the way, if another is not.
         packet = next((record.packet for record in copies if not record.packet.broken), copies[0].packet)
@@ -96,6 +128,8 @@ def _comment(copies: list[Record]) -> str:
         if record.fate == "dropped":
             which = "" if len(copies) == 1 else f"one to {shown(record.receiver)} "
             words.append(f"{which}dropped: {record.reason}")
+        elif record.fate == "in flight":
+            words.append(record.fate)
     return ", ".join(words)
 
 

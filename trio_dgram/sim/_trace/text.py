@@ -1,57 +1,99 @@
-"""The trace in words: a line for each record."""
+"""The trace in words: a line for each record and note."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
+from typing import Final
 
 from ..._codecs.error_queue import ICMP, ICMP6, ErrorRecord
 from ..._values.addresses import Address, format_address
-from ..._values.arguments import check_integer
-from .._values.records import Packet, Record, Report
+from .._values.records import Note, Packet, Record, Report
+from .excerpt import Entry, Excerpt, Fold
+from .payloads import Payloads, one_line
+
+_LONGEST_PAYLOAD: Final = 60
+"""In characters."""
+_SIGNS: Final = {"note": "*", "violation": "!!"}
+"""What stands in the place of a number before a note; before faults it is an exclamation mark."""
 
 
-def story(records: Iterable[Record], *, last: int | None = None) -> str:
-    """Return a line for each record, in the order of their sending: when, its number, from where to where, its size,
-    and what became of it.
+def story(shown: Excerpt, payloads: Payloads | None = None) -> str:
+    """Return a line for each entry of an excerpt.
 
-    Args:
-      records: what is to be told.
-      last: only so many of them, from the end.
-
-    Raises:
-      TypeError: if ``last`` is no integer.
-      ValueError: if it is negative.
+    A datagram has the time of its sending, its number, its ends, its size, its payload, and its fate. A note begins
+    with an asterisk, a fault with an exclamation mark, and a check that does not hold with two.
     """
-    chosen = list(records)
-    if last is not None:
-        check_integer("last", last, 0, sys.maxsize)
-        chosen = chosen[len(chosen) - min(last, len(chosen)) :]
-    chosen.sort(key=lambda record: (record.packet.sent_at, record.packet.number, record.at))
-    ways = [f"{_place(r.packet.sender, r.packet.source)} -> {_place(r.receiver, r.packet.destination)}" for r in chosen]
-    times = [f"{record.packet.sent_at:.6f}" for record in chosen]
-    numbers = [f"#{record.packet.number}" for record in chosen]
-    early, few, short = (max(map(len, column), default=0) for column in (times, numbers, ways))
-    # What ICMP says is a sentence: made as wide as one, the column would be empty most of the way.
-    small = max((len(contents(record.packet)) for record in chosen if record.packet.report is None), default=0)
-    return "\n".join(
-        f"{time:>{early}}  {number:<{few}}  {way:{short}}  {contents(record.packet):>{small}}  {outcome(record)}"
-        for record, time, number, way in zip(chosen, times, numbers, ways, strict=True)
-    )
+    words = payloads or Payloads()
+    lines = [_cells(entry, words) for entry in shown.entries]
+    datagrams = [cells for cells in lines if len(cells) > _NOTE_CELLS]
+    early, few = (max((len(cells[column]) for cells in lines), default=0) for column in range(2))
+    ways, payload = (max((len(cells[column]) for cells in datagrams), default=0) for column in (2, 4))
+    # What ICMP reports is a sentence, and as wide as one the column would be empty most of the time.
+    sizes = max((len(cells[3]) for cells in datagrams if not cells[3].startswith("ICMP")), default=0)
+    told = []
+    for time, number, text, *rest in lines:
+        line = f"{time:>{early}}  {number:<{few}}  "
+        if rest:
+            size, said, fate = rest
+            said = f"  {said:<{payload}}" if payload and not size.startswith("ICMP") else ""
+            told.append(f"{line}{text:{ways}}  {size:>{sizes}}{said}  {fate}")
+        else:
+            told.append(line + text)
+    return "\n".join(told)
+
+
+_NOTE_CELLS: Final = 3
+
+
+def _cells(entry: Entry, payloads: Payloads) -> tuple[str, ...]:
+    """Return the columns of an entry: time, number, and the rest."""
+    if isinstance(entry, Fold):
+        return f"{entry.at:.6f}", "...", entry.text
+    if isinstance(entry, Note):
+        return f"{entry.at:.6f}", sign(entry), note_text(entry)
+    packet = entry.packet
+    ends = f"{_place(packet.sender, packet.source)} -> {_place(entry.receiver, packet.destination)}"
+    said = shortened(payloads.describe(packet))
+    return f"{packet.sent_at:.6f}", f"#{packet.number}", ends, contents(packet), said, outcome(entry)
+
+
+def sign(note: Note) -> str:
+    """Return what stands before a note."""
+    return _SIGNS.get(note.kind, "!")
+
+
+def note_text(note: Note) -> str:
+    """Return a note on one line, after the name of its host."""
+    return f"{shown(note.host)}: {one_line(note.text)}" if note.host else one_line(note.text)
+
+
+def omitted_text(datagrams: int) -> str:
+    """Return how many datagrams an excerpt leaves out."""
+    return f"{datagrams} datagram{'' if datagrams == 1 else 's'} before {'is' if datagrams == 1 else 'are'} left out"
 
 
 def contents(packet: Packet) -> str:
-    """Return what a packet brings, in words."""
+    """Return the size of a datagram, or what an ICMP message reports, in words."""
     if packet.report is not None:
         return in_words(packet.report)
     return f"{len(packet.payload)} byte{'' if len(packet.payload) == 1 else 's'}"
+
+
+def about(packet: Packet, payloads: Payloads) -> str:
+    """Return the size of a datagram and its payload, or what an ICMP message reports, in words."""
+    said = "" if packet.report is not None else shortened(payloads.describe(packet))
+    return f"{contents(packet)} {said}".rstrip()
+
+
+def shortened(text: str) -> str:
+    """Return a text of at most so many characters as a line has place for."""
+    return text if len(text) <= _LONGEST_PAYLOAD else text[: _LONGEST_PAYLOAD - 3] + "..."
 
 
 def outcome(record: Record) -> str:
     """Return what became of a packet, in words."""
     if record.fate == "delivered":
         return f"delivered after {(record.at - record.packet.sent_at) * 1000:.3f} ms"
-    return f"dropped: {record.reason}"
+    return "in flight" if record.fate == "in flight" else f"dropped: {record.reason}"
 
 
 def in_words(report: Report) -> str:
@@ -64,9 +106,7 @@ def in_words(report: Report) -> str:
 
 def shown(host: str) -> str:
     """Return the name of a host as texts show it: on one line, whatever it is made of."""
-    if host.isprintable():
-        return host or "the network"
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in host)
+    return one_line(host) or "the network"
 
 
 def _place(host: str, address: Address) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 
 from ..._values.addresses import format_address
-from .._values.records import Record
-from .ladder import ladder
+from ..._values.arguments import check_integer
+from .._values.records import Note, NoteKind, Packet, Record
+from .excerpt import Excerpt, excerpt
+from .ladder import ROWS, ROWS_OF_RECORD, ladder
 from .mermaid import sequence_diagram
+from .payloads import Payloads
 from .pcapng import write_pcapng
 from .text import story
 
@@ -24,25 +28,71 @@ class Trace:
         self._opened_at = opened_at
         self._hash = blake2b(digest_size=16)
         self._append = self._records.append
+        self._notes: deque[Note] = deque(maxlen=limit)
+        self._payloads = Payloads()
+        self._last_number = 0
+        self._in_flight: dict[int, Record] = {}
         self._update: Callable[[bytes], None] = self._hash.update
+        self._ended = False
         self.total: int = 0
         """How many records there have been, those that are no longer kept included."""
 
-    def note(self, record: Record) -> None:
-        """Add a record; the network does.
+    def sent(self, packet: Packet, receiver: str) -> None:
+        """Record that a packet leaves its sender for a host, unless the trace has ended; the network does.
+
+        Args:
+          packet: the packet.
+          receiver: the name of the host.
+        """
+        if not self._ended:
+            self._last_number = packet.number
+            self._in_flight[packet.number] = Record(packet, packet.sent_at, "in flight", "", receiver)
+
+    def add(self, record: Record) -> None:
+        """Add a record, unless the trace has ended; the network does.
 
         Args:
           record: the record.
         """
+        if self._ended:
+            return
         packet, at, fate, reason, receiver = record
         self.total += 1
         self._append(record)
+        if self._in_flight.pop(packet.number, None) is None:
+            # It has not left its host.
+            self._last_number = max(self._last_number, packet.number)
         (host, port), (to_host, to_port) = packet.source, packet.destination
         size = len(packet.payload)
         line = f"{packet.sent_at!r} {at!r} {host} {port} {to_host} {to_port} {size} {fate} {reason} {receiver}\n"
         self._update(line.encode())
         if self._payload:
             self._update(packet.payload)
+
+    def note(self, at: float, host: str, text: str, kind: NoteKind = "note") -> None:
+        """Add a note, unless the trace has ended; :meth:`Network.note` does. Notes are not in the digest.
+
+        Args:
+          at: the time, in seconds since the network was opened.
+          host: the name of the host that it concerns; empty for the network.
+          text: what happened.
+          kind: what sort of note it is. Default: ``"note"``.
+        """
+        if not self._ended:
+            self._notes.append(Note(at, host, text, kind, self._last_number))
+
+    def decode(self, port: int, function: Callable[[bytes], object]) -> None:
+        """Let a function put payloads into words; :meth:`Network.decode` does.
+
+        Args:
+          port: of the payloads, at either end.
+          function: takes a payload and returns text.
+        """
+        self._payloads.decode(port, function)
+
+    def end(self) -> None:
+        """Ignore later records: the trace of a failed run ends with the failure."""
+        self._ended = True
 
     @property
     def digest(self) -> str:
@@ -64,6 +114,26 @@ class Trace:
                 f"({receiver}), {len(packet.payload)} bytes{payload} {reason}"
             )
 
+    @property
+    def in_flight(self) -> tuple[Record, ...]:
+        """A record for each packet whose fate is not decided yet, the oldest first."""
+        return tuple(self._in_flight.values())
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What happened beside the datagrams: the program's notes, faults, and checks that did not hold."""
+        return tuple(self._notes)
+
+    def excerpt(self, rows: int | None = None, rows_of_record: int = 1) -> Excerpt:
+        """Return what is shown of the trace: its end, with repetitions folded.
+
+        Args:
+          rows: how many rows. Default: None, all of it, unfolded.
+          rows_of_record: how many rows a datagram takes. Default: 1.
+        """
+        records = (*self.records, *self.in_flight)
+        return excerpt(records, self.notes, self._payloads, rows=rows, rows_of_record=rows_of_record)
+
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
 
@@ -71,22 +141,31 @@ class Trace:
         return len(self._records)
 
     def to_text(self, last: int | None = None) -> str:
-        """Return the story in words, a line for each record.
+        """Return the story in words: a line for each datagram and each note, in the order of sending.
 
         Args:
-          last: how many records, from the end. Default: None, all that are kept.
+          last: only so many lines, from the end; what repeats is folded into one. Default: None, all that are kept.
+
+        Raises:
+          TypeError: if ``last`` is no integer.
+          ValueError: if it is negative.
         """
-        return story(self.records, last=last)
+        if last is not None:
+            check_integer("last", last, 0, sys.maxsize)
+        return story(self.excerpt(last), self._payloads)
 
     def to_mermaid(self) -> str:
-        """Return a sequence diagram in Mermaid's language."""
-        return sequence_diagram(self.records)
+        """Return a sequence diagram in Mermaid's language: its end, of at most 60 rows, with repetitions folded."""
+        return sequence_diagram(self.excerpt(ROWS), self._payloads)
 
     def to_svg(self, path: str | os.PathLike[str]) -> None:
-        """Draw the datagrams as arrows between the hosts, time downwards, and write that to ``path`` as SVG."""
+        """Draw the datagrams as arrows between the hosts, time downwards, and write that to ``path`` as SVG.
+
+        The picture shows the end of the trace, in at most 60 rows, with repetitions folded, and how much it leaves out.
+        """
         with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 -- any path-like does
-            file.write(ladder(self.records))
+            file.write(ladder(self.excerpt(ROWS, ROWS_OF_RECORD), self._payloads))
 
     def to_pcapng(self, path: str | os.PathLike[str]) -> None:
         """Write a capture file to ``path``, for Wireshark and tshark; it needs the extra ``capture``."""
-        write_pcapng(path, self.records, self._opened_at)
+        write_pcapng(path, (*self.records, *self.in_flight), self._opened_at, self.notes)

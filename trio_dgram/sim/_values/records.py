@@ -17,8 +17,8 @@ UDP_HEADER: Final = 8
 INTERFACE_MTU: Final = 1500
 """The largest packet that an interface of a host takes whole, in bytes."""
 
-Fate: TypeAlias = Literal["delivered", "dropped"]
-"""What can become of a datagram."""
+Fate: TypeAlias = Literal["delivered", "dropped", "in flight"]
+"""What can become of a datagram; ``"in flight"`` where that is not decided yet."""
 
 
 @attrs.frozen
@@ -90,3 +90,23 @@ class Record(NamedTuple):
     """Why it was dropped, in words; empty if it was delivered."""
     receiver: str
     """The name of the host that it came to, or was on its way to; empty where no host has that address."""
+
+
+NoteKind: TypeAlias = Literal["note", "fault", "crash", "restart", "violation"]
+"""Who noted it: the program, the network about a fault, or a check that does not hold. ``"crash"`` and ``"restart"``
+are the faults between which a host is down."""
+
+
+class Note(NamedTuple):
+    """Something that happened beside the packets: a program's own note, a fault, or a check that does not hold."""
+
+    at: float
+    """When, in seconds since the network was opened."""
+    host: str
+    """The name of the host that it concerns; empty for the network."""
+    text: str
+    """What happened."""
+    kind: NoteKind = "note"
+    """What sort of note it is."""
+    after: int = 0
+    """The number of the last packet that was sent before."""

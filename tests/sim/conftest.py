@@ -1,0 +1,38 @@
+"""Fixtures of the tests of the simulated network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Final, TypeAlias
+
+import pytest
+
+PROGRAM: Final = """
+    import pytest
+    import time
+    import trio
+    import trio_dgram
+    from trio_dgram import pytest_plugin, sim
+"""
+LOAD: Final = (
+    ()
+    if any(point.name == "trio_dgram" for point in entry_points(group="pytest11"))
+    else ("-p", "trio_dgram.pytest_plugin")
+)
+"""pytest loads the plugin of an installed package by itself."""
+
+Run: TypeAlias = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester) -> Run:
+    """Runs pytest on a file of tests, without a file on those that are there."""
+    pytester.makeini("[pytest]\ntrio_mode = true\n")
+
+    def run(program: str, *options: str) -> pytest.RunResult:
+        if program:
+            pytester.makepyfile(PROGRAM + program)
+        return pytester.runpytest_inprocess(*LOAD, *options)
+
+    return run

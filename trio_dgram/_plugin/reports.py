@@ -1,0 +1,97 @@
+"""What is reported of a failed test: the story of its networks, the command that repeats it, a picture, a capture."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from ..sim._trace.report import FailureReport
+
+_LONGEST_NAME: Final = 120
+"""Of a file that is written, in characters."""
+_OF_SEEDS: Final = ("--sim-seed", "--sim-seeds")
+"""The options that the command replaces by its own seed."""
+
+
+def add_reports(item: pytest.Item, report: pytest.TestReport, seed: int, networks: Sequence[Any]) -> None:
+    """Add a section for each network to the report of a failed test."""
+    for number, network in enumerate(networks):
+        # An exception that left the network shows the story as its note.
+        is_shown = f"digest {network.trace.digest}" in report.longreprtext
+        lines = [] if is_shown else [str(network), ""]
+        lines += [f"Run just this again: {_command(item, seed)}", *_write_artifacts(item, network, seed, number)]
+        report.sections.append(("simulated network", "\n".join(lines)))
+
+
+def _command(item: pytest.Item, seed: int) -> str:
+    """Return the command that runs a test again under one seed, in the folder that pytest was started in."""
+    config = item.config
+    started_by_python = Path(sys.argv[0]).name == "__main__.py"
+    program = ["python", "-m", "pytest"] if started_by_python else ["pytest"]
+    options = list(_without_seeds(_without_files(config)))
+    path, found, rest = item.nodeid.partition("::")
+    place = _from_start(config, config.rootpath / path) + found + rest
+    command = shlex.join([*program, *options, place, f"--sim-seed={seed}"])
+    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        return f"{command}  (Hypothesis tries the example that failed first)"
+    return command
+
+
+def _without_files(config: pytest.Config) -> list[str]:
+    arguments = [str(argument) for argument in config.invocation_params.args]
+    # An option may have the same value as a file that is named after it.
+    for file in reversed(config.getoption("file_or_dir")):
+        if file in arguments:
+            del arguments[len(arguments) - 1 - arguments[::-1].index(file)]
+    return arguments
+
+
+def _without_seeds(arguments: Sequence[str]) -> Iterator[str]:
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument in _OF_SEEDS:
+            next(remaining, None)
+        elif argument.partition("=")[0] not in _OF_SEEDS:
+            yield argument
+
+
+def _from_start(config: pytest.Config, path: Path) -> str:
+    """Return a path as it is seen from the folder that pytest was started in."""
+    # On Windows there is none between two drives.
+    with suppress(ValueError):
+        return os.path.relpath(path, config.invocation_params.dir)
+    return str(path)  # pragma: no cover -- Windows
+
+
+def _write_artifacts(item: pytest.Item, network: FailureReport, seed: int, number: int) -> list[str]:
+    chosen: Path | None = item.config.getoption("--sim-artifacts")
+    folder = chosen if chosen is not None else _cache_of(item.config)
+    if folder is None or not (network.trace.total or network.trace.in_flight):
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w.-]+", "-", item.nodeid)[-_LONGEST_NAME:]
+    base = f"{name}-seed-{seed}-{number}"
+    picture, capture = folder / f"{base}.svg", folder / f"{base}.pcapng"
+    network.trace.to_svg(picture)
+    lines = [f"Picture: {_from_start(item.config, picture)}"]
+    try:
+        network.trace.to_pcapng(capture)
+    except ImportError as error:
+        return [*lines, f"No capture: {error}"]
+    return [*lines, f"Capture: {_from_start(item.config, capture)}"]
+
+
+def _cache_of(config: pytest.Config) -> Path | None:
+    # There is none where the plugin that keeps it is switched off.
+    with suppress(AttributeError):
+        return Path(config.cache.mkdir("trio_dgram"))
+    return None

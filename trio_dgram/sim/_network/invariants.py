@@ -1,0 +1,106 @@
+"""Checks that hold always, or eventually."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import attrs
+import trio
+
+
+class InvariantError(AssertionError):
+    """A check of :meth:`Network.always` or :meth:`Network.eventually` does not hold."""
+
+
+@attrs.define(eq=False)
+class Invariant:
+    """One check: it holds where it returns true or None and raises nothing."""
+
+    check: Callable[[], object]
+    name: str
+    within: float | None = None
+    """How many seconds it has to hold once; None if it must hold always."""
+
+    def holds(self) -> bool:
+        """Whether it holds now.
+
+        Raises:
+          Exception: what the check raises, but AssertionError, which means that it does not hold.
+        """
+        result = self.check()
+        return result is None or bool(result)
+
+
+class Invariants(trio.abc.Instrument):
+    """The checks of one network, called after each step of a task, and so after each delivery and each timer."""
+
+    def __init__(self) -> None:
+        self.failure: InvariantError | None = None
+        self.on_failure: Callable[[InvariantError, trio.lowlevel.Task | None], object] | None = None
+        """Is called once, with the error of the first check that does not hold, and the task after whose step it does
+        not, None where it is no task's."""
+        self._invariants: list[Invariant] = []
+        self._is_installed = False
+
+    def add(self, invariant: Invariant) -> None:
+        """Call a check from now on."""
+        if not self._is_installed:
+            self._is_installed = True
+            trio.lowlevel.add_instrument(self)
+        self._invariants.append(invariant)
+        self._check(invariant, None)
+
+    def expire(self, invariant: Invariant) -> None:
+        """Fail unless a check that must hold eventually has held."""
+        if invariant in self._invariants:
+            self._end(InvariantError(f"{invariant.name}: has not held within {invariant.within} s"), None)
+
+    def expire_all(self) -> None:
+        """Fail unless all checks that must hold eventually have held: the run ends."""
+        for invariant in tuple(self._invariants):
+            if invariant.within is not None:
+                self._end(InvariantError(f"{invariant.name}: has not held before the scenario ended"), None)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Call the checks. Part of Trio's interface of instruments."""
+        for invariant in tuple(self._invariants):
+            self._check(invariant, task)
+
+    @contextmanager
+    def raising(self) -> Generator[None]:
+        """Raise the failure, if there is one, instead of what the ``with`` block raises, which it has cancelled."""
+        try:
+            yield
+        except Exception:
+            if self.failure is None:
+                raise
+        finally:
+            self._invariants.clear()
+            if self._is_installed:
+                trio.lowlevel.remove_instrument(self)
+        if self.failure is not None:
+            raise self.failure
+
+    def _check(self, invariant: Invariant, task: trio.lowlevel.Task | None) -> None:
+        try:
+            holds = invariant.holds()
+        except Exception as error:  # noqa: BLE001 -- Trio would log it and go on without the checks
+            if isinstance(error, AssertionError) and invariant.within is not None:
+                return
+            failure = InvariantError(f"{invariant.name}: {error if str(error) else repr(error)}")
+            failure.__cause__ = error
+            self._end(failure, task)
+            return
+        if invariant.within is None:
+            if not holds:
+                self._end(InvariantError(f"{invariant.name}: does not hold"), task)
+        elif holds:
+            self._invariants.remove(invariant)
+
+    def _end(self, failure: InvariantError, task: trio.lowlevel.Task | None) -> None:
+        self._invariants.clear()
+        if self.failure is None:
+            self.failure = failure
+            if self.on_failure is not None:
+                self.on_failure(failure, task)

@@ -1,0 +1,127 @@
+"""What a network shows: its trace, the program's notes, and checks that stop the run where they do not hold."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import trio
+
+from ..._values.arguments import check_integer, check_number, describe_value
+from .._path.fabric import Fabric
+from .._trace.report import FailureReport
+from .._trace.trace import Trace
+from .._values.random import Seed
+from .host import Process, current_process
+from .invariants import Invariant, InvariantError, Invariants
+
+
+class Observable:
+    """The part of a network that a test looks at."""
+
+    def __init__(self, nursery: trio.Nursery, fabric: Fabric, report: FailureReport, invariants: Invariants) -> None:
+        self.trace: Trace = report.trace
+        self._nursery = nursery
+        self._fabric = fabric
+        self.report: FailureReport = report
+        """What a person needs to understand a failure, as text: ``str(network.report)``."""
+        self._invariants = invariants
+        invariants.on_failure = self._stop
+
+    @property
+    def seed(self) -> Seed:
+        """What everything random here follows from."""
+        return self._fabric.seed
+
+    @property
+    def digest(self) -> str:
+        """A hash over the whole trace up to now: times, addresses, sizes and fates, and the payloads where the network
+        was opened with ``payload=True``. Notes are not in it."""
+        return self.trace.digest
+
+    @property
+    def time(self) -> float:
+        """The seconds since the network was opened."""
+        return self._fabric.now()
+
+    def note(self, text: str) -> None:
+        """Add a note to the trace, at the host of the current task, now: ``network.note("becomes leader, term 3")``.
+
+        It is shown in the story, in pictures, and in the comments of captures. Faults note themselves.
+
+        Raises:
+          TypeError: if ``text`` is not text.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str, not {describe_value(text)}")
+        self._fabric.note(_name_of_host(current_process.get()), text, "note")
+
+    def decode(self, port: int, function: Callable[[bytes], object]) -> None:
+        """Show the payloads to and from a port as ``function`` puts them into words.
+
+        Args:
+          port: the port, from 1 to 65535.
+          function: takes a payload and returns text for it. It is called when a story or picture is made; where it
+            raises an exception, the payload is shown as without it.
+
+        Raises:
+          TypeError, ValueError: if an argument is something else.
+        """
+        check_integer("port", port, 1, 65535)
+        if not callable(function):
+            raise TypeError(f"function must take a payload and return text, not {describe_value(function)}")
+        self.trace.decode(port, function)
+
+    def always(self, check: Callable[[], object], name: str) -> None:
+        """Stop the run with :exc:`InvariantError` as soon as a check does not hold: the story ends there.
+
+        The check is called now, and after each step of a task, so after each delivery and each timer.
+
+        Args:
+          check: a function without arguments. It holds if it returns true, or returns None, as one does that asserts.
+          name: says what holds, such as ``"at most one leader"``.
+
+        Raises:
+          TypeError: if an argument is something else.
+        """
+        self._invariants.add(Invariant(_check_function(check), _check_name(name)))
+
+    def eventually(self, check: Callable[[], object], name: str, *, within: float) -> None:
+        """Stop the run with :exc:`InvariantError` unless a check has held once within so many seconds from now.
+
+        A scenario that ends earlier must have seen it hold.
+
+        Args:
+          check: as for :meth:`always`.
+          name: says what holds, such as ``"a leader"``.
+          within: how long it may take, in virtual seconds.
+
+        Raises:
+          TypeError, ValueError: if an argument is something else.
+        """
+        invariant = Invariant(_check_function(check), _check_name(name), check_number("within", within, 0))
+        self._invariants.add(invariant)
+        self._fabric.schedule(self.time + within, lambda: self._invariants.expire(invariant))
+
+    def _stop(self, failure: InvariantError, task: trio.lowlevel.Task | None) -> None:
+        host = _name_of_host(None if task is None else task.context.get(current_process))
+        # An assertion explains itself in the lines below.
+        self._fabric.note(host, str(failure).partition("\n")[0], "violation")
+        self.report.attach(failure)
+        self._nursery.cancel_scope.cancel()
+
+
+def _name_of_host(process: Process | None) -> str:
+    return "" if process is None else process.host.name
+
+
+def _check_function(check: Callable[[], object]) -> Callable[[], object]:
+    if not callable(check) or inspect.iscoroutinefunction(check):
+        raise TypeError(f"check must be a function without arguments that is not async, not {describe_value(check)}")
+    return check
+
+
+def _check_name(name: str) -> str:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name must say what the check is about, not {describe_value(name)}")
+    return name

@@ -1,0 +1,69 @@
+"""The report of a network on which something failed: seed, digest, story, and the tables of sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Final
+
+from .._values.random import Seed
+from .trace import Trace
+
+_LINES: Final = 30
+"""The length of the story, in lines."""
+
+
+class FailureReport:
+    """What a person needs to understand a failure on a network. It ends with the first failure.
+
+    Args:
+      seed: the seed of the network.
+      trace: its trace.
+      sockets: returns the tables of sockets.
+    """
+
+    def __init__(self, seed: Seed, trace: Trace, sockets: Callable[[], str]) -> None:
+        self.trace: Trace = trace
+        self._seed = seed
+        self._sockets = sockets
+        self._text = ""
+
+    def end(self) -> None:
+        """End the report here: later datagrams, such as those of tasks that are cancelled, are not recorded."""
+        if not self._text:
+            self._text = self._describe()
+            self.trace.end()
+
+    def attach(self, error: BaseException) -> None:
+        """End the report, and add it to an exception as a note, unless one inside of that has it."""
+        self.end()
+        if not self._is_in(error):
+            error.add_note(self._text)
+
+    def _is_in(self, error: BaseException) -> bool:
+        inside = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+        return self._text in getattr(error, "__notes__", ()) or any(map(self._is_in, inside))
+
+    @contextmanager
+    def attaching(self) -> Generator[None]:
+        """Attach the report to an exception that leaves the ``with`` block."""
+        try:
+            yield
+        except Exception as error:
+            self.attach(error)
+            raise
+
+    def __str__(self) -> str:
+        return self._text or self._describe()
+
+    def _describe(self) -> str:
+        shown = self.trace.excerpt(_LINES)
+        total = self.trace.total + len(self.trace.in_flight)
+        return "\n".join(
+            [
+                f"On the simulated network, seed {self._seed!r}, digest {self.trace.digest}.",
+                f"The last {shown.datagrams} of {total} datagrams:" if total else "Nothing was sent.",
+                self.trace.to_text(last=_LINES),
+                self._sockets(),
+            ]
+        )
