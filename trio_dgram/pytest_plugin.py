@@ -48,6 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "seeds(count): run the test under the seeds 0 to count - 1; the smallest that fails is reported"
     )
     config.addinivalue_line(
+        "markers", "sim(**limits): arguments of sim.run for the fixture sim_network, such as time_limit and payload"
+    )
+    config.addinivalue_line(
         "markers", "cancel_everywhere: run the async test again and again, each time cancelled one schedule point later"
     )
 
@@ -128,23 +131,50 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture
-async def sim_network() -> AsyncGenerator[Network]:
+async def sim_network(request: pytest.FixtureRequest) -> AsyncGenerator[Network]:
     """A simulated network for a test, under the test's seed.
 
     With the fixture ``autojump_clock`` of pytest-trio time is virtual, ``time.time`` and what passes for chance
-    included, and a test that will never end fails with :class:`sim.StuckError`.
+    included, and a test that will never end fails with :class:`sim.StuckError`. The limits and other arguments of
+    :func:`sim.run` are arguments of a marker: ``@pytest.mark.sim(time_limit=600, payload=True)``.
     """
     from .sim import open_network  # noqa: PLC0415 -- loaded where it is used
     from .sim._run.determinism import deterministic  # noqa: PLC0415
+    from .sim._run.running import Settings  # noqa: PLC0415
+    from .sim._run.tasks import all_tasks  # noqa: PLC0415
     from .sim._run.watch import guard  # noqa: PLC0415
 
     test_run = current_test_run()
-    seed = test_run.seed
+    marker = request.node.get_closest_marker("sim")
+    settings = Settings(seed=test_run.seed, **(marker.kwargs if marker is not None else {}))
     virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
-    with deterministic(seed) if virtual else nullcontext():
-        async with trio.open_nursery() as nursery, open_network(seed=seed) as network:
+    same_every_time = deterministic(
+        settings.seed,
+        fake_time=settings.fake_time,
+        fake_randomness=settings.fake_randomness,
+        threads=settings.threads,
+    )
+    with same_every_time if virtual else nullcontext():
+        async with (
+            trio.open_nursery() as nursery,
+            open_network(
+                seed=settings.seed,
+                payload=settings.payload,
+                trace_limit=settings.trace_limit,
+                timer_slack=settings.timer_slack,
+            ) as network,
+        ):
             if virtual:
-                nursery.start_soon(guard, network)
+                watching = functools.partial(
+                    guard,
+                    network,
+                    time_limit=settings.time_limit,
+                    passes=settings.passes,
+                    quiet_limit=settings.quiet_limit,
+                    # So pytest-trio names it.
+                    task=next((task for task in all_tasks() if task.name.startswith("<test ")), None),
+                )
+                await nursery.start(watching)
             try:
                 yield network
             finally:

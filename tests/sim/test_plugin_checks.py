@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from trio_dgram import sim
+from trio_dgram._plugin.checks import LIMITS
+from trio_dgram.sim._run.running import Settings
 
 from .conftest import LOAD, Run
 
@@ -67,3 +70,57 @@ def test_the_fixtures_need_pytest_trio(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(ASYNC)
     result = pytester.runpytest_inprocess(*LOAD, "-p", "no:trio")
     assert problem(result) == "the fixture sim_network needs pytest-trio: pip install pytest-trio"
+
+
+def test_the_marker_sim_takes_the_limits_of_a_run() -> None:
+    settings = {field.name for field in attrs.fields(Settings)}
+    assert settings - {"seed"} == LIMITS
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"), [("7", "7"), ("limit=7", "limit"), ("seed=1, check=True, payload=True", "check, seed")]
+)
+def test_the_marker_sim_takes_nothing_else(run: Run, given: str, wrong: str) -> None:
+    result = run(f"""
+    @pytest.mark.sim({given})
+    async def test_it(sim_network): pass
+    """)
+    assert problem(result) == f"sim takes the arguments {', '.join(sorted(LIMITS))} by name, not {wrong}"
+
+
+def test_limits_hold_for_the_fixture(run: Run) -> None:
+    result = run("""
+    @pytest.mark.sim(time_limit=10)
+    async def test_time(sim_network, autojump_clock):
+        await trio.sleep(20)
+
+    @pytest.mark.sim(passes=50)
+    async def test_passes(sim_network, autojump_clock):
+        while True: await trio.sleep(0)
+
+    async def beat():
+        while True: await trio.sleep(1)
+
+    @pytest.mark.sim(quiet_limit=60)
+    async def test_quiet(sim_network, autojump_clock):
+        sim_network.host("a").start_soon(beat)
+        await trio.sleep_forever()
+
+    @pytest.mark.sim(trace_limit=2, payload=True, timer_slack=0.25, fake_time=False, fake_randomness=False)
+    async def test_all(sim_network, autojump_clock):
+        for number in range(3):
+            sim_network.note(str(number))
+        await trio.sleep(1)
+        assert sim_network.time == 1.25
+        assert len(sim_network.trace.notes) == 2
+        assert time.time() > 1_767_225_600 + 86_400
+
+    @pytest.mark.sim(time_limit=-1)
+    async def test_wrong(sim_network): pass
+    """)
+    result.assert_outcomes(failed=4, passed=1)
+    text = result.stdout.str()
+    assert "takes longer than 10 s" in text
+    assert "time stands still" in text
+    assert "has waited for 60 s without a deadline of its own" in text
+    assert "time_limit must be at least 0" in text

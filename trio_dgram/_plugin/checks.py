@@ -8,6 +8,13 @@ from typing import Final
 import pytest
 
 _ASYNC_FIXTURES: Final = frozenset({"sim_network", "udp_pair"})
+LIMITS: Final = frozenset(
+    {
+        *("fake_randomness", "fake_time", "passes", "payload", "quiet_limit"),
+        *("threads", "time_limit", "timer_slack", "trace_limit"),
+    }
+)
+"""The arguments of ``sim.run`` that the marker ``sim`` takes; importing the simulator for them would take too long."""
 
 
 def check_test(item: pytest.Item) -> None:
@@ -28,6 +35,10 @@ def _problem_of_markers(item: pytest.Item) -> str:
     if seeds is not None and count_of(seeds) is None:
         given = ", ".join([*map(repr, seeds.args), *(f"{name}={value!r}" for name, value in seeds.kwargs.items())])
         return f"seeds must have a number of seeds, such as @pytest.mark.seeds(50), not ({given})"
+    sim = item.get_closest_marker("sim")
+    if sim is not None and (sim.args or not LIMITS.issuperset(sim.kwargs)):
+        wrong = [*map(repr, sim.args), *sorted({*sim.kwargs} - LIMITS)]
+        return f"sim takes the arguments {', '.join(sorted(LIMITS))} by name, not {', '.join(wrong)}"
     if item.get_closest_marker("cancel_everywhere") is not None and not _is_async(item):
         return "cancel_everywhere must mark an async test: make the test async, or call sim.cancel_everywhere"
     return ""

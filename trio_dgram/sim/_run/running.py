@@ -38,6 +38,13 @@ class Settings:
     timer_slack: float = TIMER_SLACK
     threads: Threads = "inline"
 
+    def __attrs_post_init__(self) -> None:
+        check_number("time_limit", self.time_limit, 0, infinite=True)
+        check_number("quiet_limit", self.quiet_limit, 0, infinite=True)
+        check_number("timer_slack", self.timer_slack, 0)
+        check_integer("passes", self.passes, 1, 2**62)
+        check_choice("threads", self.threads, get_args(Threads))
+
 
 def run(
     scenario: Callable[..., Awaitable[T]],
@@ -95,17 +102,16 @@ def run(
     stop_loading()
     _check_scenario(scenario)
     check_bool("check", check)
-    check_choice("threads", threads, get_args(Threads))
     settings = Settings(
         seed=check_seed("seed", current_test_run().seed if seed is None else seed),
-        time_limit=check_number("time_limit", time_limit, 0, infinite=True),
+        time_limit=time_limit,
         payload=payload,
         trace_limit=None if check else trace_limit,
         fake_time=fake_time,
         fake_randomness=fake_randomness,
-        passes=check_integer("passes", passes, 1, 2**62),
-        quiet_limit=check_number("quiet_limit", quiet_limit, 0, infinite=True),
-        timer_slack=check_number("timer_slack", timer_slack, 0),
+        passes=passes,
+        quiet_limit=quiet_limit,
+        timer_slack=timer_slack,
         threads=threads,
     )
     result, network = run_once(scenario, args, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from inspect import CORO_CLOSED, getcoroutinestate
 from pathlib import Path
 from time import perf_counter
 from typing import Final, NoReturn
@@ -79,7 +80,11 @@ class Watch(trio.abc.Instrument):
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """Note since when the scenario's own task has waited without a deadline."""
-        if task is self._task and self.failure is None:
+        if task is not self._task or self.failure is not None:
+            return
+        if getcoroutinestate(task.coro) == CORO_CLOSED:
+            self.scenario_ended()
+        else:
             self._quiet_since = trio.current_time() if trio.current_effective_deadline() == math.inf else math.inf
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 -- Trio's signature
@@ -191,12 +196,14 @@ async def guard(
     passes: int = PASSES,
     task: trio.lowlevel.Task | None = None,
     quiet_limit: float = QUIET_LIMIT,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Raise what is wrong once the run of ``network`` will never end by itself. See :class:`Watch`."""
     failed = trio.Event()
     watch = Watch(network, failed.set, time_limit=time_limit, passes=passes, task=task, quiet_limit=quiet_limit)
     # To the end of the run: tasks of hosts may not end when the network is closed.
     trio.lowlevel.add_instrument(watch)
+    task_status.started()
     await failed.wait()
     raise watch.failure or AssertionError("it ends for a reason")
 
