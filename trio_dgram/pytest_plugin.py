@@ -7,11 +7,14 @@ not use it.
 from __future__ import annotations
 
 import functools
+import os
+import re
+from argparse import ArgumentTypeError
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, nullcontext
 from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import trio
@@ -19,20 +22,36 @@ import trio.testing
 
 from ._plugin.checks import check_test, count_of
 from ._plugin.reports import add_reports
-from ._plugin.seeds import run_until_failure
+from ._plugin.seeds import Plan, run_under_seeds
 from ._values.test_runs import TestRun, current_test_run, running_test
 
 if TYPE_CHECKING:
     from . import DatagramSocket
     from .sim import Network
 
+_RUNS: Final = pytest.StashKey[dict[str, int]]()
+"""Under how many seeds each test ran."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options ``--sim-seed``, ``--sim-seeds`` and ``--sim-artifacts``."""
+    """Add the options of simulated networks."""
     group = parser.getgroup("trio_dgram", "simulated networks (trio_dgram)")
     group.addoption("--sim-seed", type=int, metavar="SEED", help="run simulated networks under this seed alone")
     group.addoption(
         "--sim-seeds", type=int, metavar="COUNT", help="run each test that is marked with seeds under so many"
+    )
+    group.addoption(
+        "--sim-for",
+        type=_seconds,
+        metavar="TIME",
+        help="run each test that is marked with seeds under as many as fit into a time, such as 60s or 5m",
+    )
+    group.addoption(
+        "--sim-jobs",
+        type=_jobs,
+        default=1,
+        metavar="COUNT",
+        help="run the seeds of a test in so many processes; auto is one for each core (default: in this process)",
     )
     group.addoption(
         "--sim-artifacts",
@@ -40,6 +59,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="where the captures and pictures of failed tests go (default: pytest's cache)",
     )
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", text)
+    if found is None:
+        raise ArgumentTypeError(f"must be a time, such as 60s or 5m, not {text!r}")
+    return float(found[1]) * {None: 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _jobs(text: str) -> int:
+    jobs = _cores() if text == "auto" else int(text) if text.isdecimal() else 0
+    if jobs < 1:
+        raise ArgumentTypeError(f"must be a number of processes, or auto, not {text!r}")
+    if jobs > 1 and not hasattr(os, "fork"):
+        raise ArgumentTypeError("needs os.fork, which this system lacks")
+    return jobs
+
+
+def _cores() -> int:
+    # macOS and Windows cannot tell those that this process may use.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,14 +114,24 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     marked = count_of(marker) if marker is not None else None
     if marked is None or item.config.getoption("--sim-seed") is not None:
         return None
-    count = item.config.getoption("--sim-seeds") or marked
+    seconds = item.config.getoption("--sim-for")
+    count = item.config.getoption("--sim-seeds") or (marked if seconds is None else None)
+    plan = Plan(count, seconds, item.config.getoption("--sim-jobs"))
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    reports = run_until_failure(item, current_test_run(), range(count))
+    outcome = run_under_seeds(item, current_test_run(), plan)
+    item.config.stash.setdefault(_RUNS, {})[item.nodeid] = outcome.runs
     item.session._setupstate.teardown_exact(nextitem)  # noqa: SLF001 -- pytest has no public function that does
-    for report in reports:
+    for report in outcome.reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show how many seeds there was time for."""
+    if config.getoption("--sim-for") is not None:
+        for test, runs in config.stash.get(_RUNS, {}).items():
+            terminalreporter.write_line(f"{test}: {runs} seed{'' if runs == 1 else 's'}")
 
 
 # Cancelled everywhere

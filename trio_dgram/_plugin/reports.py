@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME: Final = 120
 """Of a file that is written, in characters."""
-_OF_SEEDS: Final = ("--sim-seed", "--sim-seeds")
+_OF_SEEDS: Final = ("--sim-seed", "--sim-seeds", "--sim-jobs", "--sim-for")
 """The options that the command replaces by its own seed."""
 
 
