@@ -6,7 +6,6 @@ import errno
 import math
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from itertools import count
 from typing import Any, Final, Literal, TypeAlias, Unpack
 
@@ -25,7 +24,7 @@ from .._path.nat import Behaviour, Nat
 from .._path.pipe import Pipe
 from .._trace.report import FailureReport
 from .._trace.trace import Trace
-from .._values.places import is_ipv6, kind_of, plain
+from .._values.places import check_address, directed_broadcast
 from .._values.random import Seed, check_seed, stream
 from .adoption import adopting
 from .host import Host, current_process
@@ -82,7 +81,7 @@ class Network(Observable):
         for given, value in (("names", names), ("addresses", addresses)):
             if isinstance(value, str):
                 raise TypeError(f"{given} must be several of them, such as [{value!r}], not {describe_value(value)}")
-        given_addresses = [_check_address(address) for address in addresses]
+        given_addresses = [check_address(address) for address in addresses]
         own = tuple(str(address.ip) for address in given_addresses)
         aliases = tuple(names)
         if name in self._hosts:
@@ -94,7 +93,7 @@ class Network(Observable):
         for address in own:
             if holder := self._fabric.holder(address):
                 raise ValueError(f"addresses must be free: {address} is {holder}'s")
-        machine = self._fabric.add(name, own, filter(None, map(_directed_broadcast, given_addresses)))
+        machine = self._fabric.add(name, own, filter(None, map(directed_broadcast, given_addresses)))
         for alias in (name, *aliases):
             self._resolver.addresses[canonical_name(alias)] = machine.addresses
         host = self._hosts[name] = Host(machine, self._nursery, self.report)
@@ -371,27 +370,6 @@ _ARROWS: Final = {"both": "|", "there": "-/->", "back": "<-/-"}
 
 def _written(hosts: Iterable[AnyHost]) -> str:
     return ", ".join(host if isinstance(host, str) else host.name for host in hosts)
-
-
-def _check_address(value: object) -> IPv4Interface | IPv6Interface:
-    text = value if isinstance(value, str) else ""
-    try:
-        host = plain(text.partition("/")[0])
-        interface = ip_interface(text if "/" in text else f"{host}/{64 if is_ipv6(host) else 24}")
-    except (OSError, ValueError):
-        raise ValueError(
-            "addresses must be numeric IPv4 or IPv6 addresses, such as 198.18.1.1 or 198.18.1.1/24, not "
-            f"{describe_value(value)}"
-        ) from None
-    if kind_of(host) != "unicast":
-        raise ValueError(f"addresses must be unicast addresses, not {value}")
-    return interface
-
-
-def _directed_broadcast(address: IPv4Interface | IPv6Interface) -> str:
-    network = address.network
-    is_broadcast = isinstance(address, IPv4Interface) and network.num_addresses > 2
-    return str(network.broadcast_address) if is_broadcast and network.broadcast_address != address.ip else ""
 
 
 _open: Final[trio.lowlevel.RunVar[tuple[Network, ...]]] = trio.lowlevel.RunVar("trio_dgram.sim networks", ())

@@ -10,6 +10,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, Literal, TypeAlias
 
+from ..._values.arguments import describe_value
+
 Kind: TypeAlias = Literal["unicast", "loopback", "group", "broadcast", "wildcard"]
 
 NETWORK: Final = ipaddress.IPv4Network("10.0.0.0/8")
@@ -114,3 +116,30 @@ def assigned(name: str, taken: Callable[[str], bool]) -> tuple[str, str]:
         if 256 <= number < NETWORK.num_addresses - 256 and not taken(ipv4) and not taken(ipv6):
             return ipv4, ipv6
         attempt += 1
+
+
+def check_address(value: object) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    """Return an address that a host is given; the prefix length is 24 or 64 unless it has one.
+
+    Raises:
+      ValueError: if it is no numeric unicast address.
+    """
+    text = value if isinstance(value, str) else ""
+    try:
+        host = plain(text.partition("/")[0])
+        interface = ipaddress.ip_interface(text if "/" in text else f"{host}/{64 if is_ipv6(host) else 24}")
+    except (OSError, ValueError):
+        raise ValueError(
+            "addresses must be numeric IPv4 or IPv6 addresses, such as 198.18.1.1 or 198.18.1.1/24, not "
+            f"{describe_value(value)}"
+        ) from None
+    if kind_of(host) != "unicast":
+        raise ValueError(f"addresses must be unicast addresses, not {value}")
+    return interface
+
+
+def directed_broadcast(address: ipaddress.IPv4Interface | ipaddress.IPv6Interface) -> str:
+    """Return the directed broadcast address of an address's network, an empty text if there is none."""
+    network = address.network
+    is_broadcast = isinstance(address, ipaddress.IPv4Interface) and network.num_addresses > 2
+    return str(network.broadcast_address) if is_broadcast and network.broadcast_address != address.ip else ""
