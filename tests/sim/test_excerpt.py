@@ -34,9 +34,11 @@ def test_without_a_limit_nothing_is_folded() -> None:
 
 
 def test_what_repeats_is_folded_but_its_first_and_its_last() -> None:
-    result = excerpt(sends(*[b"x"] * 9), rows=9)
+    records = sends(*[b"x"] * 9)
+    result = excerpt(records, rows=9)
     assert shown(result) == ["#1", "this datagram again, 7 times, until 0.800000 s", "#9"]
     assert (result.omitted, result.datagrams) == (0, 9)
+    assert excerpt(records, rows=2) == result._replace(entries=list(result.entries[1:]), omitted=1)
 
 
 def test_a_block_repeats_in_any_order_within_it() -> None:

@@ -251,6 +251,7 @@ def test_the_violation_is_raised_whatever_tasks_do_when_they_are_cancelled() -> 
         network.host("client").start_soon(stubborn, network)
         values = Values(network)
         network.always(lambda: values.value < 1, "zero")
+        network.always(lambda: values.value < 1, "zero as well")
         values.start()
         await stubborn(network)
 

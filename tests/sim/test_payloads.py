@@ -92,6 +92,7 @@ def test_a_payload_is_text_or_a_known_protocol_or_bytes(payload: bytes, words: s
         quic_packet(0, 0x1234),
         b"\x80\0\0\0\x01" + bytes(30),
         quic_packet(2)[:9],
+        quic_packet(2)[:12],
         quic_packet(0)[:16],
         bytes(12),
         b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x07example",

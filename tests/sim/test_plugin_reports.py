@@ -17,7 +17,7 @@ AGAIN = re.compile(r"Run just this again: (?:python -m )?pytest (.*? --sim-seed=
 DIGEST = re.compile(r"seed (\d+), digest (\w{32})\.")
 
 COMMON = """
-    from hypothesis import HealthCheck, given, settings, strategies
+    from hypothesis import given, settings, strategies
 
     async def send(network, payload):
         with network.host("client").active():
@@ -91,12 +91,6 @@ FAILING = {
         async def scenario(network): await send(network, bytes(size)); assert size < 7
         sim.run(scenario)
     """,
-    "Hypothesis and fixture": """
-    @settings(max_examples=50, derandomize=False, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(size=strategies.integers(0, 100))
-    async def test_it(sim_network, autojump_clock, size):
-        await send(sim_network, bytes(size)); assert size < 7
-    """,
     "set-up": """
     @pytest.fixture
     def prepared():
@@ -136,7 +130,7 @@ def test_a_failed_test_shows_seed_digest_story_pictures_and_the_command_that_rep
     again.assert_outcomes(**{("errors" if kind == "set-up" else "failed"): 1})
     if kind != "fixture in real time":
         assert DIGEST.findall(again.stdout.str()) == [("0", digest)]
-    if "Hypothesis" in kind:
+    if kind == "Hypothesis":
         assert "  7 bytes  " in story[0]
         assert "Hypothesis tries the example that failed first" in text
 

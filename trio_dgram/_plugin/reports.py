@@ -50,7 +50,8 @@ def _without_files(config: pytest.Config) -> list[str]:
     arguments = [str(argument) for argument in config.invocation_params.args]
     # An option may have the same value as a file that is named after it.
     for file in reversed(config.getoption("file_or_dir")):
-        if file in arguments:
+        # It may also come from the configuration.
+        with suppress(ValueError):
             del arguments[len(arguments) - 1 - arguments[::-1].index(file)]
     return arguments
 

@@ -37,7 +37,7 @@ class Plan:
     def seeds(self, first: int = 0) -> Iterator[int]:
         """Yield every seed from ``first`` on that one of the processes runs under."""
         end = None if self.seconds is None else monotonic() + self.seconds
-        for seed in count(first, self.jobs):
+        for seed in count(first, self.jobs):  # pragma: no branch -- it is endless
             if self.count is not None and seed >= self.count:
                 return
             yield seed
@@ -83,7 +83,7 @@ def _run_until_failure(
     parent: Any = item.parent
     outcome = Outcome([], 0, 0)
     for seed in seeds:
-        if not must_go_on(seed):
+        if not must_go_on(seed):  # pragma: no cover -- in another process
             break
         test_run.seed = outcome.seed = seed
         test_run.reports.clear()

@@ -37,7 +37,7 @@ class Invariants(trio.abc.Instrument):
 
     def __init__(self) -> None:
         self.failure: InvariantError | None = None
-        self.on_failure: Callable[[InvariantError, trio.lowlevel.Task | None], object] | None = None
+        self.on_failure: Callable[[InvariantError, trio.lowlevel.Task | None], object] = lambda _failure, _task: None
         """Is called once, with the error of the first check that does not hold, and the task after whose step it does
         not, None where it is no task's."""
         self._invariants: list[Invariant] = []
@@ -102,5 +102,4 @@ class Invariants(trio.abc.Instrument):
         self._invariants.clear()
         if self.failure is None:
             self.failure = failure
-            if self.on_failure is not None:
-                self.on_failure(failure, task)
+            self.on_failure(failure, task)
