@@ -18,7 +18,7 @@ LAYERS: Final = {
     "socket": ["_socket.*"],
     "nursery": ["_nursery"],
     "shared by services": ["_services.*"],
-    "services": ["_peers.*", "_dtls.*", "dtls", "_workers.*", "workers"],
+    "services": ["_peers.*", "_dtls.*", "dtls", "_quic.*", "quic", "_workers.*", "workers"],
     "public names": ["__init__", "lowlevel"],
     "simulation: values": ["sim._values.*"],
     "simulation: trace": ["sim._trace.*"],

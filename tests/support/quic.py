@@ -1,0 +1,78 @@
+"""Certificates, configurations, servers and clients of QUIC tests."""
+
+from __future__ import annotations
+
+import atexit
+import datetime as dt
+import shutil
+import tempfile
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
+
+from trio_dgram import quic
+
+NAMES: Final = ("server.example", "localhost", "127.0.0.1", "127.0.0.2", "::1")
+
+
+def _name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _issue(subject: str, key: Ed25519PrivateKey, issuer: str, issuer_key: Ed25519PrivateKey, *, ca: bool) -> bytes:
+    begin = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(1 + ca)
+        .not_valid_before(begin)
+        .not_valid_after(begin + dt.timedelta(days=36500))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_name(each) for each in NAMES]), critical=False)
+    )
+    return builder.sign(issuer_key, None).public_bytes(serialization.Encoding.PEM)
+
+
+def _pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+@cache
+def files() -> Path:
+    """Return a folder with ``ca.pem``, ``other-ca.pem``, ``cert.pem`` and ``key.pem``.
+
+    The signatures of Ed25519 all have one size, so simulated runs have equal digests.
+    """
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    authority, other, key = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in range(3))
+    for name, content in {
+        "ca.pem": _issue("ca", authority, "ca", authority, ca=True),
+        "other-ca.pem": _issue("other", other, "other", other, ca=True),
+        "cert.pem": _issue("server", key, "ca", authority, ca=False),
+        "key.pem": _pem(key),
+    }.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def server_configuration(**settings: Any) -> quic.Configuration:
+    given = {"alpn": ["test"], "certificate": files() / "cert.pem", "key": files() / "key.pem", **settings}
+    return quic.Configuration(**given)
+
+
+def client_configuration(**settings: Any) -> quic.Configuration:
+    return quic.Configuration(**{"alpn": ["test"], "trust": files() / "ca.pem", **settings})
