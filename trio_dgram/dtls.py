@@ -8,7 +8,6 @@ from __future__ import annotations
 try:
     from ._dtls.channel import DTLSChannel
     from ._dtls.connection import open_connection
-    from ._dtls.contexts import CertificateError
     from ._dtls.limits import DTLSListenerOptions, DTLSPeerOptions
     from ._dtls.listener import DTLSListener, open_listeners
     from ._dtls.serving import serve
@@ -16,6 +15,7 @@ except ModuleNotFoundError as _error:
     if (_error.name or "").partition(".")[0] == __name__.partition(".")[0]:
         raise
     raise ImportError(f"{__name__} needs {_error.name}: pip install trio_dgram[dtls]", name=_error.name) from _error
+from ._values.errors import CertificateError
 from ._values.statistics import DTLSChannelStatistics, DTLSListenerStatistics
 
 __all__ = [

@@ -6,11 +6,15 @@ import atexit
 import datetime as dt
 import shutil
 import tempfile
-from functools import cache
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
+import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -76,3 +80,84 @@ def server_configuration(**settings: Any) -> quic.Configuration:
 
 def client_configuration(**settings: Any) -> quic.Configuration:
     return quic.Configuration(**{"alpn": ["test"], "trust": files() / "ca.pem", **settings})
+
+
+async def echo(stream: quic.Stream) -> None:
+    """Send back what comes; fail on request."""
+    async for data in stream:
+        if data == b"fail":
+            raise ValueError("of the handler")
+        await stream.send_all(data)
+
+
+async def echo_all(connection: quic.Connection) -> None:
+    await connection.serve_streams(echo)
+
+
+@asynccontextmanager
+async def serving(
+    handler: Callable[[quic.Connection], Awaitable[object]] = echo_all,
+    configuration: quic.Configuration | None = None,
+    port: int = 0,
+    **options: Any,
+) -> AsyncGenerator[list[quic.Listener]]:
+    given = {"host": "127.0.0.1", "handler_errors": "raise", **options}
+    async with trio.open_nursery() as nursery:
+        serve = partial(quic.serve, handler, port, configuration or server_configuration(), **given)
+        yield await nursery.start(serve)
+        nursery.cancel_scope.cancel()
+
+
+def connecting(
+    listener: quic.Listener, configuration: quic.Configuration | None = None, **options: Any
+) -> AbstractAsyncContextManager[quic.Connection, None]:
+    host, port = listener.address
+    return quic.open_connection(host, port, configuration or client_configuration(), **options)
+
+
+@attrs.frozen
+class Pair:
+    """Both ends of a connection."""
+
+    client: quic.Connection
+    server: quic.Connection
+    listener: quic.Listener
+
+    async def streams(self) -> tuple[quic.Stream, quic.Stream]:
+        """Open a two-way stream; return both ends of it."""
+        ours = await self.client.open_stream()
+        await ours.send_all(b"!")
+        theirs = await self.server.accept_streams().receive()
+        assert await theirs.receive_some(1) == b"!"
+        return ours, theirs
+
+
+@asynccontextmanager
+async def connected(
+    server: dict[str, Any] | None = None, client: dict[str, Any] | None = None, **options: Any
+) -> AsyncGenerator[Pair]:
+    """Connect a client and a server, with settings for each."""
+    send, receive = trio.open_memory_channel[quic.Connection](1)
+
+    async def keep(connection: quic.Connection) -> None:
+        await send.send(connection)
+        await connection.wait_closed()
+
+    async with serving(keep, server_configuration(**(server or {})), **options) as (listener,):
+        async with connecting(listener, client_configuration(**(client or {}))) as connection:
+            yield Pair(connection, await receive.receive(), listener)
+
+
+def check_sums(listener: quic.Listener) -> quic.QuicListenerStatistics:
+    """Check that the counts of a listener add up."""
+    counts = listener.statistics()
+    assert counts.handshakes == (
+        counts.handshaking
+        + counts.handshakes_failed
+        + counts.handshakes_evicted
+        + counts.accepted
+        + counts.refused
+        + counts.refused_by_network
+    )
+    assert counts.accepted == counts.connections + counts.closed
+    return counts

@@ -12,7 +12,7 @@ from OpenSSL import SSL
 
 from .._codecs.families import UDP6
 from .._services.connecting import addresses_of, check_local, connect_next
-from .._services.sockets import make_socket
+from .._services.sockets import is_reported_by_network, make_socket
 from .._socket.config import SocketOptions, check_options
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
@@ -22,7 +22,7 @@ from .._values.construction import create
 from .._values.datagrams import Datagram
 from .channel import DTLSChannel
 from .contexts import Verification, check_context, client_view, current_verification, service_id
-from .endpoint_socket import EndpointSocket, is_reported_by_network
+from .endpoint_socket import EndpointSocket
 from .limits import DTLSLimits
 from .session import Session
 

@@ -23,7 +23,7 @@ from service_identity.pyopenssl import extract_patterns
 
 from .._values.addresses import unmapped
 from .._values.arguments import describe_value
-from .._values.errors import DatagramError
+from .._values.errors import CertificateError
 
 ServiceID: TypeAlias = "DNS_ID | IPAddress_ID"
 """The name or address that a certificate must be issued for."""
@@ -68,10 +68,6 @@ _ALERTS: Final = {
     120: "no_application_protocol",
 }
 """The usual alerts (RFC 5246, 7.2; RFC 7301, 3.2)."""
-
-
-class CertificateError(DatagramError):
-    """The server's certificate is not issued for the expected host, or not by a trusted CA."""
 
 
 def check_context(value: object) -> None:

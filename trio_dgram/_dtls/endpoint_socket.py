@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
+from .._services.sockets import is_reported_by_network
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
 from .._socket.trio_socket import TrioSocket
@@ -26,24 +27,6 @@ from .limits import DTLSLimits
 
 _LONGEST_WAIT: Final = 0.05
 """How long a handshake message waits on a custom socket factory whose calls are awaited, in seconds."""
-
-_REPORTED_BY_NETWORK: Final = frozenset(
-    {
-        errno.ECONNREFUSED,
-        errno.ECONNRESET,
-        errno.EHOSTUNREACH,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.ENETDOWN,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EPROTO,
-        errno.ENOPROTOOPT,
-        errno.EOPNOTSUPP,
-        errno.EMSGSIZE,
-    }
-)
-"""The errnos of ICMP errors: the socket can still receive."""
 
 
 class Peer(Protocol):
@@ -201,8 +184,3 @@ class EndpointSocket(TrioSocket):
                 await self.datagram_socket.send(message)
             except OSError as error:
                 self._on_error(error)
-
-
-def is_reported_by_network(error: Exception) -> bool:
-    """Whether an error of receiving was reported by the network: the socket can still receive."""
-    return isinstance(error, OSError) and error.errno in _REPORTED_BY_NETWORK

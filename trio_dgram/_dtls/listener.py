@@ -13,7 +13,7 @@ import trio
 from OpenSSL import SSL
 
 from .._services.binding import bind_sockets
-from .._services.sockets import answer_from_asked_address, listenable_address
+from .._services.sockets import answer_from_asked_address, is_reported_by_network, listenable_address
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
 from .._values.addresses import Address, format_address
@@ -21,7 +21,7 @@ from .._values.construction import create
 from .._values.statistics import DTLSListenerStatistics, SocketStatistics
 from .channel import DTLSChannel
 from .contexts import check_context, server_view
-from .endpoint_socket import EndpointSocket, is_reported_by_network
+from .endpoint_socket import EndpointSocket
 from .limits import DTLSListenerOptions, DTLSPeerOptions, check_limits, split_options
 from .peers import DTLSPeers
 

@@ -9,9 +9,9 @@ from typing import Any, Final, TypedDict, cast
 import attrs
 from attrs.validators import optional
 
-from .._services.limits import count, document, networks, number, split, timeout
+from .._services.limits import check_filter, count, document, networks, number, split, timeout
 from .._socket.config import SocketOptions
-from .._values.arguments import check_function, check_names
+from .._values.arguments import check_names
 from .._values.datagrams import Datagram
 
 _MOST: Final = 2**62
@@ -57,11 +57,6 @@ class ListenerOptions(PeerOptions, SocketOptions, total=False):
 document(ListenerOptions, PeerOptions, SocketOptions)
 
 
-def _check_filter(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None:
-        check_function(attribute.name, value, "a Datagram")
-
-
 @attrs.frozen(kw_only=True)
 class PeerLimits:
     """The checked form of :class:`PeerOptions`."""
@@ -72,7 +67,7 @@ class PeerLimits:
     max_total_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=count(_MOST))
     idle_timeout: float | None = attrs.field(default=60.0, validator=timeout)
     unvalidated_timeout: float | None = attrs.field(default=None, validator=timeout)
-    accept_filter: Callable[[Datagram], bool] | None = attrs.field(default=None, validator=_check_filter)
+    accept_filter: Callable[[Datagram], bool] | None = attrs.field(default=None, validator=check_filter)
     max_peers_per_network: tuple[int, int] | None = attrs.field(default=None, validator=optional(networks(_MOST)))
     amplification_limit: float | None = attrs.field(default=None, validator=optional(number(1)))
 

@@ -328,16 +328,18 @@ class Engine(QuicConnection):
 
     # Streams that are received
 
-    def consume(self, stream_id: int, count: int) -> None:
-        """Grant credit for ``count`` bytes of a stream that the application has taken."""
-        self._release(count)
+    def consume(self, stream_id: int, count: int) -> bool:
+        """Grant credit for ``count`` bytes of a stream that the application has taken; return whether to send it."""
+        is_due = self._release(count)
         stream = self._streams.get(stream_id)
         if stream is None:
-            return
+            return is_due
         self._taken[stream_id] = taken = self._taken.get(stream_id, 0) + count
         due = taken + self._stream_window
         if not stream.receiver.is_finished and due - stream.max_stream_data_local >= self._stream_window // 2:
             stream.max_stream_data_local = due
+            is_due = True
+        return is_due
 
     def abandon(self, stream_id: int, unread: int) -> None:
         """Grant credit for all of a stream that no task takes: ``unread`` bytes delivered, and all that is to come."""
@@ -356,11 +358,13 @@ class Engine(QuicConnection):
             if stream.receiver.is_finished:
                 del self._abandoned[stream_id]
 
-    def _release(self, count: int) -> None:
+    def _release(self, count: int) -> bool:
         self._released += count
         due = self._released + self._window
-        if due - self._local_max_data.value >= self._window // 2:
+        is_due = due - self._local_max_data.value >= self._window // 2
+        if is_due:
             self._local_max_data.value = due
+        return is_due
 
     def return_place(self, *, one_way: bool) -> None:
         """Let the peer open one more stream."""

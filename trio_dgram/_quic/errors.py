@@ -35,10 +35,6 @@ class Closed:
     remote: bool
     application: bool
 
-    @property
-    def _is_clean(self) -> bool:
-        return self.code == NO_ERROR
-
 
 class QuicError(DatagramError):
     """A connection, or one direction of a stream, has ended by an error code.

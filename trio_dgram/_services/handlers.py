@@ -138,7 +138,7 @@ async def _handle(
             await interruptibly_awaited(handler, channel)
     except BaseException as error:
         failure, rest = _split(error)
-        if failure is not None and not (channel._ended and _only_of_ended(failure)):
+        if failure is not None and not (channel._ended and is_only_of_ended(failure)):
             if log is None:
                 raise
             log.report(cause_of(failure), "the handler of %s failed", channel.address, exc_info=failure)
@@ -158,8 +158,8 @@ def _split(error: BaseException) -> tuple[Exception | None, BaseException | None
     return (error, None) if isinstance(error, Exception) else (None, error)
 
 
-def _only_of_ended(error: BaseException) -> bool:
+def is_only_of_ended(error: BaseException) -> bool:
     """Return whether the error consists only of what an ended channel raises."""
     if isinstance(error, BaseExceptionGroup):
-        return all(map(_only_of_ended, error.exceptions))
+        return all(map(is_only_of_ended, error.exceptions))
     return isinstance(error, trio.BrokenResourceError | trio.EndOfChannel)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 import attrs
 
 from .._socket.config import SocketOptions
-from .._values.arguments import check_integer, check_names, check_number, describe_value
+from .._values.arguments import check_function, check_integer, check_names, check_number, describe_value
 
 Validator: TypeAlias = Callable[[object, "attrs.Attribute[Any]", object], None]
 """Raises what is wrong with the value of a field."""
@@ -73,3 +73,9 @@ def networks(highest: int) -> Validator:
             check_integer(attribute.name, each, 1, highest)
 
     return check
+
+
+def check_filter(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Check a filter of new peers, None for none."""
+    if value is not None:
+        check_function(attribute.name, value, "a Datagram")

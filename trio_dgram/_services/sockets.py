@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import attrs
 import trio
@@ -17,6 +18,24 @@ from .._values.addresses import Address
 from .._values.arguments import describe_value
 from .._values.construction import create
 from .._values.errors import AlreadyConnectedError
+
+_REPORTED_BY_NETWORK: Final = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENETDOWN,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EMSGSIZE,
+    }
+)
+"""The errnos of ICMP errors: the socket can still receive."""
 
 
 @defer_interrupts
@@ -75,3 +94,8 @@ def answer_from_asked_address(socket: DatagramSocket) -> None:
     to answer from, so the report would only cost time."""
     if is_unspecified(socket.address.host):
         enable_reply_address(socket)
+
+
+def is_reported_by_network(error: Exception) -> bool:
+    """Whether an error of receiving was reported by the network: the socket can still receive."""
+    return isinstance(error, OSError) and error.errno in _REPORTED_BY_NETWORK

@@ -45,6 +45,10 @@ class AmplificationLimitError(DatagramError):
     """
 
 
+class CertificateError(DatagramError):
+    """The server's certificate is not issued for the expected host, or not by a trusted CA."""
+
+
 class ProxyHeaderError(DatagramError, OSError, ValueError):
     """A datagram does not begin with the PROXY protocol header that its source must send. Its errno is EBADMSG.
 

@@ -238,3 +238,74 @@ class DTLSChannelStatistics:
     bytes_received: int
     sent: int
     bytes_sent: int
+
+
+@attrs.frozen(kw_only=True)
+class QuicConnectionStatistics:
+    """The counts of one QUIC connection, as :meth:`quic.Connection.statistics` returns them.
+
+    Attributes:
+      received (int): datagrams of the peer.
+      bytes_received (int): the bytes of those.
+      sent (int): datagrams that were handed to the socket.
+      bytes_sent (int): the bytes of those.
+      lost (int): packets that were declared lost; what they carried is sent again.
+      rtt (float): the smoothed round-trip time in seconds.
+      congestion_window (int): how many bytes may be in flight.
+      migrations (int): how often the address of the peer has changed, or on a client how often it was rebound.
+      streams (int): streams that are not over.
+      datagrams_dropped (int): DATAGRAM frames that were dropped because 256 were queued.
+    """
+
+    received: int
+    bytes_received: int
+    sent: int
+    bytes_sent: int
+    lost: int
+    rtt: float
+    congestion_window: int
+    migrations: int
+    streams: int
+    datagrams_dropped: int
+
+
+@attrs.frozen(kw_only=True)
+class QuicListenerStatistics:
+    """The counts of one listener of a QUIC server, as :meth:`quic.Listener.statistics` returns them.
+
+    ``handshakes`` is the sum of ``handshaking``, ``handshakes_failed``, ``handshakes_evicted``, ``accepted``,
+    ``refused`` and ``refused_by_network``; ``accepted`` that of ``connections`` and ``closed``.
+
+    Attributes:
+      handshakes (int): handshakes that clients began, those after a Retry packet once.
+      handshaking (int): handshakes in progress.
+      handshakes_failed (int): handshakes that failed, took longer than ``handshake_timeout``, or were in progress when
+        the listener was closed.
+      handshakes_evicted (int): handshakes that were ended because ``max_handshakes`` others had begun later.
+      connections (int): connections that are open, or whose handler runs.
+      accepted (int): connections whose handshake succeeded.
+      waiting (int): connections that wait for their handler.
+      closed (int): connections that have ended, and their handlers.
+      refused (int): handshakes that were refused because there were ``max_connections`` connections, or the listener
+        was closed.
+      refused_by_network (int): handshakes that were refused because of ``max_connections_per_network``.
+      refused_by_filter (int): clients that ``accept_filter`` did not admit.
+      retries (int): Retry packets that were sent.
+      negotiations (int): Version Negotiation packets that were sent.
+      ignored (int): datagrams of no connection that began none.
+    """
+
+    handshakes: int
+    handshaking: int
+    handshakes_failed: int
+    handshakes_evicted: int
+    connections: int
+    accepted: int
+    waiting: int
+    closed: int
+    refused: int
+    refused_by_network: int
+    refused_by_filter: int
+    retries: int
+    negotiations: int
+    ignored: int

@@ -1,0 +1,82 @@
+"""The streams that the peer has opened and no task has accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from .._socket.interrupts import defer_interrupts
+from .._values.construction import NoPublicConstructor
+from .errors import NO_ERROR
+from .state import ConnectionState
+from .streams import ReceiveStream
+
+StreamT = TypeVar("StreamT", bound=ReceiveStream)
+
+
+@defer_interrupts
+class IncomingStreams(trio.abc.ReceiveChannel[StreamT], metaclass=NoPublicConstructor):
+    """Receives the streams that the peer opens.
+
+    ``receive`` raises ``trio.EndOfChannel`` when the connection has ended without an error code or by its idle timeout,
+    else ``trio.BrokenResourceError`` from a :class:`QuicError`, and ``trio.ClosedResourceError`` if the program has
+    closed the connection or this channel. A cancelled ``receive`` has accepted no stream.
+    """
+
+    _created_by = "Connection.accept_streams()"
+
+    def __init__(self, state: ConnectionState, on_accepted: Callable[[int], object]) -> None:
+        self._state = state
+        self._on_accepted = on_accepted
+        self._queue: dict[int, StreamT] = {}
+        self._is_closed = False
+        self._accepters = trio.lowlevel.ParkingLot()
+
+    async def receive(self) -> StreamT:
+        """Wait for the next stream of the peer, of which at least a byte or the end has arrived."""
+        await trio.lowlevel.checkpoint()
+        while not self._has_stream():
+            await self._accepters.park()
+        stream_id = next(iter(self._queue))
+        stream = self._queue.pop(stream_id)
+        self._on_accepted(stream_id)
+        return stream
+
+    def _has_stream(self) -> bool:
+        if self._is_closed:
+            raise trio.ClosedResourceError("this channel of streams was closed")
+        if self._state.closed_here:
+            self._state.check_open()
+        if self._queue:
+            return True
+        if self._state.closed is not None and self._state.closed.code == NO_ERROR:
+            raise trio.EndOfChannel
+        self._state.check_open()
+        return False
+
+    async def aclose(self) -> None:
+        """Refuse the streams that were not accepted, and all later ones; then execute a checkpoint."""
+        self._is_closed = True
+        for stream_id in list(self._queue):
+            self._refuse(stream_id)
+        self._wake()
+        await trio.lowlevel.checkpoint()
+
+    def _put(self, stream: StreamT) -> None:
+        self._queue[stream.id] = stream
+        if self._is_closed:
+            self._refuse(stream.id)
+        self._accepters.unpark()
+
+    def _refuse(self, stream_id: int) -> None:
+        self._queue.pop(stream_id)._abort(NO_ERROR)  # noqa: SLF001 -- one concept
+        self._on_accepted(stream_id)
+
+    def _discard(self, stream_id: int) -> bool:
+        """Remove a stream; return whether no task had accepted it."""
+        return self._queue.pop(stream_id, None) is not None
+
+    def _wake(self) -> None:
+        self._accepters.unpark_all()

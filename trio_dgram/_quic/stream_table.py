@@ -1,0 +1,165 @@
+"""The streams of a connection that are not over, and the places that the peer has for more.
+
+Rule 1: the peer gets a place back when a stream that a task has accepted is over in both directions.
+Rule 2: a stream that the peer resets before a task accepts it leaves the queue. Its place is returned as well, but if
+    more than ``max_streams`` a second are, the connection ends.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+import trio
+
+from .._socket.interrupts import defer_interrupts
+from .._values.construction import create
+from .errors import NO_ERROR
+from .halves import ReceivingHalf, SendingHalf
+from .incoming import IncomingStreams
+from .state import ConnectionState
+from .streams import ReceiveStream, SendStream, Stream
+
+# ruff: noqa: SLF001 -- the channels hide from programs what is for the table
+
+_ONE_WAY: Final = 2
+"""The bit of the numbers of one-way streams (RFC 9000, 2.1)."""
+
+
+@attrs.define
+class _Halves:
+    """A stream that is not over."""
+
+    sending: SendingHalf | None
+    receiving: ReceivingHalf | None
+    returns_place: bool = False
+    """Whether the peer may open another stream when this one is over."""
+
+
+@defer_interrupts
+class StreamTable:
+    """The streams of one connection."""
+
+    def __init__(self, state: ConnectionState, *, is_client: bool) -> None:
+        self.two_way: IncomingStreams[Stream] = create(IncomingStreams, state, self._on_accepted)
+        self.one_way: IncomingStreams[ReceiveStream] = create(IncomingStreams, state, self._on_accepted)
+        self._state = state
+        self._engine = state.engine
+        self._is_client = is_client
+        self._streams: dict[int, _Halves] = {}
+        self._second = 0.0
+        self._aborted = 0
+
+    @property
+    def count(self) -> int:
+        """How many streams are not over."""
+        return len(self._streams)
+
+    async def open(self) -> Stream:
+        """Open a two-way stream, once the peer allows it."""
+        stream_id = await self._open(one_way=False)
+        halves = self._add(stream_id)
+        return create(Stream, stream_id, halves.sending, halves.receiving)
+
+    async def open_one_way(self) -> SendStream:
+        """Open a one-way stream, once the peer allows it."""
+        stream_id = await self._open(one_way=True)
+        return create(SendStream, stream_id, self._add(stream_id).sending)
+
+    async def _open(self, *, one_way: bool) -> int:
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._state.check_open()
+            stream_id = self._engine.open_stream(one_way=one_way)
+            if stream_id is not None:
+                return stream_id
+            await self._state.progress.park()
+
+    def _add(self, stream_id: int) -> _Halves:
+        is_ours = stream_id & 1 != self._is_client
+        is_one_way = bool(stream_id & _ONE_WAY)
+        self._streams[stream_id] = halves = _Halves(
+            SendingHalf(self._state, stream_id) if is_ours or not is_one_way else None,
+            ReceivingHalf(self._state, stream_id) if not (is_ours and is_one_way) else None,
+        )
+        return halves
+
+    def _find(self, stream_id: int) -> _Halves:
+        """Return a stream; one that the peer has opened waits to be accepted."""
+        halves = self._streams.get(stream_id)
+        if halves is not None:
+            return halves
+        halves = self._add(stream_id)
+        if stream_id & _ONE_WAY:
+            self.one_way._put(create(ReceiveStream, stream_id, halves.receiving))
+        else:
+            self.two_way._put(create(Stream, stream_id, halves.sending, halves.receiving))
+        return halves
+
+    def _on_accepted(self, stream_id: int) -> None:
+        halves = self._streams.get(stream_id)
+        if halves is None:
+            self._return_place(stream_id)
+        else:
+            halves.returns_place = True
+
+    def _return_place(self, stream_id: int) -> None:
+        self._engine.return_place(one_way=bool(stream_id & _ONE_WAY))
+        self._state.on_change()
+
+    # What the peer does
+
+    def receive(self, stream_id: int, data: bytes, *, end: bool) -> None:
+        """Pass on bytes of a stream."""
+        receiving = self._find(stream_id).receiving
+        if receiving is not None:
+            receiving.on_data(data, end=end)
+        if end:
+            self._state.ending.add(stream_id)
+
+    def stop(self, stream_id: int, code: int) -> None:
+        """Pass on that the peer wants no more of a stream."""
+        sending = self._find(stream_id).sending
+        if sending is not None:
+            sending.on_stop(code)
+
+    def reset(self, stream_id: int, code: int) -> bool:
+        """Pass on the reset of a stream; return whether the peer keeps to Rule 2."""
+        halves = self._find(stream_id)
+        if halves.receiving is not None:
+            halves.receiving.on_reset(code)
+        self._state.ending.add(stream_id)
+        is_one_way = bool(stream_id & _ONE_WAY)
+        if not (self.one_way if is_one_way else self.two_way)._discard(stream_id):
+            return True
+        if halves.sending is not None:
+            halves.sending.reset(NO_ERROR)
+        halves.returns_place = True
+        return self._count_aborted() <= self._state.configuration.max_streams[is_one_way]
+
+    def _count_aborted(self) -> int:
+        now = trio.current_time()
+        if now >= self._second + 1:
+            self._second, self._aborted = now, 0
+        self._aborted += 1
+        return self._aborted
+
+    # Their end
+
+    def collect(self) -> None:
+        """Forget the streams that are over."""
+        over = [stream_id for stream_id in self._state.ending if self._engine.is_over(stream_id)]
+        for stream_id in over:
+            self._state.ending.discard(stream_id)
+            self._state.finishing.discard(stream_id)
+            self._engine.forget(stream_id)
+            if self._streams.pop(stream_id).returns_place:
+                self._return_place(stream_id)
+
+    def wake(self) -> None:
+        """Wake the tasks that wait: the connection has ended."""
+        for each in self._streams.values():
+            if each.receiving is not None:
+                each.receiving.wake()
+        self.two_way._wake()
+        self.one_way._wake()
