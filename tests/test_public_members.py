@@ -17,13 +17,14 @@ import pytest
 import trio
 
 import trio_dgram
-from trio_dgram import DatagramNursery, DatagramSocket, EventChannel, Exchange, dtls, lowlevel, workers
+from trio_dgram import DatagramNursery, DatagramSocket, EventChannel, Exchange, dtls, lowlevel, quic, workers
 from trio_dgram._dtls.limits import DTLSLimits
 from trio_dgram._kernel.options import OPTIONS
 from trio_dgram._peers.limits import PeerLimits
+from trio_dgram._quic.limits import QuicLimits
 from trio_dgram._socket.config import SocketConfig, check_options
 
-PACKAGES: Final = (trio_dgram, dtls, lowlevel, workers)
+PACKAGES: Final = (trio_dgram, dtls, lowlevel, quic, workers)
 
 MEMBERS: Final = {
     "trio_dgram.Address": "family host parse port",
@@ -118,6 +119,42 @@ MEMBERS: Final = {
         max_total_bytes
     """,
     "trio_dgram.lowlevel.ErrorRecord": "errno icmp_code icmp_type offender origin path_mtu reason",
+    "trio_dgram.quic.CertificateError": "",
+    "trio_dgram.quic.Closed": "application code reason remote",
+    "trio_dgram.quic.Configuration": """
+        alpn certificate congestion datagrams engine idle_timeout keep_alive key key_log max_data
+        max_datagram_frame_size max_datagram_size max_stream_data max_streams qlog send_window server_name trust verify
+        versions
+    """,
+    "trio_dgram.quic.Connection": """
+        accept_receive_streams accept_streams aclose address alpn close datagrams local_address open_send_stream
+        open_stream peer_certificate ping rebind serve_streams statistics update_keys wait_closed
+    """,
+    "trio_dgram.quic.DatagramFrames": "aclose dropped max_size receive send",
+    "trio_dgram.quic.HandshakeError": "code reason remote",
+    "trio_dgram.quic.Listener": "accept aclose address close socket_statistics statistics",
+    "trio_dgram.quic.QuicConnectionStatistics": """
+        bytes_received bytes_sent congestion_window datagrams_dropped lost migrations received rtt sent streams
+    """,
+    "trio_dgram.quic.QuicError": "code reason remote",
+    "trio_dgram.quic.QuicListenerOptions": """
+        accept_filter broadcast device dscp ecn handshake_timeout icmp_errors ipv6_only lookup max_connections
+        max_connections_per_network max_handshakes mtu_discovery multicast_interface multicast_loopback multicast_ttl
+        offload packet_info proxy_protocol proxy_sessions proxy_stream_ok proxy_versions receive_block_list
+        receive_buffer_size retry reuse_address reuse_port send_block_list send_buffer_size ttl
+    """,
+    "trio_dgram.quic.QuicListenerStatistics": """
+        accepted closed connections handshakes handshakes_evicted handshakes_failed handshaking ignored negotiations
+        refused refused_by_filter refused_by_network retries waiting
+    """,
+    "trio_dgram.quic.QuicPeerOptions": """
+        accept_filter handshake_timeout max_connections max_connections_per_network max_handshakes retry
+    """,
+    "trio_dgram.quic.ReceiveStream": "aclose id receive_some stop",
+    "trio_dgram.quic.SendStream": "aclose id reset send_all wait_send_all_might_not_block",
+    "trio_dgram.quic.Stream": """
+        aclose id receive_some reset send_all send_eof stop wait_send_all_might_not_block
+    """,
     "trio_dgram.workers.Backoff": "factor healthy_after initial maximum",
     "trio_dgram.workers.Supervisor": "addresses events reload stop workers",
     "trio_dgram.workers.Worker": "dropped_by_kernel index pid queued_bytes restarts state",
@@ -136,6 +173,12 @@ NO_CONSTRUCTOR: Final = {
     EventChannel: "DatagramSocket.events()",
     Exchange: "open_exchange()",
     dtls.DTLSChannel: "dtls.open_connection(), dtls.serve() or DTLSListener.accept()",
+    quic.Connection: "quic.open_connection() or quic.serve()",
+    quic.DatagramFrames: "Connection.datagrams",
+    quic.Listener: "quic.serve()",
+    quic.ReceiveStream: "Connection.accept_receive_streams()",
+    quic.SendStream: "Connection.open_send_stream()",
+    quic.Stream: "Connection.open_stream() or Connection.accept_streams()",
     workers.Supervisor: "supervise()",
 }
 
@@ -206,8 +249,10 @@ OPTIONS_OF: Final = [
     trio_dgram.ListenerOptions,
     dtls.DTLSPeerOptions,
     dtls.DTLSListenerOptions,
+    quic.QuicPeerOptions,
+    quic.QuicListenerOptions,
 ]
-ERRORS_WITH_FIELDS: Final = ["trio_dgram.PeerUnreachable", "trio_dgram.SendManyError"]
+ERRORS_WITH_FIELDS: Final = ["trio_dgram.PeerUnreachable", "trio_dgram.SendManyError", "trio_dgram.quic.QuicError"]
 
 
 def documented_fields(class_: type) -> list[tuple[str, str, str]]:
@@ -242,7 +287,7 @@ def field_names(class_: type) -> list[str]:
     if hasattr(class_, "_fields"):
         return list(class_._fields) if "_fields" in vars(class_) else []
     if attrs.has(class_):
-        return [field.name for field in attrs.fields(class_)]
+        return [field.name for field in attrs.fields(class_) if field.init]
     return list(class_.__annotations__)
 
 
@@ -326,6 +371,24 @@ def test_the_documented_defaults_of_dtls_options_are_the_real_ones() -> None:
     both = real | documented_defaults(trio_dgram.SocketOptions)
     assert documented_defaults(dtls.DTLSListenerOptions) == both
     assert list(real) == [field.name for field in attrs.fields(DTLSLimits)]
+
+
+def test_the_documented_defaults_of_quic_options_are_the_real_ones() -> None:
+    limits = QuicLimits()
+    real = {name: repr(getattr(limits, name)) for name in quic.QuicPeerOptions.__annotations__}
+    assert documented_defaults(quic.QuicPeerOptions) == real
+    both = real | documented_defaults(trio_dgram.SocketOptions)
+    assert documented_defaults(quic.QuicListenerOptions) == both
+    assert list(real) == [field.name for field in attrs.fields(QuicLimits)]
+
+
+def test_the_documented_defaults_of_a_quic_configuration_are_the_real_ones() -> None:
+    configuration = quic.Configuration(alpn=["test"])
+    assert [name for name, _, _ in documented_fields(quic.Configuration)] == [
+        field.name for field in attrs.fields(quic.Configuration) if field.init
+    ]
+    for name, _, text in documented_fields(quic.Configuration)[1:]:
+        assert text.endswith(f" Default: {getattr(configuration, name)!r}."), name
 
 
 # Functions, methods and properties

@@ -101,7 +101,9 @@ def _check_key_log(_: object, attribute: attrs.Attribute[Any], value: object) ->
 class Configuration:
     """The settings of QUIC connections; one value serves any number of servers and connections::
 
-        quic.Configuration(alpn=["example"], certificate="cert.pem", key="key.pem")
+        from trio_dgram import quic
+
+        configuration = quic.Configuration(alpn=["example"], idle_timeout=60)
 
     Files are read when it is made.
 

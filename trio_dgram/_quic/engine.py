@@ -53,6 +53,7 @@ _IDLE: Final = "Idle timeout"
 _METHODS: Final = ("_replenish_connection_ids", "_write_connection_limits", "_write_stream_limits")
 _ATTRIBUTES: Final = (
     "_close_event",
+    "_configuration",
     "_datagrams_pending",
     "_host_cids",
     "_local_initial_source_connection_id",
@@ -62,6 +63,7 @@ _ATTRIBUTES: Final = (
     "_loss",
     "_max_datagram_size",
     "_network_paths",
+    "_quic_logger",
     "_remote_max_datagram_frame_size",
     "_remote_max_streams_bidi",
     "_remote_max_streams_uni",
@@ -246,6 +248,13 @@ class Engine(QuicConnection):
     def end(self, code: int, reason: str = "", *, application: bool) -> None:
         """Close the connection: the next flight is the last."""
         self.close(code, None if application else QuicFrameType.PADDING, reason)
+
+    def finish(self) -> None:
+        """Write the qlog, which aioquic does only after the draining period."""
+        log, trace = self._configuration.quic_logger, self._quic_logger
+        if log is not None and trace is not None:
+            log.end_trace(trace)
+            self._quic_logger = None
 
     @property
     def closed(self) -> Closed | None:

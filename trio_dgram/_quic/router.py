@@ -12,6 +12,7 @@ from typing import Any, Final
 import trio
 
 from .._services.log import cause_of
+from .._services.sockets import is_reported_by_network
 from .._services.worker_process import process
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts, interruptibly
@@ -143,8 +144,9 @@ class Router:
         self.endpoint.add(session)
         session.receive(path)
         if not engine.has_begun and session.closed is None:
-            # Nothing of the datagram was authentic, so it was no handshake.
-            session.fail(CONNECTION_REFUSED, "")
+            # Nothing of the datagram was authentic, so it gets no answer.
+            session.send_now = bool
+            session.fail(CONNECTION_REFUSED, "no authentic packet")
 
     # Connection IDs
 
@@ -175,6 +177,8 @@ class Router:
             )
 
     def _on_error(self, error: OSError) -> None:
+        if is_reported_by_network(error):
+            return
         self.endpoint.log.report(cause_of(error), "the QUIC server cannot receive: %s", error)
         for listener in self.listeners.values():
             listener._fail(error)

@@ -183,6 +183,7 @@ class Session:
         if flight:
             self.farewell = flight[0][2].data
             self.send_now(flight)
+        self.engine.finish()
         self.on_end(self)
         self.changed.unpark_all()
         self.state.progress.unpark_all()

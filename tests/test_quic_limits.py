@@ -1,0 +1,361 @@
+"""What QUIC servers bound: handshakes, connections, networks, answers to strangers; and hostile datagrams."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trio_dgram import Address, Datagram, DatagramSocket, SendManyError, open_socket, quic
+from trio_dgram._quic.closing import ClosingIds
+from trio_dgram._quic.configuration import client_configuration as engine_of_client
+from trio_dgram._quic.engine import Engine
+from trio_dgram._quic.packets import destination_of_untrusted, parse_long_header_untrusted
+from trio_dgram._quic.paths import Path, Paths
+from trio_dgram._quic.tokens import RetryTokens
+from trio_dgram._services.worker_process import process
+
+from .support.quic import check_sums, client_configuration, connected, connecting, serving
+
+SERVER: Final = ("127.0.0.1", 4433)
+
+
+def initial_flight(address: tuple[str, int] = SERVER, **settings: Any) -> list[bytes]:
+    """Return the first flight of a client."""
+    configuration = client_configuration(**settings)
+    engine = Engine(engine_of_client(configuration, "127.0.0.1"), max_streams=(0, 0))
+    engine.connect(address, 0.0)
+    return [data for data, _ in engine.datagrams_to_send(0.0)]
+
+
+@asynccontextmanager
+async def stranger(listener: quic.Listener) -> AsyncGenerator[DatagramSocket]:
+    """Open a socket that sends what no client would."""
+    async with open_socket("udp4", port=0, host="127.0.0.1") as sock:
+        await sock.connect(listener.address)
+        yield sock
+
+
+async def answer_to(sock: DatagramSocket, *datagrams: bytes) -> bytes | None:
+    """Send datagrams; return the answer, None without one."""
+    for data in datagrams:
+        await sock.send(data)
+    with trio.move_on_after(0.1):
+        return (await sock.receive()).data
+    return None
+
+
+# Proving an address
+
+
+async def test_a_retry_packet_proves_the_address_of_a_client() -> None:
+    async with serving(retry="always") as (listener,):
+        async with connecting(listener) as connection:
+            await connection.ping()
+        counts = check_sums(listener)
+        assert (counts.retries, counts.handshakes, counts.accepted) == (1, 1, 1)
+
+
+async def test_clients_must_prove_their_addresses_under_load() -> None:
+    async with serving(max_handshakes=2) as (listener,), stranger(listener) as sock:
+        await sock.send(initial_flight()[0])
+        async with connecting(listener) as connection:
+            await connection.ping()
+        assert listener.statistics().retries == 1
+        assert listener.statistics().handshaking == 1
+
+
+async def test_a_wrong_token_is_refused() -> None:
+    async with serving(retry="always") as (listener,), stranger(listener) as sock:
+        (initial,) = initial_flight()
+        retry = await answer_to(sock, initial)
+        assert retry is not None
+        assert len(retry) <= len(initial)
+        header = parse_long_header_untrusted(initial)
+        assert header is not None
+        # The token length follows the two connection IDs.
+        position = 7 + len(header.destination) + len(header.source)
+        forged = initial[:position] + b"\x10" + bytes(16) + initial[position + 1 :]
+        refusal = await answer_to(sock, forged)
+        assert refusal is not None
+        assert 0 < len(refusal) < 100
+        assert listener.statistics().handshakes == 0
+
+
+def test_tokens_are_bound_to_address_id_secret_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, address = RetryTokens(None), Address("127.0.0.1", 5)
+    token = tokens.create(address, b"original", b"own")
+    assert tokens.original_id_untrusted(token, address, b"own") == b"original"
+    assert tokens.original_id_untrusted(token, Address("127.0.0.1", 6), b"own") is None
+    assert tokens.original_id_untrusted(token, address, b"other") is None
+    assert tokens.original_id_untrusted(token[:12], address, b"own") is None
+    assert RetryTokens(None).original_id_untrusted(token, address, b"own") is None
+    one, other = RetryTokens(b"shared"), RetryTokens(b"shared")
+    assert other.original_id_untrusted(one.create(address, b"1", b"2"), address, b"2") == b"1"
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    assert tokens.original_id_untrusted(token, address, b"own") is None
+
+
+# Limits
+
+
+async def test_the_oldest_handshake_makes_room() -> None:
+    async with serving(max_handshakes=2, retry="never") as (listener,), stranger(listener) as sock:
+        for _ in range(5):
+            await sock.send(initial_flight()[0])
+        async with connecting(listener) as connection:
+            await connection.ping()
+        counts = check_sums(listener)
+        assert (counts.handshakes, counts.handshakes_evicted, counts.accepted) == (6, 4, 1)
+
+
+async def test_a_handshake_ends_after_its_timeout(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(handshake_timeout=0.05) as (listener,), stranger(listener) as sock:
+        await sock.send(initial_flight()[0])
+        while not check_sums(listener).handshakes_failed:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+    assert "failed: the handshake takes too long" in caplog.text
+
+
+async def test_no_more_connections_than_places() -> None:
+    async with connected(max_connections=1) as pair:
+        with pytest.raises(quic.HandshakeError) as caught:
+            async with connecting(pair.listener):
+                raise AssertionError
+        assert (caught.value.code, caught.value.remote) == (2, True)
+        counts = check_sums(pair.listener)
+        assert (counts.refused, counts.connections) == (1, 1)
+
+
+async def test_a_place_that_was_taken_meanwhile_refuses_a_finished_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quic.Listener, "_admits", lambda self, _: self._count("handshakes") or True)
+    async with connected(max_connections=1) as pair:
+        async with connecting(pair.listener) as connection:
+            assert (await connection.wait_closed()).code == 2
+        assert check_sums(pair.listener).refused == 1
+
+
+async def test_no_more_connections_than_a_network_may_have() -> None:
+    async with connected(max_connections_per_network=(1, 1)) as pair:
+        with pytest.raises(quic.HandshakeError):
+            async with connecting(pair.listener):
+                raise AssertionError
+        assert check_sums(pair.listener).refused_by_network == 1
+        pair.client.close()
+        await pair.server.wait_closed()
+        while pair.listener.statistics().connections:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        async with connecting(pair.listener) as connection:
+            await connection.ping()
+
+
+async def test_a_filter_admits_clients_by_their_first_datagram(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[Datagram] = []
+
+    def accept(datagram: Datagram) -> bool:
+        seen.append(datagram)
+        if len(seen) == 1:
+            raise ValueError("of the filter")
+        return len(seen) > 2
+
+    async with serving(accept_filter=accept) as (listener,), stranger(listener) as sock:
+        for _ in range(2):
+            assert await answer_to(sock, initial_flight()[0]) is None
+        async with connecting(listener) as connection:
+            await connection.ping()
+        assert listener.statistics().refused_by_filter == 2
+    assert "accept_filter failed" in caplog.text
+    assert len(seen[0].data) == 1200
+
+
+async def test_closing_a_listener_refuses_waiting_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_: quic.Listener) -> quic.Connection:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(quic.Listener, "accept", never)
+    async with serving() as (listener,), stranger(listener) as sock:
+        await sock.send(initial_flight()[0])
+        async with connecting(listener) as connection:
+            while not listener.statistics().waiting:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            listener.close()
+            assert (await connection.wait_closed()).code == 2
+            counts = check_sums(listener)
+            assert (counts.waiting, counts.connections, counts.closed, counts.handshakes_failed) == (0, 0, 1, 1)
+        with pytest.raises(quic.HandshakeError):
+            async with connecting(listener):
+                raise AssertionError
+        monkeypatch.undo()
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+
+
+async def test_an_error_of_the_socket_ends_the_server(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+        async with connected() as pair:
+            await pair.client.ping()
+            original = DatagramSocket.receive_many
+            errors = [OSError(errno.ECONNREFUSED, "Connection refused"), OSError(errno.EIO, "Input/output error")]
+
+            async def receive_many(self: DatagramSocket, max_count: int) -> list[Datagram]:
+                if self is pair.listener._socket:
+                    await trio.lowlevel.checkpoint()
+                    raise errors.pop(0)
+                return await original(self, max_count)
+
+            monkeypatch.setattr(DatagramSocket, "receive_many", receive_many)
+            with pytest.raises(trio.BrokenResourceError):
+                while True:
+                    await pair.client.ping()
+            await trio.sleep_forever()
+    assert "the QUIC server cannot receive: [Errno 5] Input/output error" in caplog.text
+
+
+# Answers to strangers
+
+
+async def test_version_negotiation_answers_no_negotiation_and_nothing_small() -> None:
+    async with serving() as (listener,), stranger(listener) as sock:
+        unknown = b"\xc0\x1a\x2a\x3a\x4a\x08" + bytes(8) + b"\x08" + bytes(8)
+        answer = await answer_to(sock, unknown + bytes(1200))
+        assert answer is not None
+        assert answer[1:5] == bytes(4)
+        assert answer.endswith(b"\x00\x00\x00\x01\x6b\x33\x43\xcf")
+        for ignored in (unknown, answer + bytes(1200), b"\xc0\x00\x00\x00\x01", b"\x40" + bytes(1300), b""):
+            assert await answer_to(sock, ignored) is None
+        counts = listener.statistics()
+        assert (counts.negotiations, counts.ignored) == (1, 5)
+
+
+async def test_a_short_connection_id_of_a_client_is_ignored() -> None:
+    async with serving() as (listener,), stranger(listener) as sock:
+        assert await answer_to(sock, b"\xc0\x00\x00\x00\x01\x04" + bytes(4) + b"\x00\x00\x44\x00" + bytes(1300)) is None
+        assert listener.statistics().ignored == 1
+
+
+async def test_a_forged_initial_leaves_nothing_behind() -> None:
+    async with serving() as (listener,), stranger(listener) as sock:
+        forged = b"\xc0\x00\x00\x00\x01\x08" + bytes(8) + b"\x08" + bytes(8) + b"\x00\x44\x96" + bytes(1174)
+        assert await answer_to(sock, forged) is None
+        counts = check_sums(listener)
+        assert (counts.handshakes, counts.handshakes_failed, counts.handshaking) == (1, 1, 0)
+
+
+async def test_late_packets_of_a_closed_connection_are_answered_ever_less() -> None:
+    async with connected() as pair:
+        pair.server.close(9)
+        late = b"\x40" + pair.client._session.engine._peer_cid.cid + bytes(1000)
+        async with stranger(pair.listener) as sock:
+            await pair.client.wait_closed()
+            answers = [await answer_to(sock, late) for _ in range(8)]
+            assert 0 < sum(answer is not None for answer in answers) < 8
+            assert await answer_to(sock, late[:20]) is None
+
+
+def test_ids_of_closed_connections_are_bounded_and_expire() -> None:
+    closing = ClosingIds()
+    for number in range(2000):
+        closing.add([b"%d" % number], b"bye", 10.0)
+    assert closing.answer(b"975", 100, 5.0) is None
+    assert closing.answer(b"976", 100, 5.0) == b"bye"
+    assert closing.answer(b"1999", 2, 5.0) == b""
+    assert closing.answer(b"1999", 100, 11.0) is None
+    assert closing.answer(b"1999", 100, 5.0) is None
+
+
+async def test_paths_are_bounded_and_keep_the_one_in_use() -> None:
+    async with open_socket("udp4", port=0, host="127.0.0.1") as sock:
+        paths = Paths(Path(sock, Datagram(b"", Address("127.0.0.1", 1))))
+        for port in range(2, 100):
+            paths.note(Path(sock, Datagram(b"", Address("127.0.0.1", port))))
+        assert paths.to(("127.0.0.1", 1)) is paths.current
+        assert paths.to(("127.0.0.1", 99)).latest.address.port == 99
+        assert paths.use(("127.0.0.1", 99))
+        assert not paths.use(("127.0.0.1", 99))
+
+
+# Workers
+
+
+async def test_connection_ids_begin_with_the_index_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_index", 3)
+    async with connected(retry="always") as pair:
+        assert all(each[:1] == b"\x03" for each in pair.server._session.engine.ids)
+        assert pair.client._session.engine._peer_cid.cid[:1] == b"\x03"
+
+
+# Sends that fail
+
+
+async def test_a_path_that_takes_no_large_datagrams_gets_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(client={"max_datagram_size": 1400}) as pair:
+        ours, theirs = await pair.streams()
+        limit_sends(monkeypatch, pair.client._session.paths.current.socket, 1300)
+        await ours.send_all(bytes(20000))
+        await ours.aclose()
+        assert sum([len(data) async for data in theirs]) == 20000
+
+
+def limit_sends(monkeypatch: pytest.MonkeyPatch, sock: DatagramSocket, size: int) -> None:
+    """Have a socket refuse datagrams of more than ``size`` bytes."""
+    original = type(sock).send_many
+
+    async def send_many(self: DatagramSocket, datagrams: list[Datagram]) -> None:
+        for index, datagram in enumerate(datagrams):
+            if self is sock and len(datagram.data) > size:
+                await original(self, datagrams[:index])
+                raise SendManyError(OSError(errno.EMSGSIZE, "Message too long"), index, index)
+        await original(self, datagrams)
+
+    monkeypatch.setattr(type(sock), "send_many", send_many)
+
+
+# Hostile datagrams
+
+
+async def attack(datagrams: list[bytes]) -> None:
+    """Send datagrams to a server that has a client; the client notices nothing."""
+    async with serving(handler_errors="log", retry="never", max_handshakes=4) as (listener,):
+        async with connecting(listener) as connection:
+            async with stranger(listener) as sock:
+                for data in datagrams:
+                    await sock.send(data)
+            await connection.ping()
+        check_sums(listener)
+
+
+def mutations() -> st.SearchStrategy[list[bytes]]:
+    flight = initial_flight()[0]
+
+    def flip(bits: list[int]) -> bytes:
+        data = bytearray(flight)
+        for bit in bits:
+            data[bit // 8] ^= 1 << bit % 8
+        return bytes(data)
+
+    flipped = st.lists(st.integers(0, 8 * 60), max_size=5).map(flip)
+    truncated = st.integers(0, len(flight)).map(lambda size: flight[:size])
+    extended = st.binary(max_size=1500).map(lambda data: flight + data)
+    return st.lists(st.one_of(st.binary(max_size=1500), flipped, truncated, extended), max_size=8)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@given(mutations())
+def test_no_datagram_harms_a_server(datagrams: list[bytes]) -> None:
+    trio.run(attack, datagrams)
+
+
+@given(st.binary(max_size=60))
+def test_no_header_raises(data: bytes) -> None:
+    destination_of_untrusted(data)
+    parse_long_header_untrusted(data)

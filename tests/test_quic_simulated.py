@@ -1,0 +1,130 @@
+"""QUIC on the simulated network: loss, reordering, small packets, and a NAT that rebinds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import pytest
+import trio
+
+from trio_dgram import quic, sim
+
+from .support.quic import client_configuration, echo_all, server_configuration
+
+SIZE = 30_000
+
+
+async def upload(connection: quic.Connection, size: int = SIZE) -> None:
+    """Send bytes and receive them back."""
+    async with await connection.open_stream() as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(send, stream, size)
+        assert sum([len(data) async for data in stream]) == size
+
+
+async def send(stream: quic.Stream, size: int) -> None:
+    await stream.send_all(bytes(size))
+    await stream.send_eof()
+
+
+async def between(
+    network: sim.Network,
+    client: sim.Host,
+    server: sim.Host,
+    talk: Callable[[quic.Connection], Awaitable[object]],
+) -> None:
+    """Serve on one host, and talk from another."""
+    configuration = client_configuration(server_name="server.example", keep_alive=2)
+
+    async def connect() -> None:
+        async with quic.open_connection(server.ipv4, 4433, configuration, handshake_timeout=60) as connection:
+            await talk(connection)
+
+    async with trio.open_nursery() as nursery:
+        with server.entered():
+            await nursery.start(partial(quic.serve, echo_all, 4433, server_configuration(), handler_errors="raise"))
+        await client.run(connect)
+        nursery.cancel_scope.cancel()
+    del network
+
+
+async def lossy(network: sim.Network) -> str:
+    server, client = network.host("server"), network.host("client")
+    network.path(
+        client, server, symmetric=True, delay=0.02, jitter=0.01, keep_order=False, loss=0.1, duplicate=0.1, mtu=1280
+    )
+    network.at(0.3, network.nat([client]).rebind)
+    await between(network, client, server, upload)
+    assert network.time > 0.3
+    return network.digest
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_two_runs_of_one_seed_are_the_same_on_a_lossy_path(seed: int) -> None:
+    assert sim.run(lossy, seed=seed, time_limit=600) == sim.run(lossy, seed=seed, time_limit=600)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(2, 52))
+def test_no_seed_is_stuck(seed: int) -> None:
+    sim.run(lossy, seed=seed, time_limit=600)
+
+
+def test_ten_percent_of_loss_cost_little() -> None:
+    async def scenario(network: sim.Network) -> None:
+        server, client = network.host("server"), network.host("client")
+        network.path(client, server, symmetric=True, delay=0.02, loss=0.1)
+        await between(network, client, server, partial(upload, size=200_000))
+        assert network.time < 5
+
+    sim.run(scenario, seed=1)
+
+
+def test_a_connection_survives_a_nat_that_rebinds() -> None:
+    async def scenario(network: sim.Network) -> None:
+        server = network.host("server")
+        client = network.host("client")
+        nat = network.nat([client])
+
+        async def talk(connection: quic.Connection) -> None:
+            await upload(connection, 1000)
+            nat.rebind()
+            await upload(connection, 1000)
+
+        await between(network, client, server, talk)
+
+    sim.run(scenario)
+
+
+def test_a_connection_survives_a_blackhole() -> None:
+    async def scenario(network: sim.Network) -> None:
+        server, client = network.host("server"), network.host("client")
+
+        async def talk(connection: quic.Connection) -> None:
+            await upload(connection, 1000)
+            with network.partition([client], [server]):
+                with trio.move_on_after(5):
+                    await upload(connection, 1000)
+            await upload(connection, 1000)
+
+        await between(network, client, server, talk)
+
+    sim.run(scenario)
+
+
+def test_cancelling_anywhere_leaves_a_connection_usable() -> None:
+    """Cancel what a task does on one stream at different times; another stream works."""
+
+    async def scenario(network: sim.Network, after: float) -> None:
+        server, client = network.host("server"), network.host("client")
+        network.path(client, server, symmetric=True, delay=0.01)
+
+        async def talk(connection: quic.Connection) -> None:
+            with trio.move_on_after(after):
+                await upload(connection)
+            await upload(connection, 1000)
+
+        await between(network, client, server, talk)
+
+    for number in range(8):
+        sim.run(scenario, number * 0.01)
