@@ -22,6 +22,7 @@ import trio_dgram
 from .support import interrupted, interrupts
 from .support.interrupted import CORE, PEERS
 from .support.interrupted_dtls import ENCRYPTED
+from .support.interrupted_quic import CONNECTED
 from .support.interrupted_workers import SUPERVISED
 from .support.interrupts import (
     Granularity,
@@ -45,7 +46,7 @@ FILES: Final = {
     for path in (sorted(layer.rglob("*.py")) if layer.is_dir() else [layer])
     if path.name != "__init__.py"
 }
-PROGRAMS: Final = {**CORE, **PEERS, **ENCRYPTED, **SUPERVISED}
+PROGRAMS: Final = {**CORE, **PEERS, **ENCRYPTED, **CONNECTED, **SUPERVISED}
 RANDOM_HITS: Final = 200
 SUBPROCESS_RUNS: Final = 5
 LONG: Final = pytest.mark.long
@@ -87,6 +88,7 @@ def test_an_interrupt_leaves_everything_in_order(file: str, granularity: Granula
         "_peers": PEERS,
         "_services": {**PEERS, **ENCRYPTED},
         "_dtls": ENCRYPTED,
+        "_quic": CONNECTED,
         "_workers": SUPERVISED,
     }.get(Path(file).parts[0], CORE)
     found = interrupt_everywhere(programs, [FILES[file]], granularity=granularity, counts=counts(granularity))

@@ -73,9 +73,11 @@ class Endpoint:
         # The tasks raise nothing, and the block's exception is not passed on: it leaves the block as it is.
         self._nursery.cancel_scope.shield = True
         self._nursery.cancel_scope.cancel()
-        await self._manager.__aexit__(None, None, None)
-        for sock in self._sockets:
-            sock.close()
+        try:
+            await self._manager.__aexit__(None, None, None)
+        finally:
+            for sock in self._sockets:
+                sock.close()
 
     def add_socket(self, sock: DatagramSocket) -> None:
         """Read a socket from now on, and close it at the end."""
