@@ -148,6 +148,7 @@ async def test_closing_carries_code_and_reason_to_the_peer() -> None:
         assert closed == quic.Closed(code=7, reason="enough", remote=True, application=True)
         assert await pair.client.wait_closed() == quic.Closed(code=7, reason="enough", remote=False, application=True)
         pair.client.close()
+        pair.client._session.fail(1, "")
         methods: list[Callable[[], Awaitable[object]]] = [
             ours.receive_some,
             partial(ours.send_all, b""),
@@ -298,6 +299,12 @@ async def test_a_local_address_can_be_chosen() -> None:
         async with connecting(listener, local=("127.0.0.3", 0)) as connection:
             assert connection.local_address.host == "127.0.0.3"
             await talk(connection)
+
+
+async def test_a_failed_bind_leaves_nothing_open() -> None:
+    with same_descriptors(), pytest.raises(OSError, match="Cannot assign requested address"):
+        async with quic.open_connection("127.0.0.1", 9, client_configuration(), local=("192.0.2.1", 0)):
+            raise AssertionError
 
 
 @pytest.mark.parametrize(
@@ -586,12 +593,19 @@ async def test_a_violation_of_credit_ends_the_connection(
 # The module
 
 
-def test_without_the_extra_the_import_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("aioquic", r"trio_dgram.quic needs aioquic: pip install trio_dgram\[quic\]"),
+        ("trio_dgram._quic.client", "import of trio_dgram._quic.client halted"),
+    ],
+)
+def test_without_the_extra_the_import_names_it(missing: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = [name for name in sys.modules if name.startswith(("trio_dgram.quic", "trio_dgram._quic"))]
     for name in loaded:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "aioquic", None)
-    with pytest.raises(ImportError, match=r"trio_dgram.quic needs aioquic: pip install trio_dgram\[quic\]"):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=message):
         importlib.import_module("trio_dgram.quic")
 
 

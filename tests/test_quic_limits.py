@@ -320,6 +320,65 @@ def limit_sends(monkeypatch: pytest.MonkeyPatch, sock: DatagramSocket, size: int
     monkeypatch.setattr(type(sock), "send_many", send_many)
 
 
+async def test_a_refused_send_ends_only_a_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected() as pair:
+        errors = fail_sends(monkeypatch, pair.client._session.paths.current.socket)
+        errors.extend(
+            [SendManyError(OSError(errno.ECONNREFUSED, "refused"), 0, 0), trio.ClosedResourceError("rebound")]
+        )
+        errors.append(SendManyError(OSError(errno.ENOBUFS, "full"), 0, 0))
+        for _ in range(3):
+            await pair.client.ping()
+        assert errors == []
+
+
+async def test_a_handshake_that_cannot_be_sent_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = OSError(errno.ECONNREFUSED, "refused")
+
+    async def send_many(*_: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        raise SendManyError(refused, 0, 0) from refused
+
+    async with open_socket("udp4", port=0, host="127.0.0.1") as sock:
+        monkeypatch.setattr(DatagramSocket, "send_many", send_many)
+        with pytest.raises(ConnectionRefusedError) as caught:
+            async with quic.open_connection(*sock.address, client_configuration()):
+                raise AssertionError
+        assert caught.value is refused
+
+
+async def test_a_client_whose_socket_fails_has_a_broken_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected() as pair:
+        original = DatagramSocket.receive_many
+        errors = [OSError(errno.ECONNREFUSED, "Connection refused"), OSError(errno.EIO, "Input/output error")]
+
+        async def receive_many(self: DatagramSocket, max_count: int) -> list[Datagram]:
+            if self is pair.client._session.paths.current.socket:
+                await trio.lowlevel.checkpoint()
+                raise errors.pop(0)
+            return await original(self, max_count)
+
+        monkeypatch.setattr(DatagramSocket, "receive_many", receive_many)
+        with pytest.raises(trio.BrokenResourceError):
+            while True:
+                await pair.client.ping()
+        assert (await pair.client.wait_closed()).reason == "[Errno 5] Input/output error"
+
+
+def fail_sends(monkeypatch: pytest.MonkeyPatch, sock: DatagramSocket) -> list[Exception]:
+    """Return a list of errors that the next flights of a socket raise."""
+    errors: list[Exception] = []
+    original = DatagramSocket.send_many
+
+    async def send_many(self: DatagramSocket, datagrams: list[Datagram]) -> None:
+        if self is sock and errors:
+            raise errors.pop(0)
+        await original(self, datagrams)
+
+    monkeypatch.setattr(DatagramSocket, "send_many", send_many)
+    return errors
+
+
 # Hostile datagrams
 
 
@@ -359,3 +418,7 @@ def test_no_datagram_harms_a_server(datagrams: list[bytes]) -> None:
 def test_no_header_raises(data: bytes) -> None:
     destination_of_untrusted(data)
     parse_long_header_untrusted(data)
+
+
+def test_a_token_that_is_longer_than_its_datagram_is_malformed() -> None:
+    assert parse_long_header_untrusted(b"\xc0\x00\x00\x00\x01\x00\x00\x20") is None

@@ -11,9 +11,11 @@ from typing import Any, Final
 import pytest
 import trio
 
+import trio_dgram
 from trio_dgram import quic
 
 from .support.quic import client_configuration, echo_all, files, server_configuration, serving
+from .support.supervised import ROOT, supervised
 
 pytestmark = pytest.mark.programs
 
@@ -69,6 +71,37 @@ async def test_our_client_talks_to_aioquics_server(arguments: list[str]) -> None
             assert await connection.datagrams.receive() == b"hello"
         process.kill()
         await process.stdout.aclose()
+
+
+SERVER: Final = """
+import os
+from functools import partial
+import trio
+from tests.support.quic import echo_all, server_configuration
+import trio_dgram
+from trio_dgram import quic
+trio.run(partial(quic.serve, echo_all, int(os.environ["PORT"]), server_configuration(), host="127.0.0.1"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel: only Linux steers")
+async def test_connections_survive_a_change_of_address_between_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with trio_dgram.open_socket("udp4", port=0, host="127.0.0.1") as sock:
+        port = sock.address.port
+    for name, value in {"PYTHONPATH": str(ROOT), "PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-c", SERVER]
+    async with supervised(command, listen=[f"127.0.0.1:{port}"], steer="quic"), trio.open_nursery() as nursery:
+        for _ in range(12):
+            nursery.start_soon(move_about, port)
+
+
+async def move_about(port: int) -> None:
+    async with quic.open_connection("127.0.0.1", port, client_configuration()) as connection:
+        for _ in range(4):
+            await ask(connection, 1000)
+            await connection.rebind()
+        await ask(connection, 1000)
 
 
 async def ask(connection: quic.Connection, size: int) -> None:

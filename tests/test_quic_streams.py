@@ -130,9 +130,22 @@ async def test_a_reset_may_follow_the_end() -> None:
         await ours.send_eof()
         ours.reset(9)
         with pytest.raises(trio.BrokenResourceError) as caught:
-            while await theirs.receive_some():
-                pass
+            await exhaust(theirs)
         assert cause(caught).code == 9
+
+
+async def exhaust(stream: quic.ReceiveStream) -> None:
+    async for _ in stream:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_closed_stream_sends_nothing() -> None:
+    async with connected() as pair:
+        ours, theirs = await pair.streams()
+        await ours.aclose()
+        for method in (ours.wait_send_all_might_not_block, ours.send_eof, ours.receive_some):
+            await expect_closed(method)
+        await exhaust(theirs)
 
 
 async def test_a_stream_may_be_stopped_after_its_end() -> None:
@@ -162,6 +175,44 @@ async def test_one_way_streams_have_one_way() -> None:
         theirs = await pair.server.accept_receive_streams().receive()
         theirs.stop()
         await pair.server.ping()
+
+
+async def test_a_one_way_stream_is_reset_where_its_block_fails_or_before_it_is_accepted() -> None:
+    async with connected({"max_streams": (0, 5)}) as pair:
+        with pytest.raises(ValueError, match="ours"):
+            async with await pair.client.open_send_stream() as stream:
+                await stream.send_all(b"hello")
+                raise ValueError("ours")
+        await pair.client.ping()
+        async with await pair.client.open_send_stream() as stream:
+            await stream.send_all(b"another")
+        theirs = await pair.server.accept_receive_streams().receive()
+        assert await theirs.receive_some() == b"another"
+
+
+async def test_one_task_at_a_time_receives() -> None:
+    async with connected() as pair, trio.open_nursery() as nursery:
+        ours, _ = await pair.streams()
+        nursery.start_soon(expect_closed, ours.receive_some)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await ours.receive_some()
+        ours.stop()
+
+
+async def test_a_connection_that_ends_unread_still_returns_what_has_arrived() -> None:
+    async with connected() as pair:
+        ours, theirs = await pair.streams()
+        await ours.send_all(b"hello")
+        await pair.client.ping()
+        pair.client.close(3)
+        await pair.server.wait_closed()
+        assert await theirs.receive_some() == b"hello"
+        with pytest.raises(trio.BrokenResourceError):
+            await theirs.receive_some()
+        theirs.stop()
+        with pytest.raises(trio.ClosedResourceError):
+            await theirs.receive_some()
 
 
 async def test_opening_waits_until_the_peer_allows_it() -> None:

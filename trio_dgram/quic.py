@@ -43,7 +43,6 @@ __all__ = [
 ]
 
 # Documentation and tracebacks show the public name of a class, not the module that defines it. The class that
-# ``trio_dgram.dtls`` shares is named by the module that is imported first.
+# ``trio_dgram.dtls`` has as well is named by the module that is imported last.
 for _name in __all__:
-    if "._" in globals()[_name].__module__:
-        globals()[_name].__module__ = __name__
+    globals()[_name].__module__ = __name__

@@ -22,9 +22,9 @@ from .._values.datagrams import Datagram
 from .._values.errors import CertificateError, SendManyError
 from .configuration import Configuration, client_configuration
 from .connection import Connection
-from .endpoint import Endpoint, end_all
+from .endpoint import Endpoint
 from .engine import Engine
-from .errors import Closed, HandshakeError, connection_error, is_about_certificate
+from .errors import INTERNAL_ERROR, Closed, HandshakeError, connection_error, is_about_certificate
 from .paths import Path
 from .session import Session
 
@@ -61,7 +61,7 @@ class _Attempt:
         self._endpoint.add_socket(path.socket)
         configuration = self._server.configuration
         engine = Engine(client_configuration(configuration, self._server.host), max_streams=configuration.max_streams)
-        self.session = Session(engine, configuration, path, self._endpoint.log, is_client=True)
+        self.session = Session(engine, configuration, path, self._endpoint.log)
         self._endpoint.add(self.session)
         engine.connect(path.latest.address, trio.current_time())
         self.session.state.on_change()
@@ -115,7 +115,7 @@ class _Attempt:
             self._error = cause if isinstance(cause, OSError) else error
             self.session.changed.unpark_all()
         elif not is_reported_by_network(error):
-            end_all([self.session], error)
+            self.session.fail(INTERNAL_ERROR, str(error))
 
 
 @defer_interrupts

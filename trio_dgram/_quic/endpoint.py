@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import heapq
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count, groupby
 from math import inf
@@ -26,7 +26,6 @@ from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
 from .._values.datagrams import Datagram
 from .._values.errors import SendManyError
-from .errors import INTERNAL_ERROR
 from .packets import SMALLEST_DATAGRAM
 from .paths import Path
 from .session import Flight, Session
@@ -122,7 +121,7 @@ class Endpoint:
             flight = self._collect()
             if flight:
                 await self._send(flight)
-            elif not self._changed:
+            else:
                 with trio.move_on_at(self._next_timer()):
                     await self._driver.park()
 
@@ -188,9 +187,3 @@ class Endpoint:
         """Send a datagram if the kernel takes it now."""
         with suppress(OSError, trio.WouldBlock, trio.ClosedResourceError):
             sock.send_nowait(datagram)
-
-
-def end_all(sessions: Iterable[Session], error: OSError) -> None:
-    """End connections whose socket has failed."""
-    for session in list(sessions):
-        session.fail(INTERNAL_ERROR, str(error))

@@ -133,7 +133,7 @@ class Router:
             original_id=original_id or header.destination,
             retry_id=None if original_id is None else header.destination,
         )
-        session = Session(engine, self._configuration, path, self.endpoint.log, is_client=False)
+        session = Session(engine, self._configuration, path, self.endpoint.log)
         self._ids[session] = set()
         for each in (header.destination, *engine.ids):
             self._on_id_issued(session, each)

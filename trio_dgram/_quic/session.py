@@ -42,17 +42,13 @@ class Session:
       configuration: its settings.
       path: how its peer is reached.
       log: where failures are logged.
-      is_client: whether it is the client's end.
     """
 
-    def __init__(
-        self, engine: Engine, configuration: Configuration, path: Path, log: RateLimitedLog, *, is_client: bool
-    ) -> None:
+    def __init__(self, engine: Engine, configuration: Configuration, path: Path, log: RateLimitedLog) -> None:
         self.engine = engine
         self.state = ConnectionState(engine, configuration)
         self.log = log
         self.paths = Paths(path)
-        self.is_client = is_client
         self.handshake_deadline = inf
         self.armed_at = inf
         """The time at which the timer of the endpoint fires for this connection."""
@@ -69,7 +65,7 @@ class Session:
         self.farewell = b""
         """The datagram that has closed the connection, if we have."""
         self.datagrams = create(DatagramFrames, self.state)
-        self.streams = StreamTable(self.state, is_client=is_client)
+        self.streams = StreamTable(self.state)
         self._pings: dict[int, float | None] = {}
         self._ping_count = 0
         self._keep_alive_at = inf
@@ -167,9 +163,8 @@ class Session:
 
     def fail(self, code: int, reason: str) -> None:
         """End the connection with an error of QUIC."""
-        if self.state.closed is None:
-            self.engine.end(code, reason, application=False)
-            self._end()
+        self.engine.end(code, reason, application=False)
+        self._end()
 
     def refuse(self) -> None:
         """End the connection with the next flight: there is no place for it."""

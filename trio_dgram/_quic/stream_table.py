@@ -28,10 +28,10 @@ _ONE_WAY: Final = 2
 
 @attrs.define
 class _Halves:
-    """A stream that is not over."""
+    """A stream that is not over; of a one-way stream one half is not used."""
 
-    sending: SendingHalf | None
-    receiving: ReceivingHalf | None
+    sending: SendingHalf
+    receiving: ReceivingHalf
     returns_place: bool = False
     """Whether the peer may open another stream when this one is over."""
 
@@ -40,12 +40,11 @@ class _Halves:
 class StreamTable:
     """The streams of one connection."""
 
-    def __init__(self, state: ConnectionState, *, is_client: bool) -> None:
+    def __init__(self, state: ConnectionState) -> None:
         self.two_way: IncomingStreams[Stream] = create(IncomingStreams, state, self._on_accepted)
         self.one_way: IncomingStreams[ReceiveStream] = create(IncomingStreams, state, self._on_accepted)
         self._state = state
         self._engine = state.engine
-        self._is_client = is_client
         self._streams: dict[int, _Halves] = {}
         self._second = 0.0
         self._aborted = 0
@@ -76,11 +75,8 @@ class StreamTable:
             await self._state.progress.park()
 
     def _add(self, stream_id: int) -> _Halves:
-        is_ours = stream_id & 1 != self._is_client
-        is_one_way = bool(stream_id & _ONE_WAY)
         self._streams[stream_id] = halves = _Halves(
-            SendingHalf(self._state, stream_id) if is_ours or not is_one_way else None,
-            ReceivingHalf(self._state, stream_id) if not (is_ours and is_one_way) else None,
+            SendingHalf(self._state, stream_id), ReceivingHalf(self._state, stream_id)
         )
         return halves
 
@@ -111,28 +107,23 @@ class StreamTable:
 
     def receive(self, stream_id: int, data: bytes, *, end: bool) -> None:
         """Pass on bytes of a stream."""
-        receiving = self._find(stream_id).receiving
-        if receiving is not None:
-            receiving.on_data(data, end=end)
+        self._find(stream_id).receiving.on_data(data, end=end)
         if end:
             self._state.ending.add(stream_id)
 
     def stop(self, stream_id: int, code: int) -> None:
         """Pass on that the peer wants no more of a stream."""
-        sending = self._find(stream_id).sending
-        if sending is not None:
-            sending.on_stop(code)
+        self._find(stream_id).sending.on_stop(code)
 
     def reset(self, stream_id: int, code: int) -> bool:
         """Pass on the reset of a stream; return whether the peer keeps to Rule 2."""
         halves = self._find(stream_id)
-        if halves.receiving is not None:
-            halves.receiving.on_reset(code)
+        halves.receiving.on_reset(code)
         self._state.ending.add(stream_id)
         is_one_way = bool(stream_id & _ONE_WAY)
         if not (self.one_way if is_one_way else self.two_way)._discard(stream_id):
             return True
-        if halves.sending is not None:
+        if not is_one_way:
             halves.sending.reset(NO_ERROR)
         halves.returns_place = True
         return self._count_aborted() <= self._state.configuration.max_streams[is_one_way]
@@ -159,7 +150,6 @@ class StreamTable:
     def wake(self) -> None:
         """Wake the tasks that wait: the connection has ended."""
         for each in self._streams.values():
-            if each.receiving is not None:
-                each.receiving.wake()
+            each.receiving.wake()
         self.two_way._wake()
         self.one_way._wake()

@@ -63,10 +63,6 @@ class _AnyStream(trio.abc.AsyncResource):
         if self._receiving is not None:
             self._receiving.stop(code)
 
-    def _fail(self) -> None:
-        """Reset the stream, whose handler has failed."""
-        self._abort(_FAILED)
-
     def __repr__(self) -> str:
         return f"<trio_dgram.quic.{type(self).__name__} {self._id}>"
 
