@@ -398,6 +398,15 @@ async def test_a_broken_connection_is_not_logged(caplog: pytest.LogCaptureFixtur
     assert caplog.records == []
 
 
+async def test_an_error_of_another_resource_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(_: quic.Connection) -> None:
+        raise trio.BrokenResourceError("of another resource")
+
+    async with serving(handler, handler_errors="log") as (listener,), connecting(listener) as connection:
+        assert (await connection.wait_closed()).code == 1
+    assert "BrokenResourceError: of another resource" in caplog.text
+
+
 async def test_a_failed_stream_handler_resets_its_stream_alone(caplog: pytest.LogCaptureFixture) -> None:
     async with serving() as (listener,), connecting(listener) as connection:
         stream = await connection.open_stream()

@@ -200,8 +200,8 @@ class Configuration:
 
 
 def _key_log(value: StrPath | TextIO | None) -> TextIO | None:
-    if value is None or hasattr(value, "write"):
-        return cast("TextIO | None", value)
+    if not isinstance(value, str | PathLike):
+        return value
     path = Path(value)
     path.touch()
     return cast("TextIO", _Appending(path))

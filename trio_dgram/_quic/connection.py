@@ -209,7 +209,8 @@ class Connection(trio.abc.AsyncResource, metaclass=NoPublicConstructor):
 
     @property
     def _ended(self) -> bool:
-        return self._session.closed is not None
+        """Whether it has ended, but not because the program has closed it."""
+        return self._session.closed is not None and not self._session.state.closed_here
 
     def _handler_starts(self, scope: trio.CancelScope) -> None:
         """Do nothing: no peer ever takes the place of another one."""

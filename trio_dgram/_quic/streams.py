@@ -21,9 +21,6 @@ _FAILED = 1
 class _AnyStream(trio.abc.AsyncResource):
     """What streams of all directions have."""
 
-    _sending: SendingHalf | None = None
-    _receiving: ReceivingHalf | None = None
-
     _id: int
 
     @property
@@ -43,10 +40,7 @@ class _AnyStream(trio.abc.AsyncResource):
         except BaseException:
             self._abort(NO_ERROR)
             raise
-        if self._sending is not None:
-            self._sending.close()
-        if self._receiving is not None:
-            self._receiving.stop(NO_ERROR)
+        self._close()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -56,12 +50,11 @@ class _AnyStream(trio.abc.AsyncResource):
             self._abort(_FAILED if isinstance(exc, Exception) else NO_ERROR)
         await self.aclose()
 
+    def _close(self) -> None:
+        """Close the directions that the stream has; each class adds its own."""
+
     def _abort(self, code: int) -> None:
-        """Reset what is not closed."""
-        if self._sending is not None and not self._sending.is_done:
-            self._sending.reset(code)
-        if self._receiving is not None:
-            self._receiving.stop(code)
+        """Reset the directions that are not closed; each class adds its own."""
 
     def __repr__(self) -> str:
         return f"<trio_dgram.quic.{type(self).__name__} {self._id}>"
@@ -112,6 +105,15 @@ class SendStream(_AnyStream, trio.abc.SendStream, metaclass=NoPublicConstructor)
         """
         self._sending.reset(check_integer("code", code, 0, _HIGHEST_CODE))
 
+    def _close(self) -> None:
+        self._sending.close()
+        super()._close()
+
+    def _abort(self, code: int) -> None:
+        if not self._sending.is_done:
+            self._sending.reset(code)
+        super()._abort(code)
+
 
 @defer_interrupts
 class ReceiveStream(_AnyStream, trio.abc.ReceiveStream, metaclass=NoPublicConstructor):
@@ -148,6 +150,14 @@ class ReceiveStream(_AnyStream, trio.abc.ReceiveStream, metaclass=NoPublicConstr
           code: a code of the application's protocol, 0 to 2**62 - 1. Default: 0.
         """
         self._receiving.stop(check_integer("code", code, 0, _HIGHEST_CODE))
+
+    def _close(self) -> None:
+        self._receiving.stop(NO_ERROR)
+        super()._close()
+
+    def _abort(self, code: int) -> None:
+        self._receiving.stop(code)
+        super()._abort(code)
 
 
 @defer_interrupts
