@@ -139,7 +139,7 @@ def resolve_short_name(
     if node.get("refdomain") != "py":
         return None
     domain = env.domains.python_domain
-    for module in (trio_dgram, dtls, sim, workers):
+    for module in (trio_dgram, dtls, quic, sim, workers):
         name = f"{module.__name__}.{node['reftarget'].removeprefix('trio_dgram.')}"
         if name in domain.objects:
             return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, contnode)
