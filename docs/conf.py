@@ -22,7 +22,7 @@ from inventories import INVENTORIES, write_inventory  # noqa: E402 -- it is besi
 from llms import write_llms  # noqa: E402 -- likewise
 
 import trio_dgram  # noqa: E402 -- ruff takes it for a module beside this file
-from trio_dgram import dtls, sim, workers  # noqa: E402 -- likewise
+from trio_dgram import dtls, quic, sim, workers  # noqa: E402 -- likewise
 from trio_dgram._kernel.options import OPTIONS  # noqa: E402 -- likewise
 from trio_dgram._socket.socket_options import SocketWithOptions  # noqa: E402 -- likewise
 

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from .._codecs.families import UDP6
-from .._services.connecting import addresses_of, connect_next
+from .._services.connecting import addresses_of, check_local, connect_next
 from .._services.sockets import is_reported_by_network, make_socket
 from .._socket.config import SocketOptions, check_options
 from .._socket.interrupts import defer_interrupts
@@ -206,6 +206,5 @@ def open_connection(
     check_number("handshake_timeout", handshake_timeout, 0, infinite=True)
     check_number("drain_timeout", drain_timeout, 0, infinite=True)
     check_options(UDP6.type, options)
-    if local is not None:
-        UDP6.check_local(local, None)
+    check_local(local)
     return _ConnectionManager(_Server(name, port, configuration, local, handshake_timeout, drain_timeout, options))
