@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 import trio_dgram
-from trio_dgram import dtls, lowlevel, sim, workers
+from trio_dgram import dtls, lowlevel, quic, sim, workers
 
 ROOT: Final = Path(__file__).parent.parent
 DOCS: Final = ROOT / "docs"
@@ -50,7 +50,7 @@ def toctree_entries(page: Path) -> list[Path]:
 
 
 def test_the_reference_documents_every_public_name_once() -> None:
-    modules: list[ModuleType] = [trio_dgram, dtls, lowlevel, sim, workers]
+    modules: list[ModuleType] = [trio_dgram, dtls, lowlevel, quic, sim, workers]
     public = Counter(f"{module.__name__}.{name}" for module in modules for name in module.__all__)
     assert documented_names() == public
 

@@ -41,7 +41,7 @@ async def between(
             await talk(connection)
 
     async with trio.open_nursery() as nursery:
-        with server.entered():
+        with server.active():
             await nursery.start(partial(quic.serve, echo_all, 4433, server_configuration(), handler_errors="raise"))
         await client.run(connect)
         nursery.cancel_scope.cancel()

@@ -122,6 +122,31 @@ async def test_what_was_received_before_a_stop_and_a_reset_twice_is_ignored() ->
         assert repr(ours) == "<trio_dgram.quic.Stream 0>"
 
 
+async def test_a_stopped_stream_that_is_closed_by_a_cancelled_call_is_closed() -> None:
+    async with connected() as pair:
+        ours, theirs = await pair.streams()
+        theirs.stop(4)
+        with pytest.raises(trio.BrokenResourceError):
+            while True:
+                await ours.send_all(b"x")
+        await trio.aclose_forcefully(ours)
+        await expect_closed(ours.wait_send_all_might_not_block)
+
+
+async def test_a_stream_that_is_over_can_be_closed_again() -> None:
+    async with connected() as pair:
+        ours, theirs = await pair.streams()
+        ours.reset()
+        theirs.reset()
+        for stream in (ours, theirs):
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
+        while pair.client.statistics().streams:
+            await pair.client.ping()
+        ours.reset()
+        await pair.client.ping()
+
+
 async def test_a_reset_may_follow_the_end() -> None:
     async with connected({"max_stream_data": 4096}, {"send_window": 8192}) as pair:
         ours, theirs = await pair.streams()

@@ -203,19 +203,6 @@ def test_a_coroutine_in_place_of_a_function_is_refused_with_words() -> None:
         sim.run(lambda _: 3)  # type: ignore[arg-type,return-value]
 
 
-def test_the_error_of_a_task_on_a_host_has_seed_and_story() -> None:
-    async def fail() -> None:
-        raise ZeroDivisionError
-
-    async def scenario(network: sim.Network) -> None:
-        network.host("a").start_soon(fail)
-        await trio.sleep(1)
-
-    with pytest.raises(ExceptionGroup) as caught:
-        sim.run(scenario, seed=5)
-    assert [note.splitlines()[0][:32] for note in caught.value.__notes__] == ["On the simulated network, seed 5"]
-
-
 def test_a_frozen_host_stops_its_timers_and_its_sockets() -> None:
     async def tick(times: list[float]) -> None:
         for _ in range(3):

@@ -143,9 +143,12 @@ class StreamTable:
         for stream_id in over:
             self._state.ending.discard(stream_id)
             self._state.finishing.discard(stream_id)
-            self._engine.forget(stream_id)
-            if self._streams.pop(stream_id).returns_place:
-                self._return_place(stream_id)
+            halves = self._streams.pop(stream_id, None)
+            # The program may close or reset a stream that was forgotten before.
+            if halves is not None:
+                self._engine.forget(stream_id)
+                if halves.returns_place:
+                    self._return_place(stream_id)
 
     def wake(self) -> None:
         """Wake the tasks that wait: the connection has ended."""

@@ -110,7 +110,9 @@ class SendStream(_AnyStream, trio.abc.SendStream, metaclass=NoPublicConstructor)
         super()._close()
 
     def _abort(self, code: int) -> None:
-        if not self._sending.is_done:
+        if self._sending.is_done:
+            self._sending.close()
+        else:
             self._sending.reset(code)
         super()._abort(code)
 

@@ -158,6 +158,11 @@ class Host:
         """Start a task as :meth:`start_soon` does, and wait until it calls ``task_status.started``, as
         :meth:`trio.Nursery.start` does.
 
+        Args:
+          async_fn: the async function, which gets ``task_status``.
+          args: its other arguments.
+          name: the name of the task. Default: the function's.
+
         Returns:
           What it passes to ``task_status.started``.
 

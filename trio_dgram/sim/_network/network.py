@@ -231,7 +231,11 @@ class Network(Observable):
         self._fabric.note("", f"hold {pipe.name}", "fault")
 
     def release(self, a: AnyHost, b: AnyHost) -> None:
-        """Take one :meth:`hold` back; with the last one, let everything go that was held, in order.
+        """End one :meth:`hold` from ``a`` to ``b``. The end of the last one releases all held datagrams, in order.
+
+        Args:
+          a: the host that sends, or its name.
+          b: the host that receives, or its name.
 
         Raises:
           RuntimeError: if there is none.

@@ -120,7 +120,7 @@ class Pipe:
             self._on_change(self.name, before, self._conditions)
 
     def set_default(self, conditions: Conditions) -> None:
-        """Take other conditions unless it :attr:`is_named`."""
+        """Apply ``conditions`` unless the pipe :attr:`is_named`."""
         if not self.is_named:
             self._apply(conditions, KNOBS)
 
