@@ -154,7 +154,7 @@ MOST_HELD: Final = 64 * 1024 + 1024 * 2
 
 def _channels(work: Echo) -> tuple[Row, ...]:
     return (
-        Row("a handler's task each", PEERS[OURS], ("channels", str(work.sources + work.sockets)), work),
+        Row("a handler's task each", PEERS[OURS], ("channels", str(work.sources + work.sockets), "127.0.0.1"), work),
         Row("the bare socket", PEERS[OURS], ("echo",), work, bar=2.0),
     )
 
@@ -275,6 +275,15 @@ _CASES: Final = (
         name="a channel per peer, 16 peers",
         unit="us per datagram",
         rows=_channels(Echo(figure=COST)),
+        higher_is_better=False,
+    ),
+    Case(
+        name="a channel per peer, wildcard address",
+        unit="us per datagram",
+        rows=tuple(
+            Row(name, PEERS[OURS], ("channels", "16", host), Echo(figure=COST), bar)
+            for name, host, bar in (("on the wildcard address", "0.0.0.0", None), ("on one address", "127.0.0.1", 1.1))
+        ),
         higher_is_better=False,
     ),
     Case(

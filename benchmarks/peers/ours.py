@@ -96,14 +96,14 @@ async def worker() -> None:
             await server.send(datagram.data, datagram.address)
 
 
-async def channels(peers: int) -> None:
+async def channels(peers: int, host: str) -> None:
     async def answer(peer: trio_dgram.DatagramChannel) -> None:
         async for data in peer:
             await peer.send(data)
 
     async with trio.open_nursery() as nursery:
         listeners: list[trio_dgram.DatagramListener] = await nursery.start(
-            lambda task_status: trio_dgram.serve(answer, 0, host="127.0.0.1", max_peers=peers, task_status=task_status)
+            lambda task_status: trio_dgram.serve(answer, 0, host=host, max_peers=peers, task_status=task_status)
         )
         print(listeners[0].address.port, flush=True)
 
@@ -208,8 +208,8 @@ match sys.argv[1:]:
         trio.run(workers, int(processes))
     case ["worker"]:
         trio.run(worker)
-    case ["channels", peers]:
-        trio.run(channels, int(peers))
+    case ["channels", peers, host]:
+        trio.run(channels, int(peers), host)
     case ["guarded"]:
         trio.run(guarded)
     case ["idle peers", count]:
