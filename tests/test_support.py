@@ -26,21 +26,21 @@ def report(outcome: str, text: object) -> pytest.TestReport:
 )
 def test_a_missing_program_fails_and_a_missing_kernel_feature_skips(reason: str, outcome: str) -> None:
     skipped = report("skipped", ("tests/test_it.py", 1, f"Skipped: {reason}"))
-    refuse_skip(skipped, "kernel:")
+    refuse_skip(skipped, ("kernel:",))
     assert skipped.outcome == outcome
     assert reason in str(skipped.longrepr)
 
 
 def test_elsewhere_anything_may_be_missing() -> None:
     skipped = report("skipped", ("tests/test_it.py", 1, "Skipped: program: socat is not installed"))
-    refuse_skip(skipped, "")
+    refuse_skip(skipped, ("",))
     assert skipped.outcome == "skipped"
 
 
 @pytest.mark.parametrize("outcome", ["passed", "failed", "skipped"])
 def test_other_outcomes_stay(outcome: str) -> None:
     other = report(outcome, "not a skip's place and reason")
-    refuse_skip(other, "kernel:")
+    refuse_skip(other, ("kernel:",))
     assert other.outcome == outcome
 
 

@@ -59,7 +59,7 @@ def test_curl_fetches_a_file(folder: Path) -> None:
     curl = find_program("curl")
     version = subprocess.run([curl, "--version"], check=True, capture_output=True, text=True).stdout
     if "HTTP3" not in version:
-        pytest.skip("program: this curl has no HTTP/3")
+        pytest.skip("distribution: its curl is built without HTTP/3")
     with program(*command(folder)) as running:
         port = Example(running).line_with("listening on").rpartition(":")[2]
         url = f"https://127.0.0.1:{port}/index.html"
