@@ -22,6 +22,7 @@ from .support.certificates import serving as serving_dtls
 from .support.certificates import shout
 from .support.descriptors import same_descriptors
 from .support.families import Family
+from .support.marks import needs_packet_info
 from .support.quic import (
     check_sums,
     client_configuration,
@@ -63,6 +64,7 @@ async def test_a_server_echoes_over_both_families(udp: Family) -> None:
     assert "closed" in repr(listener)
 
 
+@needs_packet_info
 async def test_answers_leave_from_the_address_that_was_asked() -> None:
     async with serving(host=None) as listeners:
         async with quic.open_connection("127.0.0.2", listeners[0].address.port, client_configuration()) as connection:

@@ -120,7 +120,7 @@ class Pipe:
             self._on_change(self.name, before, self._conditions)
 
     def set_default(self, conditions: Conditions) -> None:
-        """Apply ``conditions`` unless the pipe :attr:`is_named`."""
+        """Apply ``conditions`` unless the program has set some for this pipe."""
         if not self.is_named:
             self._apply(conditions, KNOBS)
 
