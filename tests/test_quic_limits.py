@@ -294,6 +294,18 @@ async def test_connection_ids_begin_with_the_index_of_the_worker(monkeypatch: py
         assert pair.client._session.engine._peer_cid.cid[:1] == b"\x03"
 
 
+async def test_an_id_may_be_retired_before_it_is_issued() -> None:
+    async with connected() as pair:
+        # The server holds IDs number 0 to 7. Retiring number 1 creates number 8, which the same packet retires.
+        await pair.client.ping()
+        engine = pair.client._session.engine
+        engine._retire_peer_cid(engine._peer_cid_available.pop(0))
+        engine._retire_connection_ids.append(8)
+        for _ in range(2):
+            await pair.client.ping()
+        assert len(pair.server._session.engine.ids) == 8
+
+
 # Sends that fail
 
 

@@ -155,7 +155,8 @@ class Router:
         self._ids[session].add(connection_id)
 
     def _on_id_retired(self, session: Session, connection_id: bytes) -> None:
-        del self._sessions[connection_id]
+        # A peer can guess the number of an ID, and retire it before the frame that issues it was sent.
+        self._sessions.pop(connection_id, None)
         self._ids[session].discard(connection_id)
 
     def _on_end(self, listener: Listener, session: Session) -> None:
