@@ -200,6 +200,14 @@ async def test_cancelling_closes_at_once() -> None:
         await stream.aclose()
 
 
+async def test_a_connection_arms_few_timers() -> None:
+    async with connected() as pair:
+        for _ in range(30):
+            await pair.client.ping()
+        endpoint = pair.server._session.send_now.__self__  # type: ignore[attr-defined]
+        assert len(endpoint._timers) < 5
+
+
 async def test_an_idle_connection_ends_cleanly() -> None:
     async with connected(client={"idle_timeout": 0.3}) as pair:
         ours, theirs = await pair.streams()

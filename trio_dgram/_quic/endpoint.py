@@ -128,7 +128,7 @@ class Endpoint:
     def _fire(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
             _, _, session = heapq.heappop(self._timers)
-            session.armed_at = inf
+            session.armed.pop()
             if session.closed is None and session.next_timer <= now:
                 # It has changed, so it is armed after its flight.
                 session.handle_timer(now)
@@ -139,10 +139,10 @@ class Endpoint:
         return max(self._timers[0][0], trio.current_time() + _SHORTEST_WAIT) if self._timers else inf
 
     def _arm(self, session: Session) -> None:
-        """Have the timer fire in time; one that is set earlier is kept, and finds nothing due."""
+        """Have the timer fire in time; an earlier time stays armed, and finds nothing due."""
         at = session.next_timer
-        if session.closed is None and at < session.armed_at:
-            session.armed_at = at
+        if session.closed is None and at < session.armed[-1]:
+            session.armed.append(at)
             heapq.heappush(self._timers, (at, next(self._numbers), session))
 
     def _collect(self) -> Flight:

@@ -50,8 +50,8 @@ class Session:
         self.log = log
         self.paths = Paths(path)
         self.handshake_deadline = inf
-        self.armed_at = inf
-        """The time at which the timer of the endpoint fires for this connection."""
+        self.armed = [inf]
+        """The times at which the timer of the endpoint fires for this connection, the next one last."""
         self.changed = trio.lowlevel.ParkingLot()
         """Where tasks wait for the end of the handshake, and of the connection."""
         self.is_established = False
