@@ -16,6 +16,8 @@ import trio.testing
 
 import trio_dgram
 from trio_dgram import quic
+from trio_dgram._quic.engine import Engine
+from trio_dgram.sim._explore.descriptors import open_descriptors
 
 from .support.certificates import connecting as connecting_dtls
 from .support.certificates import serving as serving_dtls
@@ -317,6 +319,16 @@ async def test_a_failed_bind_leaves_nothing_open() -> None:
             raise AssertionError
 
 
+async def test_an_engine_that_cannot_begin_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: object) -> None:
+        raise ImportError("another aioquic")
+
+    monkeypatch.setattr(Engine, "connect", connect)
+    with same_descriptors(), pytest.raises(ImportError, match="another aioquic"):
+        async with quic.open_connection("127.0.0.1", 9, client_configuration()):
+            raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -571,6 +583,30 @@ async def test_a_client_continues_by_another_socket() -> None:
         assert pair.server.statistics().migrations == pair.client.statistics().migrations == 1
         with pytest.raises(ValueError, match="rebind is for clients"):
             await pair.server.rebind()
+
+
+async def test_a_client_changes_its_socket_twice_at_once() -> None:
+    async with connected() as pair:
+        before = len(open_descriptors())
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(pair.client.rebind)
+        assert len(open_descriptors()) == before
+        await pair.client.ping()
+        assert pair.server.address == pair.client.local_address
+
+
+async def test_a_connection_that_closes_meanwhile_gets_no_other_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = trio_dgram.DatagramSocket.connect
+
+    async def connect(sock: trio_dgram.DatagramSocket, address: tuple[str, int]) -> None:
+        await original(sock, address)
+        pair.client.close()
+
+    async with connected() as pair:
+        monkeypatch.setattr(trio_dgram.DatagramSocket, "connect", connect)
+        with same_descriptors():
+            await expect_closed(pair.client.rebind)
 
 
 async def test_keys_change() -> None:

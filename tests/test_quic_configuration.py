@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from trio_dgram import quic
+from trio_dgram._quic.configuration import client_configuration as engine_of_client
 
 from .support.quic import client_configuration, connected, connecting, files, server_configuration, serving
 
@@ -28,6 +29,8 @@ from .support.quic import client_configuration, connected, connecting, files, se
         ({"trust": "/nonexistent"}, FileNotFoundError, "/nonexistent"),
         ({"verify": 1}, TypeError, "verify must be a bool"),
         ({"server_name": 5}, TypeError, "server_name must be a string"),
+        ({"server_name": ""}, ValueError, "server_name must be an address or a name in ASCII (xn--...), not ''"),
+        ({"server_name": "bücher.example"}, ValueError, "server_name must be an address or a name in ASCII"),
         ({"idle_timeout": 0}, ValueError, "idle_timeout must be at least 0.001, not 0"),
         ({"idle_timeout": None}, TypeError, "idle_timeout must be a number"),
         ({"keep_alive": 0}, ValueError, "keep_alive must be greater than 0, not 0"),
@@ -69,6 +72,10 @@ def test_a_configuration_is_frozen_and_has_values() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         configuration.verify = False  # type: ignore[misc]
     assert configuration == client_configuration(alpn=("h3", "hq"))
+
+
+def test_an_international_name_of_a_host_is_encoded() -> None:
+    assert engine_of_client(client_configuration(), "bücher.example").server_name == "xn--bcher-kva.example"
 
 
 def test_certificate_and_key_may_be_one_file(tmp_path: Path) -> None:

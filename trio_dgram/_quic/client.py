@@ -57,13 +57,19 @@ class _Attempt:
     async def begin(self) -> None:
         """Open the socket, and send the first flight."""
         path = await self._open_path(self._server.local)
-        await self._endpoint.__aenter__()
-        self._endpoint.add_socket(path.socket)
         configuration = self._server.configuration
-        engine = Engine(client_configuration(configuration, self._server.host), max_streams=configuration.max_streams)
+        try:
+            engine = Engine(
+                client_configuration(configuration, self._server.host), max_streams=configuration.max_streams
+            )
+            engine.connect(path.latest.address, trio.current_time())
+        except BaseException:
+            path.socket.close()
+            raise
         self.session = Session(engine, configuration, path, self._endpoint.log)
+        await self._endpoint.__aenter__()
         self._endpoint.add(self.session)
-        engine.connect(path.latest.address, trio.current_time())
+        self._endpoint.add_socket(path.socket)
         self.session.state.on_change()
 
     async def end(self) -> None:
@@ -99,8 +105,14 @@ class _Attempt:
 
     async def rebind(self) -> None:
         """Continue by another socket."""
-        former = self.session.paths.current.socket
         path = await self._open_path(None)
+        # Meanwhile the connection may have been closed, or moved by another task.
+        try:
+            self.session.state.check_open()
+        except BaseException:
+            path.socket.close()
+            raise
+        former = self.session.paths.current.socket
         self._endpoint.add_socket(path.socket)
         self.session.replace_socket(path)
         self._endpoint.remove_socket(former)

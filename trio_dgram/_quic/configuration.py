@@ -52,8 +52,12 @@ def _check_bool(_: object, attribute: attrs.Attribute[Any], value: object) -> No
 
 
 def _check_name(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not isinstance(value, str):
+    if value is None:
+        return
+    if not isinstance(value, str):
         raise TypeError(f"{attribute.name} must be a string, not {describe_value(value)}")
+    if not (value and value.isascii()):
+        raise ValueError(f"{attribute.name} must be an address or a name in ASCII (xn--...), not {value!r}")
 
 
 def _check_seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -238,7 +242,8 @@ def client_configuration(configuration: Configuration, host: str) -> Any:
     """Return aioquic's configuration for one connection to ``host``."""
     engine = copy(configuration.engine())
     engine.is_client = True
-    engine.server_name = host.partition("%")[0] if configuration.server_name is None else configuration.server_name
+    name = configuration.server_name
+    engine.server_name = host.partition("%")[0].encode("idna").decode("ascii") if name is None else name
     return engine
 
 
