@@ -106,6 +106,23 @@ def test_tokens_are_bound_to_address_id_secret_and_time(monkeypatch: pytest.Monk
 # Limits
 
 
+async def test_clients_that_end_their_handshakes_with_codes_of_their_choice_are_one_cause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving() as (listener,):
+        for code in (100, 200):
+            async with stranger(listener) as sock:
+                engine = Engine(engine_of_client(client_configuration(), "127.0.0.1"), max_streams=(0, 0))
+                engine.connect(SERVER, 0.0)
+                await sock.send(engine.datagrams_to_send(0.0)[0][0])
+                engine.receive_datagram((await sock.receive()).data, SERVER, 0.0)
+                engine.end(code, application=False)
+                await sock.send(engine.datagrams_to_send(0.0)[0][0])
+        while check_sums(listener).handshakes_failed < 2:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+    assert caplog.text.count("the QUIC handshake of") == 1
+
+
 async def test_the_oldest_handshake_makes_room() -> None:
     async with serving(max_handshakes=2, retry="never") as (listener,), stranger(listener) as sock:
         for _ in range(5):

@@ -14,6 +14,7 @@ instead of taking the limits away in silence.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final, Protocol, TextIO
@@ -60,6 +61,7 @@ _ATTRIBUTES: Final = (
     "_local_max_data",
     "_local_max_streams_bidi",
     "_local_max_streams_uni",
+    "_logger",
     "_loss",
     "_max_datagram_size",
     "_network_paths",
@@ -73,7 +75,7 @@ _ATTRIBUTES: Final = (
 )
 _OF_PARTS: Final = {
     "_local_max_data": ("sent", "used", "value"),
-    "_loss": ("_on_packets_lost", "_rtt_smoothed", "congestion_window"),
+    "_loss": ("_logger", "_on_packets_lost", "_rtt_smoothed", "congestion_window"),
 }
 
 
@@ -126,6 +128,13 @@ def check_aioquic() -> None:
             )
 
 
+class _DebugLog(logging.LoggerAdapter[Any]):
+    """Logs at level DEBUG what aioquic logs at higher levels: peers cause it, at any rate."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        super().log(min(level, logging.DEBUG), msg, *args, **kwargs)
+
+
 class Engine(QuicConnection):
     """One connection. It has the methods of aioquic's, which take the time, and those here.
 
@@ -152,6 +161,7 @@ class Engine(QuicConnection):
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,
         )
+        self._logger = self._loss._logger = _DebugLog(self._logger)  # type: ignore[assignment]  # noqa: SLF001
         self.lost = 0
         """How many packets were lost."""
         self._closed_by_peer = False

@@ -170,7 +170,8 @@ class Router:
             closed = session.closed
             reason = closed.reason or f"code {closed.code:#x}"
             self.endpoint.log.report(
-                ("handshake", closed.code),
+                # The peer chooses its code, and would get a line for each.
+                ("handshake", None if closed.remote else closed.code),
                 "the QUIC handshake of %s failed: %s",
                 session.name,
                 reason,
