@@ -46,7 +46,8 @@ async def test_a_sender_stops_at_the_windows_while_nothing_is_received() -> None
         received = 0
         while received < 65536:
             received += len(await theirs.receive_some())
-        # A part of the data was queued, so the stream has no clean end.
+        # A part of the data was queued, so the stream has no clean end, whatever follows.
+        await ours.send_all(b"more")
         await ours.aclose()
         with pytest.raises(trio.BrokenResourceError) as caught:
             while True:

@@ -47,11 +47,12 @@ class SendingHalf:
             await trio.lowlevel.checkpoint()
             self._check()
             rest = memoryview(data).cast("B")
+            was_truncated = self._is_truncated
             while rest:
                 queued = await self._wait_for_room()
                 self._queue(bytes(rest[:queued]))
                 rest = rest[queued:]
-                self._is_truncated = bool(rest)
+                self._is_truncated = was_truncated or bool(rest)
 
     async def wait_for_room(self) -> None:
         """Wait until bytes can be queued."""
