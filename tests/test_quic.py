@@ -554,6 +554,15 @@ async def test_datagrams_are_sent_as_the_network_takes_them() -> None:
             await pair.server.datagrams.receive()
 
 
+async def test_datagrams_that_a_smaller_path_cannot_carry_are_dropped() -> None:
+    settings = {"datagrams": True, "max_datagram_size": 1400}
+    async with connected(settings, settings) as pair:
+        await pair.client.datagrams.send(bytes(1300))
+        pair.client._session.engine.shrink(1200)
+        await pair.client.datagrams.send(b"small")
+        assert await pair.server.datagrams.receive() == b"small"
+
+
 async def test_datagrams_must_be_enabled() -> None:
     async with connected(client={"datagrams": True}) as pair:
         with pytest.raises(ValueError, match="datagrams must be enabled in the configuration"):

@@ -15,6 +15,7 @@ instead of taking the limits away in silence.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final, Protocol, TextIO
@@ -314,6 +315,8 @@ class Engine(QuicConnection):
     def shrink(self, size: int) -> None:
         """Send no datagrams larger than ``size`` bytes from now on."""
         self._max_datagram_size = min(size, self._max_datagram_size)
+        # A DATAGRAM frame that no longer fits would hold back all that are queued behind it.
+        self._datagrams_pending = deque(each for each in self._datagrams_pending if len(each) <= self.max_datagram)
 
     # Streams that are sent
 
