@@ -299,6 +299,7 @@ async def test_paths_are_bounded_and_keep_the_one_in_use() -> None:
         assert paths.to(("127.0.0.1", 99)).latest.address.port == 99
         assert paths.use(("127.0.0.1", 99))
         assert not paths.use(("127.0.0.1", 99))
+        assert not paths.use(("127.0.0.1", 1))
 
 
 # Workers

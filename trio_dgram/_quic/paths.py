@@ -42,9 +42,8 @@ class Paths:
 
     def use(self, address: tuple[str, int]) -> bool:
         """Make the path of ``address`` the current one; return whether the address has changed."""
-        former = self.current.latest.address
-        self.current = self.to(address)
-        return former != address
+        former, self.current = self.current, self.to(address)
+        return former.latest.address != self.current.latest.address
 
     def to(self, address: tuple[str, int]) -> Path:
         """Return the path to an address."""
