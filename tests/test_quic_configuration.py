@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
+import trio.testing
 
 from trio_dgram import quic
 from trio_dgram._quic.configuration import client_configuration as engine_of_client
@@ -98,3 +100,18 @@ async def test_keys_and_events_are_logged(tmp_path: Path) -> None:
     assert "SERVER_HANDSHAKE_TRAFFIC_SECRET" in log.getvalue()
     assert "CLIENT_TRAFFIC_SECRET_0" in path.read_text()
     assert list(tmp_path.glob("*.qlog"))
+
+
+async def test_a_log_of_events_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "qlog"
+    folder.mkdir()
+    async with serving(configuration=server_configuration(qlog=folder)) as (listener,):
+        folder.rmdir()
+        for _ in range(2):
+            async with connecting(listener) as connection:
+                await connection.ping()
+        while listener.statistics().connections:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+    assert "was not written: [Errno 2] No such file or directory" in caplog.text

@@ -178,12 +178,18 @@ class Session:
         if flight:
             self.farewell = flight[0][2].data
             self.send_now(flight)
-        self.engine.finish()
+        self._finish_log()
         self.on_end(self)
         self.changed.unpark_all()
         self.state.progress.unpark_all()
         self.streams.wake()
         self.datagrams._wake()
+
+    def _finish_log(self) -> None:
+        try:
+            self.engine.finish()
+        except OSError as error:
+            self.log.report(cause_of(error), "the qlog of %s was not written: %s", self.name, error)
 
     @property
     def closed(self) -> Closed | None:
