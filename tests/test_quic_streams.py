@@ -280,6 +280,41 @@ async def test_aborted_streams_leave_the_queue_and_return_their_places() -> None
             assert await accepted.receive_some() == b"this one"
 
 
+async def test_an_aborted_stream_keeps_its_place_until_its_handler_ends() -> None:
+    async with connected({"max_streams": (1, 0)}) as pair, trio.open_nursery() as nursery:
+        end = trio.Event()
+
+        async def handle(_: quic.Stream) -> None:
+            await end.wait()
+
+        nursery.start_soon(pair.server.serve_streams, handle)
+        stream = await pair.client.open_stream()
+        await stream.send_all(b"hello")
+        await pair.client.ping()
+        stream.reset()
+        stream.stop()
+        while pair.client.statistics().streams:
+            await pair.client.ping()
+        with trio.move_on_after(0.1) as scope:
+            await pair.client.open_stream()
+        assert scope.cancelled_caught
+        end.set()
+        await pair.client.open_stream()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_whose_ends_were_seen_returns_its_place() -> None:
+    async with connected({"max_streams": (1, 0)}) as pair:
+        for _ in range(3):
+            ours, theirs = await pair.streams()
+            ours.stop()
+            with pytest.raises(trio.BrokenResourceError):
+                while True:
+                    await theirs.send_all(b"x")
+            await ours.send_eof()
+            assert await theirs.receive_some() == b""
+
+
 async def test_rapid_resets_end_the_connection() -> None:
     async with connected({"max_streams": (3, 0)}) as pair:
         with pytest.raises(trio.BrokenResourceError) as caught:

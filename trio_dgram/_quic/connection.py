@@ -95,7 +95,7 @@ class Connection(trio.abc.AsyncResource, metaclass=NoPublicConstructor):
 
         ``receive`` raises ``trio.EndOfChannel`` when the connection has ended without an error code or by its idle
         timeout, else ``trio.BrokenResourceError`` from a :class:`QuicError`. The peer may open ``max_streams`` streams;
-        a further one when one that was accepted is over in both directions.
+        a further one when one that was accepted is over in both directions and closed here, or its ends were seen.
         """
         return self._session.streams.two_way
 

@@ -7,6 +7,9 @@ sending:    open -> ended        the end (FIN) is queued
 receiving:  open -> ended        the end has arrived; what is queued is still returned
             open -> broken       the peer has reset it; what was queued is discarded
             any of these -> closed
+
+The program has left a direction when it has closed it, or has seen its end: the sending one as its own or as an error,
+the receiving one as ``b""`` or as an error.
 """
 
 from __future__ import annotations
@@ -32,12 +35,18 @@ class SendingHalf:
         self._is_closed = False
         self._is_truncated = False
         self._error: QuicError | None = None
+        self._error_was_seen = False
         self._exclusive = Exclusive("another task is sending on this stream")
 
     @property
     def is_done(self) -> bool:
         """Whether nothing more will be queued."""
         return self._has_ended or self._is_closed or self._error is not None
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the program has left it."""
+        return self._has_ended or self._is_closed or self._error_was_seen
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Queue all bytes, as the peer's window and ours allow."""
@@ -84,6 +93,8 @@ class SendingHalf:
             raise trio.ClosedResourceError("the end of this stream was sent")
         self._state.check_open()
         if self._error is not None:
+            self._error_was_seen = True
+            self._state.on_change()
             raise trio.BrokenResourceError(str(self._error)) from self._error
 
     def _queue(self, data: bytes) -> None:
@@ -112,6 +123,7 @@ class SendingHalf:
         """Queue the end if everything before was queued, else a reset."""
         if self.is_done or self._state.closed is not None:
             self._is_closed = True
+            self._state.on_change()
         elif self._is_truncated:
             self.reset(NO_ERROR)
         else:
@@ -138,8 +150,14 @@ class ReceivingHalf:
         self._has_ended = False
         self._is_closed = False
         self._error: QuicError | None = None
+        self._end_was_seen = False
         self._readers = trio.lowlevel.ParkingLot()
         self._exclusive = Exclusive("another task is receiving from this stream")
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the program has left it."""
+        return self._is_closed or self._end_was_seen
 
     async def receive_some(self, max_bytes: int | None) -> bytes:
         """Wait for bytes and take them."""
@@ -159,6 +177,7 @@ class ReceivingHalf:
         if self._queue or self._has_ended:
             return True
         if self._error is not None:
+            self._see_end()
             raise trio.BrokenResourceError(str(self._error)) from self._error
         self._state.check_open()
         return False
@@ -166,9 +185,15 @@ class ReceivingHalf:
     def _take(self, limit: int) -> bytes:
         data = bytes(self._queue[:limit])
         del self._queue[:limit]
-        if data and self._state.engine.consume(self._id, len(data)):
+        if not data:
+            self._see_end()
+        elif self._state.engine.consume(self._id, len(data)):
             self._state.on_change()
         return data
+
+    def _see_end(self) -> None:
+        self._end_was_seen = True
+        self._state.on_change()
 
     def on_data(self, data: bytes, *, end: bool) -> None:
         """Note what has arrived."""

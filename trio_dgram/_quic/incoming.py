@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeVar
 
 import trio
@@ -27,9 +26,8 @@ class IncomingStreams(trio.abc.ReceiveChannel[StreamT], metaclass=NoPublicConstr
 
     _created_by = "Connection.accept_streams()"
 
-    def __init__(self, state: ConnectionState, on_accepted: Callable[[int], object]) -> None:
+    def __init__(self, state: ConnectionState) -> None:
         self._state = state
-        self._on_accepted = on_accepted
         self._queue: dict[int, StreamT] = {}
         self._is_closed = False
         self._accepters = trio.lowlevel.ParkingLot()
@@ -39,10 +37,7 @@ class IncomingStreams(trio.abc.ReceiveChannel[StreamT], metaclass=NoPublicConstr
         await trio.lowlevel.checkpoint()
         while not self._has_stream():
             await self._accepters.park()
-        stream_id = next(iter(self._queue))
-        stream = self._queue.pop(stream_id)
-        self._on_accepted(stream_id)
-        return stream
+        return self._queue.pop(next(iter(self._queue)))
 
     def _has_stream(self) -> bool:
         if self._is_closed:
@@ -60,23 +55,23 @@ class IncomingStreams(trio.abc.ReceiveChannel[StreamT], metaclass=NoPublicConstr
         """Refuse the streams that were not accepted, and all later ones; then execute a checkpoint."""
         self._is_closed = True
         for stream_id in list(self._queue):
-            self._refuse(stream_id)
+            self._discard(stream_id)
         self._wake()
         await trio.lowlevel.checkpoint()
 
     def _put(self, stream: StreamT) -> None:
         self._queue[stream.id] = stream
         if self._is_closed:
-            self._refuse(stream.id)
+            self._discard(stream.id)
         self._accepters.unpark()
 
-    def _refuse(self, stream_id: int) -> None:
-        self._queue.pop(stream_id)._abort(NO_ERROR)  # noqa: SLF001 -- one concept
-        self._on_accepted(stream_id)
-
     def _discard(self, stream_id: int) -> bool:
-        """Remove a stream; return whether no task had accepted it."""
-        return self._queue.pop(stream_id, None) is not None
+        """Abort a stream that no task has accepted; return whether there was one."""
+        stream = self._queue.pop(stream_id, None)
+        if stream is None:
+            return False
+        stream._abort(NO_ERROR)  # noqa: SLF001 -- one concept
+        return True
 
     def _wake(self) -> None:
         self._accepters.unpark_all()

@@ -1,6 +1,7 @@
 """The streams of a connection that are not over, and the places that the peer has for more.
 
-Rule 1: the peer gets a place back when a stream that a task has accepted is over in both directions.
+Rule 1: the peer gets a place back when a stream is over in both directions, and the program has left it: it has closed
+    each direction, or has seen its end. So the peer cannot open streams faster than handlers end, by aborting them.
 Rule 2: a stream that the peer resets before a task accepts it leaves the queue. Its place is returned as well, but if
     more than ``max_streams`` a second are, the connection ends.
 """
@@ -14,7 +15,6 @@ import trio
 
 from .._socket.interrupts import defer_interrupts
 from .._values.construction import create
-from .errors import NO_ERROR
 from .halves import ReceivingHalf, SendingHalf
 from .incoming import IncomingStreams
 from .state import ConnectionState
@@ -32,8 +32,12 @@ class _Halves:
 
     sending: SendingHalf
     receiving: ReceivingHalf
-    returns_place: bool = False
-    """Whether the peer may open another stream when this one is over."""
+    returns_place: bool
+    """Whether the peer has opened it, and may open another one in its place."""
+
+    def are_left(self, stream_id: int) -> bool:
+        """Return whether the program has left a stream of the peer."""
+        return self.receiving.is_left and (bool(stream_id & _ONE_WAY) or self.sending.is_left)
 
 
 @defer_interrupts
@@ -41,8 +45,8 @@ class StreamTable:
     """The streams of one connection."""
 
     def __init__(self, state: ConnectionState) -> None:
-        self.two_way: IncomingStreams[Stream] = create(IncomingStreams, state, self._on_accepted)
-        self.one_way: IncomingStreams[ReceiveStream] = create(IncomingStreams, state, self._on_accepted)
+        self.two_way: IncomingStreams[Stream] = create(IncomingStreams, state)
+        self.one_way: IncomingStreams[ReceiveStream] = create(IncomingStreams, state)
         self._state = state
         self._engine = state.engine
         self._streams: dict[int, _Halves] = {}
@@ -57,13 +61,13 @@ class StreamTable:
     async def open(self) -> Stream:
         """Open a two-way stream, once the peer allows it."""
         stream_id = await self._open(one_way=False)
-        halves = self._add(stream_id)
+        halves = self._add(stream_id, returns_place=False)
         return create(Stream, stream_id, halves.sending, halves.receiving)
 
     async def open_one_way(self) -> SendStream:
         """Open a one-way stream, once the peer allows it."""
         stream_id = await self._open(one_way=True)
-        return create(SendStream, stream_id, self._add(stream_id).sending)
+        return create(SendStream, stream_id, self._add(stream_id, returns_place=False).sending)
 
     async def _open(self, *, one_way: bool) -> int:
         await trio.lowlevel.checkpoint()
@@ -74,9 +78,9 @@ class StreamTable:
                 return stream_id
             await self._state.progress.park()
 
-    def _add(self, stream_id: int) -> _Halves:
+    def _add(self, stream_id: int, *, returns_place: bool) -> _Halves:
         self._streams[stream_id] = halves = _Halves(
-            SendingHalf(self._state, stream_id), ReceivingHalf(self._state, stream_id)
+            SendingHalf(self._state, stream_id), ReceivingHalf(self._state, stream_id), returns_place
         )
         return halves
 
@@ -85,23 +89,12 @@ class StreamTable:
         halves = self._streams.get(stream_id)
         if halves is not None:
             return halves
-        halves = self._add(stream_id)
+        halves = self._add(stream_id, returns_place=True)
         if stream_id & _ONE_WAY:
             self.one_way._put(create(ReceiveStream, stream_id, halves.receiving))
         else:
             self.two_way._put(create(Stream, stream_id, halves.sending, halves.receiving))
         return halves
-
-    def _on_accepted(self, stream_id: int) -> None:
-        halves = self._streams.get(stream_id)
-        if halves is None:
-            self._return_place(stream_id)
-        else:
-            halves.returns_place = True
-
-    def _return_place(self, stream_id: int) -> None:
-        self._engine.return_place(one_way=bool(stream_id & _ONE_WAY))
-        self._state.on_change()
 
     # What the peer does
 
@@ -117,15 +110,11 @@ class StreamTable:
 
     def reset(self, stream_id: int, code: int) -> bool:
         """Pass on the reset of a stream; return whether the peer keeps to Rule 2."""
-        halves = self._find(stream_id)
-        halves.receiving.on_reset(code)
+        self._find(stream_id).receiving.on_reset(code)
         self._state.ending.add(stream_id)
         is_one_way = bool(stream_id & _ONE_WAY)
         if not (self.one_way if is_one_way else self.two_way)._discard(stream_id):
             return True
-        if not is_one_way:
-            halves.sending.reset(NO_ERROR)
-        halves.returns_place = True
         return self._count_aborted() <= self._state.configuration.max_streams[is_one_way]
 
     def _count_aborted(self) -> int:
@@ -139,16 +128,22 @@ class StreamTable:
 
     def collect(self) -> None:
         """Forget the streams that are over."""
-        over = [stream_id for stream_id in self._state.ending if self._engine.is_over(stream_id)]
-        for stream_id in over:
-            self._state.ending.discard(stream_id)
+        for stream_id in filter(self._engine.is_over, list(self._state.ending)):
             self._state.finishing.discard(stream_id)
-            halves = self._streams.pop(stream_id, None)
+            halves = self._streams.get(stream_id)
             # The program may close or reset a stream that was forgotten before.
-            if halves is not None:
-                self._engine.forget(stream_id)
-                if halves.returns_place:
-                    self._return_place(stream_id)
+            if halves is None:
+                self._state.ending.discard(stream_id)
+            elif not halves.returns_place or halves.are_left(stream_id):
+                self._state.ending.discard(stream_id)
+                self._forget(stream_id, halves)
+
+    def _forget(self, stream_id: int, halves: _Halves) -> None:
+        del self._streams[stream_id]
+        self._engine.forget(stream_id)
+        if halves.returns_place:
+            self._engine.return_place(one_way=bool(stream_id & _ONE_WAY))
+            self._state.on_change()
 
     def wake(self) -> None:
         """Wake the tasks that wait: the connection has ended."""
