@@ -31,6 +31,7 @@ from .support.quic import (
     client_configuration,
     connected,
     connecting,
+    echo,
     echo_all,
     files,
     server_configuration,
@@ -595,6 +596,28 @@ async def test_a_client_continues_by_another_socket() -> None:
         assert pair.server.statistics().migrations == pair.client.statistics().migrations == 1
         with pytest.raises(ValueError, match="rebind is for clients"):
             await pair.server.rebind()
+
+
+async def test_a_client_may_move_to_the_other_family() -> None:
+    addresses: list[str] = []
+
+    async def answer(connection: quic.Connection) -> None:
+        async for stream in connection.accept_streams():
+            async with stream:
+                await echo(stream)
+            addresses.append(connection.address.host)
+
+    async with serving(answer, host=None) as listeners:
+        port = listeners[0].address.port
+        async with quic.open_connection("127.0.0.1", port, client_configuration()) as connection:
+            await talk(connection)
+            # A client has one address of its server, so it believes that the answers come from the other one.
+            connection._session.engine._network_paths[0].addr = ("::1", port)
+            attempt = connection._rebind.__self__  # type: ignore[union-attr]
+            attempt._type, attempt._address = "udp6", "::1"
+            await connection.rebind()
+            await talk(connection)
+    assert addresses == ["127.0.0.1", "::1"]
 
 
 async def test_a_client_changes_its_socket_twice_at_once() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
+import tracemalloc
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import pytest
@@ -236,6 +238,21 @@ async def test_an_error_of_the_socket_ends_the_server(
                     await pair.client.ping()
             await trio.sleep_forever()
     assert "the QUIC server cannot receive: [Errno 5] Input/output error" in caplog.text
+
+
+@pytest.mark.long
+async def test_the_memory_of_idle_connections_is_bounded() -> None:
+    count = 100
+    async with serving(quic.Connection.wait_closed) as (listener,), AsyncExitStack() as stack:
+        configuration = client_configuration()
+        await stack.enter_async_context(connecting(listener, configuration))
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for _ in range(count):
+            await stack.enter_async_context(connecting(listener, configuration))
+        gc.collect()
+        # Both ends, of 120 KiB each.
+        assert tracemalloc.get_traced_memory()[0] < count * 2 * 120 * 1024
 
 
 # Answers to strangers

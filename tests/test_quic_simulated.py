@@ -80,6 +80,28 @@ def test_ten_percent_of_loss_cost_little() -> None:
     sim.run(scenario, seed=1)
 
 
+@pytest.mark.long
+def test_an_unread_stream_does_not_slow_another_one() -> None:
+    async def scenario(network: sim.Network, unread: int) -> float:
+        server, client = network.host("server"), network.host("client")
+        network.path(client, server, symmetric=True, delay=0.02)
+        durations: list[float] = []
+
+        async def talk(connection: quic.Connection) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon((await connection.open_stream()).send_all, bytes(unread))
+                await trio.sleep(2)
+                begin = trio.current_time()
+                await upload(connection, 60_000)
+                durations.append(trio.current_time() - begin)
+                nursery.cancel_scope.cancel()
+
+        await between(network, client, server, talk)
+        return durations[0]
+
+    assert sim.run(scenario, 600_000) * 0.8 < sim.run(scenario, 0)
+
+
 def test_a_connection_survives_a_nat_that_rebinds() -> None:
     async def scenario(network: sim.Network) -> None:
         server = network.host("server")
