@@ -253,7 +253,7 @@ def test_a_packet_without_a_number_is_refused(capture: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
-        (b"opened at", b"opened in", "it does not say when the network was opened"),
+        (b"opened at", b"opened in", "it lacks the time at which the network was opened"),
         (b"* client: noted (", b"? client: noted (", "a comment is no note"),
     ],
 )

@@ -1,7 +1,7 @@
 """The pytest plugin: tests on a simulated network, under many seeds, cancelled everywhere.
 
-pytest loads it by itself; its fixtures need pytest-trio. Nothing of the simulated network is imported by tests that do
-not use it.
+pytest loads it automatically; its fixtures need pytest-trio. Tests that do not use the simulated network do not import
+any part of it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .sim import Network
 
 _RUNS: Final = pytest.StashKey[dict[str, int]]()
-"""Under how many seeds each test ran."""
+"""The number of seeds that each test ran under."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--sim-artifacts",
         type=Path,
         metavar="DIR",
-        help="where the captures and pictures of failed tests go (default: pytest's cache)",
+        help="the folder for captures and pictures of failed tests (default: pytest's cache)",
     )
 
 
@@ -78,7 +78,7 @@ def _jobs(text: str) -> int:
 
 
 def _cores() -> int:
-    # macOS and Windows cannot tell those that this process may use.
+    # macOS and Windows cannot report the cores that this process may use.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -95,12 +95,12 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-# What is missing
+# Missing requirements
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Fail a test that lacks what the plugin needs."""
+    """Fail a test that does not meet the requirements of the plugin."""
     check_test(item)
 
 
@@ -128,7 +128,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Show how many seeds there was time for."""
+    """Show the number of seeds that the time allowed."""
     if config.getoption("--sim-for") is not None:
         for test, runs in config.stash.get(_RUNS, {}).items():
             terminalreporter.write_line(f"{test}: {runs} seed{'' if runs == 1 else 's'}")
@@ -139,7 +139,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cancel the async tests that are marked so at each schedule point."""
+    """Cancel the async tests with the marker at each schedule point."""
     for item in items:
         if not isinstance(item, pytest.Function) or item.get_closest_marker("cancel_everywhere") is None:
             continue
@@ -157,7 +157,7 @@ def _cancelled_everywhere(test: Any) -> Any:
     return run
 
 
-# What failed
+# Reports of failures
 
 
 @pytest.hookimpl(specname="pytest_runtest_protocol", wrapper=True, tryfirst=True)
@@ -184,9 +184,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 async def sim_network(request: pytest.FixtureRequest) -> AsyncGenerator[Network]:
     """A simulated network for a test, under the test's seed.
 
-    With the fixture ``autojump_clock`` of pytest-trio time is virtual, ``time.time`` and what passes for chance
-    included, and a test that will never end fails with :class:`sim.StuckError`. The limits and other arguments of
-    :func:`sim.run` are arguments of a marker: ``@pytest.mark.sim(time_limit=600, payload=True)``.
+    With the fixture ``autojump_clock`` of pytest-trio time is virtual, ``time.time`` and randomness included, and a
+    test that would never end fails with :class:`sim.StuckError`. The limits and other arguments of :func:`sim.run` are
+    arguments of a marker: ``@pytest.mark.sim(time_limit=600, payload=True)``.
     """
     from .sim import open_network  # noqa: PLC0415 -- loaded where it is used
     from .sim._run.determinism import deterministic  # noqa: PLC0415
@@ -221,7 +221,7 @@ async def sim_network(request: pytest.FixtureRequest) -> AsyncGenerator[Network]
                     time_limit=settings.time_limit,
                     passes=settings.passes,
                     quiet_limit=settings.quiet_limit,
-                    # So pytest-trio names it.
+                    # pytest-trio expects this name.
                     task=next((task for task in all_tasks() if task.name.startswith("<test ")), None),
                 )
                 await nursery.start(watching)

@@ -1,4 +1,4 @@
-"""The pytest plugin, tried on tests of its own in a pytest of its own."""
+"""The pytest plugin, on test files run by a pytest of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trio_dgram import sim
 
 from .conftest import LOAD, Run
 
-# A pytest in this process forgets the modules that it imports, so import the simulator before.
+# A pytest in this process forgets the modules that it imports, so import the simulator first.
 KEPT = sim
 
 
@@ -87,7 +87,7 @@ def test_the_smallest_seed_that_fails_is_reported_with_its_story(run: Run, pytes
     run(LOSING, f"--sim-seed={seed}").assert_outcomes(failed=1, passed=1)
 
 
-def test_fewer_or_more_seeds_can_be_asked_for(run: Run) -> None:
+def test_fewer_or_more_seeds_can_be_requested(run: Run) -> None:
     program = """
     seen = []
 
@@ -162,7 +162,7 @@ def test_a_test_is_cancelled_everywhere(run: Run) -> None:
     assert "sockets were left: <simulated UDP socket on here, not bound>" in result.stdout.str()
 
 
-def test_a_test_that_knows_nothing_of_it_runs_as_ever(run: Run) -> None:
+def test_a_test_without_the_plugin_runs_unchanged(run: Run) -> None:
     result = run(
         """
     def test_it(): assert False
@@ -174,12 +174,12 @@ def test_a_test_that_knows_nothing_of_it_runs_as_ever(run: Run) -> None:
     assert "simulated network" not in result.stdout.str()
 
 
-def test_without_a_cache_nothing_is_written_that_nobody_asked_for(run: Run, pytester: pytest.Pytester) -> None:
+def test_without_a_cache_nothing_is_written_unless_requested(run: Run, pytester: pytest.Pytester) -> None:
     run(LOSING, "-p", "no:cacheprovider")
     assert not list(pytester.path.rglob("*.svg"))
 
 
-def test_where_captures_cannot_be_written_that_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_that_cannot_be_written_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pcapng", None)
     assert "No capture: " in run(LOSING).stdout.str()
 

@@ -1,4 +1,4 @@
-"""What the plugin reports, in one line at the test, where a test lacks something."""
+"""The errors of the plugin, in one line at the test, for requirements that a test does not meet."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from trio_dgram.sim._run.running import Settings
 
 from .conftest import LOAD, Run
 
-# A pytest in this process forgets the modules that it imports, so import the simulator before.
+# A pytest in this process forgets the modules that it imports, so import the simulator first.
 KEPT = sim
 ASYNC = "async def test_it(sim_network): pass"
 
 
 def problem(result: pytest.RunResult) -> str:
-    """Return the one line that is reported of the one test."""
+    """Return the one line of the report of the one test."""
     result.assert_outcomes(errors=1)
     lines = result.stdout.str().splitlines()
     (start,) = [number for number, line in enumerate(lines) if "ERROR at setup of test_it" in line]
@@ -72,7 +72,7 @@ def test_the_fixtures_need_pytest_trio(pytester: pytest.Pytester) -> None:
     assert problem(result) == "the fixture sim_network needs pytest-trio: pip install pytest-trio"
 
 
-def test_the_marker_sim_takes_the_limits_of_a_run() -> None:
+def test_the_marker_sim_accepts_the_limits_of_a_run() -> None:
     settings = {field.name for field in attrs.fields(Settings)}
     assert settings - {"seed"} == LIMITS
 
@@ -80,12 +80,12 @@ def test_the_marker_sim_takes_the_limits_of_a_run() -> None:
 @pytest.mark.parametrize(
     ("given", "wrong"), [("7", "7"), ("limit=7", "limit"), ("seed=1, check=True, payload=True", "check, seed")]
 )
-def test_the_marker_sim_takes_nothing_else(run: Run, given: str, wrong: str) -> None:
+def test_the_marker_sim_refuses_other_arguments(run: Run, given: str, wrong: str) -> None:
     result = run(f"""
     @pytest.mark.sim({given})
     async def test_it(sim_network): pass
     """)
-    assert problem(result) == f"sim takes the arguments {', '.join(sorted(LIMITS))} by name, not {wrong}"
+    assert problem(result) == f"sim accepts only the keyword arguments {', '.join(sorted(LIMITS))}, not {wrong}"
 
 
 def test_limits_hold_for_the_fixture(run: Run) -> None:

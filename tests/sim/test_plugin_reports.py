@@ -1,4 +1,4 @@
-"""What pytest reports of a failed test on a simulated network, and the command that repeats it."""
+"""The report of a failed test on a simulated network, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trio_dgram import sim
 
 from .conftest import LOAD, Run
 
-# A pytest in this process forgets the modules that it imports, so import the simulator before.
+# A pytest in this process forgets the modules that it imports, so import the simulator first.
 KEPT = sim
 AGAIN = re.compile(r"Run just this again: (?:python -m )?pytest (.*? --sim-seed=\d+)(?:$|  \()", re.MULTILINE)
 DIGEST = re.compile(r"seed (\d+), digest (\w{32})\.")
@@ -137,7 +137,7 @@ def test_a_failed_test_shows_seed_digest_story_pictures_and_the_command_that_rep
 
 def test_the_story_ends_with_the_failure(run: Run) -> None:
     text = run("""
-    async def say_goodbye(address):
+    async def send_goodbye(address):
         async with trio_dgram.open_socket("udp4") as sock:
             await sock.send(b"hello", address)
             try:
@@ -147,7 +147,7 @@ def test_the_story_ends_with_the_failure(run: Run) -> None:
 
     async def test_it(sim_network, autojump_clock):
         client, server = sim_network.host("client"), sim_network.host("server")
-        client.start_soon(say_goodbye, (server.ipv4, 9))
+        client.start_soon(send_goodbye, (server.ipv4, 9))
         sim_network.path(client, server, loss=1)
         await trio.sleep(1)
         assert len(sim_network.trace) == 9

@@ -14,7 +14,7 @@ from trio_dgram._plugin.seeds import Plan
 
 from .conftest import Run
 
-# A pytest in this process forgets the modules that it imports, so import the simulator before.
+# A pytest in this process forgets the modules that it imports, so import the simulator first.
 KEPT = sim
 TEST = """
     import os
@@ -32,7 +32,7 @@ TEST = """
 
 
 def seen(pytester: pytest.Pytester) -> tuple[list[int], int]:
-    """Return the seeds that a test ran under, and in how many processes."""
+    """Return the seeds that a test ran under, and the number of processes."""
     words = [line.split() for line in pytester.path.joinpath("seeds").read_text().splitlines()]
     return sorted(int(seed) for seed, _ in words), len({pid for _, pid in words} - {str(os.getpid())})
 

@@ -27,7 +27,7 @@ _OPENED: Final = re.compile(r"opened at (\d{1,20}) ns")
 _NOTE: Final = re.compile(r"(\*|!!?) (.*) \((\d{1,12}\.\d{6}) s, after #(\d{1,18})\)")
 _KINDS: Final[dict[str, NoteKind]] = {"*": "note", "!": "fault", "!!": "violation"}
 _NOBODY: Final = "the network"
-"""What a capture calls the host without a name."""
+"""The name of a host without a name, in a capture."""
 
 
 @attrs.frozen
@@ -44,12 +44,12 @@ class Sighting:
 
 @attrs.frozen
 class Capture:
-    """What a capture holds.
+    """The contents of a capture.
 
     Attributes:
-      records: what became of each packet, in the order of sending; times are seconds since the network was opened.
-      started: when it was opened, in nanoseconds since 1970.
-      notes: what else happened.
+      records: the fate of each packet, in the order of sending; times are seconds since the network was opened.
+      started: the time at which it was opened, in nanoseconds since 1970.
+      notes: the other events.
     """
 
     records: list[Record]
@@ -65,10 +65,10 @@ class Capture:
                 yield packet
 
     def sent_by(self, host: str | None) -> list[Packet]:
-        """Return the datagrams of one host, by default of the one that sent first.
+        """Return the datagrams of one host, by default of the first sender.
 
         Raises:
-          CommandError: if it sent none.
+          CommandError: if the host sent none.
         """
         datagrams = list(self.datagrams())
         if not datagrams:
@@ -81,7 +81,7 @@ class Capture:
         return found
 
     def to_text(self) -> str:
-        """Return a line for each packet, with what became of it."""
+        """Return a line for each packet, with its fate."""
         return story(excerpt(self.records, self.notes))
 
     def to_svg(self) -> str:
@@ -90,10 +90,10 @@ class Capture:
 
 
 def read_capture(path: str) -> Capture:
-    """Read a capture that the simulated network has written.
+    """Read a capture written by the simulated network.
 
     Raises:
-      CommandError: if it is something else, or python-pcapng is not installed.
+      CommandError: if the file is not such a capture, or python-pcapng is not installed.
       OSError: if the file cannot be read.
     """
     try:
@@ -103,12 +103,13 @@ def read_capture(path: str) -> Capture:
         raise CommandError("captures are read with python-pcapng: pip install trio_dgram[capture]") from None
     try:
         with open(path, "rb") as file, warnings.catch_warnings():  # noqa: PTH123 -- the error names the path as given
-            # python-pcapng warns of its own declarations.
+            # python-pcapng warns about its own declarations.
             warnings.simplefilter("ignore")
             opened: list[int] = []
             sightings = list(_sightings_untrusted(pcapng, file, opened))
             return _assemble(sightings, opened[0] if opened else 0)
-    # python-pcapng raises nearly anything about a file that is no capture, the code below some of it about another's.
+    # python-pcapng raises nearly any error for a file that is no capture; the code below raises some for other
+    # captures.
     except (PcapngException, struct.error, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         reason = f" ({error})" if str(error) else ""
         raise CommandError(f"{path}: not a capture of trio_dgram.sim{reason}") from None
@@ -121,7 +122,7 @@ def _sightings_untrusted(pcapng: Any, file: BinaryIO, opened: list[int]) -> Iter
                 raise ValueError("another program has written it")
             found = _OPENED.fullmatch(block.options["opt_comment"])
             if found is None:
-                raise ValueError("it does not say when the network was opened")
+                raise ValueError("it lacks the time at which the network was opened")
             opened.append(int(found[1]))
         elif isinstance(block, pcapng.blocks.EnhancedPacket):
             name = block.interface.options["if_name"]
@@ -146,7 +147,7 @@ def _assemble(sightings: list[Sighting], started: int) -> Capture:
     packets: dict[int, Packet] = {}
     for number, (first, *_) in groups.items():
         packets[number] = decode_untrusted(first, packets.values(), started)
-    # The destination host of a dropped packet is not recorded: take it from other packets of its address.
+    # The destination host of a dropped packet is not recorded: use that of other packets to its address.
     hosts = {packets[number].destination.host: group[-1].host for number, group in groups.items() if len(group) == 2}
     hosts |= {packet.source.host: packet.sender for packet in packets.values() if packet.sender}
     records = [record for number, group in groups.items() for record in _fates(packets[number], group, hosts, started)]
@@ -166,7 +167,7 @@ def _note_untrusted(line: str, hosts: Container[str]) -> Note:
 
 
 def _fates(packet: Packet, group: list[Sighting], hosts: dict[str, str], started: int) -> Iterator[Record]:
-    """Yield the fate of a packet: its arrivals at other hosts, or a remark with the reason of its loss."""
+    """Yield the fate of a packet: its arrivals at other hosts, or a drop with its reason."""
     first, *arrivals = group
     likely = hosts.get(packet.destination.host, "")
     drops = list(_DROPS.finditer(first.remark))
@@ -178,7 +179,7 @@ def _fates(packet: Packet, group: list[Sighting], hosts: dict[str, str], started
     for each in arrivals:
         yield Record(packet, _seconds(each.nanoseconds - started), "delivered", "", each.host)
     if not drops and not arrivals:
-        # A host that receives its own datagram is not seen twice.
+        # A datagram that a host sends to itself is captured only once.
         yield Record(packet, packet.sent_at, "delivered", "", packet.sender)
 
 
@@ -190,12 +191,12 @@ def decode_untrusted(seen: Sighting, earlier: Iterable[Packet], started: int) ->
     """Return a packet from its bytes, as ``sim._trace.pcapng.encode`` writes them.
 
     Args:
-      seen: when it left its sender.
+      seen: its capture when it left its sender.
       earlier: the packets that an ICMP message may be about.
       started: the time that counts as 0, in nanoseconds.
 
     Raises:
-      ValueError, struct.error, IndexError: if the bytes are something else.
+      ValueError, struct.error, IndexError: if the bytes are not such a packet.
     """
     source, destination, protocol, body = _split_ip(seen.data)
     packet = Packet(seen.number, source, destination, b"", seen.host, _seconds(seen.nanoseconds - started))

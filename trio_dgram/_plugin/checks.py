@@ -1,4 +1,4 @@
-"""What a test lacks that uses the plugin, in one line at that test."""
+"""The requirements of the plugin that a test does not meet, in one line at that test."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ LIMITS: Final = frozenset(
         *("threads", "time_limit", "timer_slack", "trace_limit"),
     }
 )
-"""The arguments of ``sim.run`` that the marker ``sim`` takes; importing the simulator for them would take too long."""
+"""The arguments of ``sim.run`` that the marker ``sim`` accepts; importing the simulator for them would be too slow."""
 
 
 def check_test(item: pytest.Item) -> None:
-    """Fail a test that cannot use the plugin as it is written."""
+    """Fail a test that does not meet the requirements of the plugin."""
     problem = _problem_of_markers(item) or _problem_of_fixtures(item)
     if problem:
         pytest.fail(problem, pytrace=False)
 
 
 def count_of(marker: pytest.Mark) -> int | None:
-    """Return how many seeds a marker names, None if that is no number of seeds."""
+    """Return the number of seeds of a marker, None if it is invalid."""
     count = marker.args[0] if len(marker.args) == 1 and not marker.kwargs else None
     return count if isinstance(count, int) and count >= 1 else None
 
@@ -38,7 +38,7 @@ def _problem_of_markers(item: pytest.Item) -> str:
     sim = item.get_closest_marker("sim")
     if sim is not None and (sim.args or not LIMITS.issuperset(sim.kwargs)):
         wrong = [*map(repr, sim.args), *sorted({*sim.kwargs} - LIMITS)]
-        return f"sim takes the arguments {', '.join(sorted(LIMITS))} by name, not {', '.join(wrong)}"
+        return f"sim accepts only the keyword arguments {', '.join(sorted(LIMITS))}, not {', '.join(wrong)}"
     if item.get_closest_marker("cancel_everywhere") is not None and not _is_async(item):
         return "cancel_everywhere must mark an async test: make the test async, or call sim.cancel_everywhere"
     return ""
@@ -65,6 +65,6 @@ def _problem_of_fixtures(item: pytest.Item) -> str:
 
 def _is_async(item: pytest.Item) -> bool:
     test = getattr(item, "obj", None)
-    # Hypothesis and pytest-trio put a function around the test.
+    # Hypothesis and pytest-trio wrap the test function.
     inner = getattr(getattr(test, "hypothesis", None), "inner_test", test)
     return iscoroutinefunction(inner) or iscoroutinefunction(getattr(inner, "__wrapped__", None))

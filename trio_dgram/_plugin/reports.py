@@ -1,4 +1,4 @@
-"""What is reported of a failed test: the story of its networks, the command that repeats it, a picture, a capture."""
+"""The report of a failed test: the story of its networks, the command that repeats it, a picture, a capture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..sim._trace.report import FailureReport
 
 _LONGEST_NAME: Final = 120
-"""Of a file that is written, in characters."""
+"""The length of the name of a written file, in characters."""
 _OF_SEEDS: Final = ("--sim-seed", "--sim-seeds", "--sim-jobs", "--sim-for")
 """The options that the command replaces by its own seed."""
 
@@ -25,7 +25,7 @@ _OF_SEEDS: Final = ("--sim-seed", "--sim-seeds", "--sim-jobs", "--sim-for")
 def add_reports(item: pytest.Item, report: pytest.TestReport, seed: int, networks: Sequence[Any]) -> None:
     """Add a section for each network to the report of a failed test."""
     for number, network in enumerate(networks):
-        # An exception that left the network shows the story as its note.
+        # An exception that left the network has the story as its note already.
         is_shown = f"digest {network.trace.digest}" in report.longreprtext
         lines = [] if is_shown else [str(network), ""]
         lines += [f"Run just this again: {_command(item, seed)}", *_write_artifacts(item, network, seed, number)]
@@ -33,7 +33,7 @@ def add_reports(item: pytest.Item, report: pytest.TestReport, seed: int, network
 
 
 def _command(item: pytest.Item, seed: int) -> str:
-    """Return the command that runs a test again under one seed, in the folder that pytest was started in."""
+    """Return the command that repeats a test under one seed, in the folder that pytest was started in."""
     config = item.config
     started_by_python = Path(sys.argv[0]).name == "__main__.py"
     program = ["python", "-m", "pytest"] if started_by_python else ["pytest"]
@@ -48,9 +48,9 @@ def _command(item: pytest.Item, seed: int) -> str:
 
 def _without_files(config: pytest.Config) -> list[str]:
     arguments = [str(argument) for argument in config.invocation_params.args]
-    # An option may have the same value as a file that is named after it.
+    # Search from the end, since an option may have the same value as a file.
     for file in reversed(config.getoption("file_or_dir")):
-        # It may also come from the configuration.
+        # A file that comes from the configuration is not among the arguments.
         with suppress(ValueError):
             del arguments[len(arguments) - 1 - arguments[::-1].index(file)]
     return arguments
@@ -66,8 +66,8 @@ def _without_seeds(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _from_start(config: pytest.Config, path: Path) -> str:
-    """Return a path as it is seen from the folder that pytest was started in."""
-    # On Windows there is none between two drives.
+    """Return a path relative to the folder that pytest was started in."""
+    # On Windows there is no relative path between two drives.
     with suppress(ValueError):
         return os.path.relpath(path, config.invocation_params.dir)
     return str(path)  # pragma: no cover -- Windows
@@ -92,7 +92,7 @@ def _write_artifacts(item: pytest.Item, network: FailureReport, seed: int, numbe
 
 
 def _cache_of(config: pytest.Config) -> Path | None:
-    # There is none where the plugin that keeps it is switched off.
+    # pytest has no cache if its cacheprovider plugin is disabled.
     with suppress(AttributeError):
         return Path(config.cache.mkdir("trio_dgram"))
     return None

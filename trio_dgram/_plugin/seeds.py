@@ -22,12 +22,12 @@ _SLOT: Final = 8
 
 @attrs.frozen
 class Plan:
-    """Which seeds a test runs under.
+    """The seeds that a test runs under.
 
     Attributes:
-      count: how many seeds; None for as many as there is time for.
-      seconds: how long new runs begin; None for no limit. One run there is always.
-      jobs: in how many processes.
+      count: the number of seeds; None for as many as the time allows.
+      seconds: the time within which new runs begin; None for no limit. There is always one run.
+      jobs: the number of processes.
     """
 
     count: int | None
@@ -35,7 +35,7 @@ class Plan:
     jobs: int = 1
 
     def seeds(self, first: int = 0) -> Iterator[int]:
-        """Yield every seed from ``first`` on that one of the processes runs under."""
+        """Yield every seed from ``first`` on that belongs to one of the processes."""
         end = None if self.seconds is None else monotonic() + self.seconds
         for seed in count(first, self.jobs):  # pragma: no branch -- it is endless
             if self.count is not None and seed >= self.count:
@@ -47,12 +47,12 @@ class Plan:
 
 @attrs.define
 class Outcome:
-    """What became of a test.
+    """The outcome of a test.
 
     Attributes:
-      reports: those of its last run.
-      runs: under how many seeds it ran.
-      seed: the last one.
+      reports: the reports of its last run.
+      runs: the number of seeds that it ran under.
+      seed: the last seed.
     """
 
     reports: list[pytest.TestReport]
@@ -73,21 +73,21 @@ def run_under_seeds(item: pytest.Item, test_run: TestRun, plan: Plan) -> Outcome
 
 
 def _run_until_failure(
-    item: pytest.Item, test_run: TestRun, seeds: Iterable[int], *, must_go_on: Callable[[int], bool] = lambda _: True
+    item: pytest.Item, test_run: TestRun, seeds: Iterable[int], *, may_continue: Callable[[int], bool] = lambda _: True
 ) -> Outcome:
     """Run a test under each of the seeds until it fails. Fixtures of a wider scope than the test stay set up."""
-    # pytest has no public function that runs a test again; plugins that repeat tests use this one.
+    # pytest has no public function that repeats a test; plugins that repeat tests use this one.
     from _pytest.runner import runtestprotocol  # noqa: PLC0415
 
-    # A next test with the same parent keeps the fixtures of a wider scope.
+    # With the same parent as next item, pytest keeps the fixtures of a wider scope.
     parent: Any = item.parent
     outcome = Outcome([], 0, 0)
     for seed in seeds:
-        if not must_go_on(seed):  # pragma: no cover -- in another process
+        if not may_continue(seed):  # pragma: no cover -- in another process
             break
         test_run.seed = outcome.seed = seed
         test_run.reports.clear()
-        # The output of the runs before is of no interest.
+        # Discard the captured output of earlier runs.
         item._report_sections.clear()  # noqa: SLF001 -- pytest has no public name for it
         outcome.reports = runtestprotocol(item, log=False, nextitem=parent)
         outcome.runs += 1
@@ -117,7 +117,7 @@ def _run_in_processes(item: pytest.Item, test_run: TestRun, plan: Plan) -> Outco
 
 
 def _start(item: pytest.Item, test_run: TestRun, plan: Plan, job: int, failed: mmap.mmap) -> tuple[int, int]:
-    """Start a process; return its number, and the pipe by which its outcome comes."""
+    """Start a process; return its process ID, and the pipe for its outcome."""
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
@@ -131,17 +131,17 @@ def _run_share(  # pragma: no cover -- in another process
 ) -> NoReturn:
     """Run a test under one share of the seeds, write the outcome to a pipe, and end this process."""
 
-    def must_go_on(seed: int) -> bool:
+    def may_continue(seed: int) -> bool:
         others = (int.from_bytes(failed[slot * _SLOT : (slot + 1) * _SLOT], "big") for slot in range(plan.jobs))
         return all(not other or seed < other - 1 for other in others)
 
     try:
-        # What is captured goes to a file that the processes would share.
+        # Captured output goes to a file, which the processes would share.
         capture: Any = item.config.pluginmanager.getplugin("capturemanager")
         if capture is not None:
             capture.stop_global_capturing()
             capture.start_global_capturing()
-        outcome = _run_until_failure(item, test_run, plan.seeds(job), must_go_on=must_go_on)
+        outcome = _run_until_failure(item, test_run, plan.seeds(job), may_continue=may_continue)
         if outcome.failed:
             failed[job * _SLOT : (job + 1) * _SLOT] = (outcome.seed + 1).to_bytes(_SLOT, "big")
         serialize = item.config.hook.pytest_report_to_serializable
@@ -149,7 +149,7 @@ def _run_share(  # pragma: no cover -- in another process
         with os.fdopen(writing, "w", encoding="utf-8") as pipe:
             json.dump({"reports": reports, "runs": outcome.runs, "seed": outcome.seed}, pipe)
     finally:
-        # Neither pytest's end nor that of the interpreter is this process's.
+        # Only the first process may run the exit handlers of pytest and the interpreter.
         os._exit(0)
 
 
