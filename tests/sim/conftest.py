@@ -20,14 +20,14 @@ LOAD: Final = (
     if any(point.name == "trio_dgram" for point in entry_points(group="pytest11"))
     else ("-p", "trio_dgram.pytest_plugin")
 )
-"""pytest loads the plugin of an installed package by itself."""
+"""pytest loads the plugin of an installed package automatically."""
 
 Run: TypeAlias = Callable[..., pytest.RunResult]
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs pytest on a file of tests, without a file on those that are there."""
+    """Runs pytest on a file of tests, without the files that exist already."""
     # On CI the summary repeats the whole exception, with the report.
     monkeypatch.delenv("CI", raising=False)
     pytester.makeini("[pytest]\ntrio_mode = true\n")

@@ -1,4 +1,4 @@
-"""Packets for tests of what becomes of them."""
+"""Packets for tests of their fates."""
 
 from __future__ import annotations
 

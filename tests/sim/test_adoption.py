@@ -1,4 +1,4 @@
-"""Sockets of the standard library that a program brings to Trio are on the simulated network."""
+"""Sockets of the standard library that a program brings to Trio are simulated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def echo(sock: trio.socket.SocketType) -> None:
         await sock.sendto(data, source)
 
 
-def test_a_bound_socket_takes_its_address_to_its_host() -> None:
+def test_a_bound_socket_keeps_its_address_on_its_host() -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
         with socket.socket(type=socket.SOCK_DGRAM) as original, socket.socket(type=socket.SOCK_DGRAM) as other:
@@ -79,7 +79,7 @@ def test_a_socket_that_cannot_be_replaced_raises_with_host_and_call() -> None:
     sim.run(scenario)
 
 
-def test_stream_sockets_and_other_runs_are_left_alone() -> None:
+def test_stream_sockets_and_other_runs_are_unaffected() -> None:
     async def real() -> None:
         with trio.socket.from_stdlib_socket(socket.socket(type=socket.SOCK_DGRAM)) as sock:
             assert not isinstance(sock, sim.SimulatedSocket)

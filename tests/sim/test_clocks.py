@@ -1,4 +1,4 @@
-"""Every clock of the standard library is virtual, and timers are a little late."""
+"""Every clock of the standard library is virtual, and timers are slightly late."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def readings() -> list[Any]:
     ]
 
 
-def test_every_clock_tells_the_virtual_time() -> None:
+def test_every_clock_returns_the_virtual_time() -> None:
     async def scenario(_: sim.Network) -> None:
         await trio.sleep(86_400 * 40 + 0.5)
         assert readings() == pytest.approx([MIDNIGHT + 86_400 * 40 + 0.5] * 7, abs=1e-5)
@@ -165,8 +165,8 @@ def test_two_networks_share_one_clock() -> None:
     sim.run(scenario)
 
 
-def test_a_program_that_compares_its_deadlines_strictly_gets_on() -> None:
-    """As aioquic's recovery does, whose timers stood still for ever when woken exactly at their deadline."""
+def test_a_program_that_compares_its_deadlines_strictly_makes_progress() -> None:
+    """Like aioquic's recovery, whose timers fired endlessly at one instant when woken exactly at their deadline."""
 
     async def scenario(_: sim.Network) -> int:
         due, fired = 0.1, 0

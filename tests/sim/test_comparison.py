@@ -1,4 +1,4 @@
-"""``check=True`` finds what differs between runs, also those with another hash seed."""
+"""``check=True`` finds differences between runs, including one with another hash seed."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def test_results_that_compare_by_identity_are_the_same(pickled: bool) -> None:
         comparison.compare(first, comparison.Outcome(1, "", ()), "here")
 
 
-def test_digests_of_records_that_are_forgotten_are_compared() -> None:
+def test_digests_cover_records_that_are_not_kept() -> None:
     with pytest.raises(sim.NotDeterministicError, match="have the digests a and b"):
         comparison.compare(comparison.Outcome(1, "a", ()), comparison.Outcome(1, "b", ()), "here")
 
 
 def answered(scenario: object, *args: object, main: str | None = None) -> Any:
-    """Return what the other process would answer, from this one."""
+    """Return the answer of the other process, computed in this one."""
     settings = Settings(seed=0)
     answer = elsewhere._run(main, pickle.dumps((scenario, args, settings)))
     return pickle.loads(answer)  # noqa: S301 -- from this process

@@ -34,7 +34,7 @@ def test_the_keywords_are_the_knobs() -> None:
     assert sorted(Knobs.__annotations__) == sorted(KNOBS)
 
 
-def test_every_knob_can_be_turned() -> None:
+def test_every_knob_can_be_set() -> None:
     knobs: Knobs = {
         "delay": 1,
         "jitter": 0.5,
@@ -58,7 +58,7 @@ def test_every_knob_can_be_turned() -> None:
     assert attrs.evolve(Conditions(), **knobs) == conditions
 
 
-def test_what_is_not_named_stays() -> None:
+def test_omitted_knobs_are_unchanged() -> None:
     before = Conditions(delay=0.5, loss=0.1)
     assert change({"loss": 0.2}, before) == Conditions(delay=0.5, loss=0.2)
     assert before == Conditions(delay=0.5, loss=0.1)

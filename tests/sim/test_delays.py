@@ -22,7 +22,7 @@ def draw(delay: float, jitter: float, distribution: Distribution, count: int = C
     ("distribution", "mean", "deviation"),
     [("uniform", 1.0, 0.1 / 3**0.5), ("normal", 1.0, 0.1), ("exponential", 1.1, 0.1), ([-2, 2], 1.0, 0.2)],
 )
-def test_delays_are_distributed_as_said(distribution: Distribution, mean: float, deviation: float) -> None:
+def test_delays_have_their_distribution(distribution: Distribution, mean: float, deviation: float) -> None:
     delays = draw(1.0, 0.1, distribution)
     assert statistics.fmean(delays) == pytest.approx(mean, abs=5 * deviation / COUNT**0.5)
     assert statistics.pstdev(delays) == pytest.approx(deviation, rel=10 / COUNT**0.5)
@@ -57,7 +57,7 @@ def test_a_function_returns_seconds() -> None:
     assert draw(1.0, 5.0, lambda _source: 0.25, 2) == [1.25, 1.25]
 
 
-def test_a_table_gives_nothing_but_its_samples() -> None:
+def test_a_table_returns_only_its_samples() -> None:
     assert set(draw(1.0, 0.5, (-1, 0.5, 2), 100)) == {0.5, 1.25, 2.0}
 
 
@@ -76,7 +76,7 @@ def test_delays_vary_with_a_jitter_or_a_function() -> None:
 
 
 @pytest.mark.parametrize("distribution", [*SHAPES, [1, -1], (0.5,), lambda _source: 0.0])
-def test_what_is_a_distribution(distribution: Any) -> None:
+def test_valid_distributions_are_accepted(distribution: Any) -> None:
     check_distribution("distribution", distribution)
 
 
@@ -91,6 +91,6 @@ def test_what_is_a_distribution(distribution: Any) -> None:
         (5, TypeError, r"distribution must be one of .* or a function of a random source, not 5 \(int\)"),
     ],
 )
-def test_what_is_none(wrong: object, error: type[Exception], message: str) -> None:
+def test_invalid_distributions_are_refused(wrong: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         check_distribution("distribution", wrong)

@@ -1,4 +1,4 @@
-"""A simulated socket says and does what Linux's does, call by call; the same assertions hold on the kernel."""
+"""A simulated socket behaves as Linux's does, call by call; the same assertions hold on the kernel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MCAST_JOIN_SOURCE_GROUP, MCAST_LEAVE_SOURCE_GROUP = 46, 47
 
 
 class Clockless:
-    """A fabric whose clock the test turns, with two hosts."""
+    """A fabric whose clock the test advances, with two hosts."""
 
     def __init__(self) -> None:
         self.time = 0.0
@@ -81,7 +81,7 @@ def refused(number: int) -> Generator[None]:
 # On the kernel and on a simulated host
 
 
-def test_what_is_sent_is_received_with_its_source(make: Any, udp: Family) -> None:
+def test_a_datagram_is_received_with_its_source(make: Any, udp: Family) -> None:
     one, other = make(udp.family), make(udp.family)
     one.bind((udp.loopback, 0))
     other.bind((udp.loopback, 0))
@@ -96,7 +96,7 @@ def test_what_is_sent_is_received_with_its_source(make: Any, udp: Family) -> Non
         one.recv(1)
 
 
-def test_peeking_leaves_it_there(make: Any, udp: Family) -> None:
+def test_peeking_leaves_the_datagram_queued(make: Any, udp: Family) -> None:
     sock = make(udp.family)
     sock.bind((udp.loopback, 0))
     sock.sendto(b"hello", sock.getsockname())
@@ -105,7 +105,7 @@ def test_peeking_leaves_it_there(make: Any, udp: Family) -> None:
     assert sock.recv(10) == b"hello"
 
 
-def test_sending_says_what_is_wrong(make: Any, udp: Family) -> None:
+def test_sending_reports_the_error(make: Any, udp: Family) -> None:
     sock = make(udp.family)
     with refused(errno.EDESTADDRREQ):
         sock.send(b"nowhere")
@@ -119,7 +119,7 @@ def test_sending_says_what_is_wrong(make: Any, udp: Family) -> None:
         sock.shutdown(socket.SHUT_WR)
 
 
-def test_binding_says_what_is_wrong(make: Any, udp: Family) -> None:
+def test_binding_reports_the_error(make: Any, udp: Family) -> None:
     sock, other = make(udp.family), make(udp.family)
     with refused(errno.EADDRNOTAVAIL):
         sock.bind((udp.foreign, 0))
@@ -131,7 +131,7 @@ def test_binding_says_what_is_wrong(make: Any, udp: Family) -> None:
 
 
 @pytest.mark.parametrize("option", [socket.SO_REUSEADDR, socket.SO_REUSEPORT])
-def test_a_port_is_shared_by_those_who_both_want_it(make: Any, udp: Family, option: int) -> None:
+def test_a_port_is_shared_if_both_sockets_enable_it(make: Any, udp: Family, option: int) -> None:
     one, other, selfish = make(udp.family), make(udp.family), make(udp.family)
     for sock in (one, other):
         sock.setsockopt(socket.SOL_SOCKET, option, 1)
@@ -141,7 +141,7 @@ def test_a_port_is_shared_by_those_who_both_want_it(make: Any, udp: Family, opti
         selfish.bind(one.getsockname())
 
 
-def test_the_last_to_take_an_address_gets_what_is_sent_there(make: Any, udp: Family) -> None:
+def test_the_socket_bound_last_receives_the_datagrams(make: Any, udp: Family) -> None:
     first, last, sender = make(udp.family), make(udp.family), make(udp.family)
     for sock in (first, last):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -151,7 +151,7 @@ def test_the_last_to_take_an_address_gets_what_is_sent_there(make: Any, udp: Fam
     assert last.recv(10) == b"hello"
 
 
-def test_sharing_a_port_spreads_peers(make: Any, udp: Family) -> None:
+def test_sharing_a_port_distributes_peers(make: Any, udp: Family) -> None:
     receivers = [make(udp.family) for _ in range(2)]
     address = (udp.loopback, 0)
     for sock in receivers:
@@ -171,22 +171,22 @@ def test_sharing_a_port_spreads_peers(make: Any, udp: Family) -> None:
     assert min(counts) > 10
 
 
-def test_a_connected_socket_hears_its_peer_alone_and_gets_it_before_others(make: Any, udp: Family) -> None:
-    server, peer, stranger = make(udp.family), make(udp.family), make(udp.family)
-    for sock in (server, peer, stranger):
+def test_a_connected_socket_receives_only_from_its_peer_and_before_others(make: Any, udp: Family) -> None:
+    server, peer, outsider = make(udp.family), make(udp.family), make(udp.family)
+    for sock in (server, peer, outsider):
         sock.bind((udp.loopback, 0))
     server.connect(peer.getsockname())
-    stranger.sendto(b"stranger", server.getsockname())
+    outsider.sendto(b"outsider", server.getsockname())
     peer.sendto(b"peer", server.getsockname())
     assert server.recv(10) == b"peer"
     assert server.getpeername() == peer.getsockname()
 
 
-def test_nobody_there_refuses_the_next_send_but_one(make: Any, udp: Family) -> None:
-    sock, gone = make(udp.family), make(udp.family)
-    gone.bind((udp.loopback, 0))
-    sock.connect(gone.getsockname())
-    gone.close()
+def test_a_refused_datagram_fails_the_next_send_once(make: Any, udp: Family) -> None:
+    sock, closed = make(udp.family), make(udp.family)
+    closed.bind((udp.loopback, 0))
+    sock.connect(closed.getsockname())
+    closed.close()
     sock.send(b"x")
     with refused(errno.ECONNREFUSED):
         sock.send(b"x")
@@ -199,15 +199,15 @@ def test_nobody_there_refuses_the_next_send_but_one(make: Any, udp: Family) -> N
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
-def test_the_error_queue_tells_whose_datagram_it_was(make: Any, udp: Family) -> None:
-    sock, gone = make(udp.family), make(udp.family)
+def test_the_error_queue_names_the_destination_of_the_datagram(make: Any, udp: Family) -> None:
+    sock, closed = make(udp.family), make(udp.family)
     level, number = {"udp4": (socket.IPPROTO_IP, 11), "udp6": (socket.IPPROTO_IPV6, 25)}[udp.type]
     sock.setsockopt(level, number, 1)
     with refused(errno.EAGAIN):
         sock.recvmsg(10, 100, MSG_ERRQUEUE)
-    gone.bind((udp.loopback, 0))
-    address = gone.getsockname()
-    gone.close()
+    closed.bind((udp.loopback, 0))
+    address = closed.getsockname()
+    closed.close()
     sock.sendto(b"hello", address)
     payload, ((got_level, got_number, data),), _, destination = sock.recvmsg(100, 512, MSG_ERRQUEUE)
     assert (payload, destination[:2], got_level, got_number) == (b"hello", address[:2], level, number)
@@ -216,7 +216,7 @@ def test_the_error_queue_tells_whose_datagram_it_was(make: Any, udp: Family) -> 
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
-def test_a_full_buffer_drops_and_gives_room_back_in_quarters(make: Any) -> None:
+def test_a_full_buffer_drops_and_releases_space_in_quarters(make: Any) -> None:
     receiver, sender = make(socket.AF_INET), make(socket.AF_INET)
     receiver.bind(("127.0.0.1", 0))
     for _ in range(300):
@@ -236,7 +236,7 @@ def test_a_full_buffer_drops_and_gives_room_back_in_quarters(make: Any) -> None:
 
 
 @pytest.mark.parametrize(("size", "fits"), [(100, 256), (1200, 92), (9000, 12)])
-def test_how_many_fit_depends_on_their_size(make: Any, size: int, fits: int) -> None:
+def test_the_capacity_depends_on_the_size_of_datagrams(make: Any, size: int, fits: int) -> None:
     receiver, sender = make(socket.AF_INET), make(socket.AF_INET)
     receiver.bind(("127.0.0.1", 0))
     for _ in range(300):
@@ -249,7 +249,7 @@ def test_how_many_fit_depends_on_their_size(make: Any, size: int, fits: int) -> 
     assert count == fits
 
 
-def test_a_small_buffer_takes_one_large_datagram(make: Any) -> None:
+def test_a_small_buffer_accepts_one_large_datagram(make: Any) -> None:
     receiver = make(socket.AF_INET)
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     assert receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2304
@@ -289,11 +289,11 @@ def test_options_are_kept_or_refused(make: Any, level: int, number: int, value: 
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("SO_TYPE", socket.SOCK_DGRAM), ("SO_ACCEPTCONN", 0)])
-def test_what_cannot_be_set_is_told(make: Any, name: str, wanted: int) -> None:
+def test_an_option_that_cannot_be_set_is_reported(make: Any, name: str, wanted: int) -> None:
     assert make(socket.AF_INET).getsockopt(socket.SOL_SOCKET, getattr(socket, name)) == wanted
 
 
-def test_unknown_options_are_unknown(make: Any) -> None:
+def test_unknown_options_are_refused(make: Any) -> None:
     sock = make(socket.AF_INET)
     with refused(errno.ENOPROTOOPT):
         sock.setsockopt(socket.SOL_SOCKET, 9999, 1)
@@ -332,7 +332,7 @@ def test_memberships_are_counted_and_checked(make: Any) -> None:
             sock.setsockopt(level, join, value)
     with refused(errno.EINVAL):
         sock.setsockopt(level, MCAST_JOIN_SOURCE_GROUP, b"short")
-    # Joined from any source, it is joined from one only then.
+    # A membership for any source becomes one for a single source.
     sock.setsockopt(level, MCAST_JOIN_SOURCE_GROUP, source("239.0.0.1", "127.0.0.5"))
     with refused(errno.EADDRNOTAVAIL):
         sock.setsockopt(level, MCAST_JOIN_SOURCE_GROUP, source("239.0.0.1", "127.0.0.5"))
@@ -382,7 +382,7 @@ def test_the_multicast_interface_is_named_by_address_or_index(make: Any) -> None
         six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, 999)
 
 
-def test_a_device_is_one_that_there_is(make: Any) -> None:
+def test_a_device_must_exist(make: Any) -> None:
     sock = make(socket.AF_INET)
     place = (socket.SOL_SOCKET, socket.SO_BINDTODEVICE)
     assert sock.getsockopt(*place, 16) == b""
@@ -406,7 +406,7 @@ def test_a_dual_stack_socket_has_ipv4_peers_by_mapped_addresses(make: Any) -> No
     assert four.recvfrom(10) == (b"back", ("127.0.0.1", port))
 
 
-def test_one_for_ipv6_alone_leaves_ipv4_to_others(make: Any) -> None:
+def test_an_ipv6_only_socket_leaves_the_port_free_for_ipv4(make: Any) -> None:
     six, four, dual = make(socket.AF_INET6), make(socket.AF_INET), make(socket.AF_INET6)
     six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     six.bind(("::", 0))
@@ -419,7 +419,7 @@ def test_one_for_ipv6_alone_leaves_ipv4_to_others(make: Any) -> None:
     assert four.recv(10) == b"x"
 
 
-def test_shut_down_it_neither_receives_nor_sends(make: Any, udp: Family) -> None:
+def test_a_socket_shut_down_neither_receives_nor_sends(make: Any, udp: Family) -> None:
     sock = make(udp.family)
     sock.bind((udp.loopback, 0))
     sock.connect(sock.getsockname())
@@ -431,7 +431,7 @@ def test_shut_down_it_neither_receives_nor_sends(make: Any, udp: Family) -> None
         sock.send(b"x")
 
 
-def test_closed_it_is_a_bad_descriptor(make: Any, udp: Family) -> None:
+def test_a_closed_socket_is_a_bad_descriptor(make: Any, udp: Family) -> None:
     sock = make(udp.family)
     sock.close()
     sock.close()
@@ -462,7 +462,7 @@ def test_segments_are_datagrams_of_their_own(make: Any, udp: Family) -> None:
         sender.sendmsg([bytes(1000)], segment(1), 0, receiver.getsockname())
 
 
-def test_control_messages_that_make_no_sense_are_refused(make: Any, udp: Family) -> None:
+def test_invalid_control_messages_are_refused(make: Any, udp: Family) -> None:
     sock = make(udp.family)
     sock.bind((udp.loopback, 0))
     level, number = {"udp4": (socket.IPPROTO_IP, 8), "udp6": (socket.IPPROTO_IPV6, 50)}[udp.type]
@@ -475,10 +475,10 @@ def test_control_messages_that_make_no_sense_are_refused(make: Any, udp: Family)
         sock.sendmsg([b"x"], [(level, number, packed)], 0, sock.getsockname())
 
 
-# On a simulated host alone: what this machine does not let be seen
+# On a simulated host only: behaviour that this machine does not expose
 
 
-def test_it_says_what_it_is(network: Clockless) -> None:
+def test_repr_names_the_host_and_the_state(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET)
     assert repr(sock) == "<simulated UDP socket on here, not bound>"
     sock.bind(("127.0.0.1", 9))
@@ -488,33 +488,33 @@ def test_it_says_what_it_is(network: Clockless) -> None:
 
 
 @pytest.mark.parametrize("address", [("::1", 9), ("no number", 9)])
-def test_an_address_has_to_be_one_of_its_family(network: Clockless, address: tuple[str, int]) -> None:
+def test_an_address_must_have_the_family_of_the_socket(network: Clockless, address: tuple[str, int]) -> None:
     with pytest.raises(socket.gaierror):
         network.socket(socket.AF_INET).bind(address)
     with pytest.raises(OverflowError, match="port must be 0-65535"):
         network.socket(socket.AF_INET).bind(("127.0.0.1", 70000))
 
 
-def test_one_bound_to_an_address_reaches_its_family_alone(network: Clockless) -> None:
+def test_a_socket_bound_to_an_address_reaches_only_its_family(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET6)
     sock.bind(("2001:db8:1::1", 0))
     with refused(errno.ENETUNREACH):
         sock.sendto(b"x", ("::ffff:198.18.0.2", 9))
 
 
-def test_when_every_port_is_taken_there_is_none(network: Clockless, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bind_fails_if_every_port_is_in_use(network: Clockless, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_dgram.sim._kernel.machine._EPHEMERAL", range(40000, 40003))
-    taken = [network.socket(socket.AF_INET) for _ in range(4)]
-    for sock in taken[:3]:
+    bound = [network.socket(socket.AF_INET) for _ in range(4)]
+    for sock in bound[:3]:
         sock.bind(("0.0.0.0", 0))
     with refused(errno.EADDRINUSE):
-        taken[3].bind(("0.0.0.0", 0))
-    with closing(taken[0]):
+        bound[3].bind(("0.0.0.0", 0))
+    with closing(bound[0]):
         pass
-    taken[3].bind(("0.0.0.0", 0))
+    bound[3].bind(("0.0.0.0", 0))
 
 
-def test_the_path_mtu_is_learnt_from_icmp_and_told_once(network: Clockless, udp: Family) -> None:
+def test_the_path_mtu_is_learnt_from_icmp_and_reported_once(network: Clockless, udp: Family) -> None:
     network.path(mtu=1300, too_big="icmp")
     host = {"udp4": "198.18.0.2", "udp6": "2001:db8:1::2"}[udp.type]
     sock, receiver = network.socket(udp.family), network.socket(udp.family, "there")
@@ -537,7 +537,7 @@ def test_the_path_mtu_is_learnt_from_icmp_and_told_once(network: Clockless, udp:
 
 
 @pytest.mark.parametrize(("how", "refused_at"), [(0, None), (1, None), (2, 1300), (3, 1500)])
-def test_how_the_path_mtu_is_discovered_is_the_programs_choice(
+def test_path_mtu_discovery_follows_the_option(
     network: Clockless, udp: Family, how: int, refused_at: int | None
 ) -> None:
     network.path(mtu=1300, too_big="icmp")
@@ -555,7 +555,7 @@ def test_how_the_path_mtu_is_discovered_is_the_programs_choice(
             sock.sendto(bytes(size), (host, 9))
 
 
-def test_an_oversize_send_is_told_twice(network: Clockless) -> None:
+def test_an_oversize_send_is_reported_twice(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET)
     sock.setsockopt(socket.IPPROTO_IP, 10, 2)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
@@ -566,14 +566,14 @@ def test_an_oversize_send_is_told_twice(network: Clockless) -> None:
     sock.sendto(b"x", ("198.18.0.2", 9))
 
 
-def test_segments_have_to_fit_the_path(network: Clockless) -> None:
+def test_segments_must_fit_the_path(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET)
     message = (socket.IPPROTO_UDP, 103, struct.pack("=H", 1473))
     with refused(errno.EMSGSIZE):
         sock.sendmsg([bytes(3000)], [message], 0, ("198.18.0.2", 9))
 
 
-def test_refusals_are_few(network: Clockless) -> None:
+def test_icmp_refusals_are_rate_limited(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET)
     for _ in range(20):
         sock.sendto(b"x", ("198.18.0.2", 9))
@@ -590,7 +590,7 @@ def test_refusals_are_few(network: Clockless) -> None:
         assert len([record for record in network.trace.records if record.packet.report is not None]) == expected
 
 
-def test_forged_sources_are_not_remembered_for_ever(network: Clockless, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_rate_limits_is_bounded(network: Clockless, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_dgram.sim._kernel.machine._MOST_PEERS", 3)
     for number in range(9):
         machine = network.fabric.add(f"peer {number}", ())
@@ -612,7 +612,7 @@ def test_a_queue_of_errors_is_bounded(network: Clockless, monkeypatch: pytest.Mo
         sock.recvmsg(0, 100, MSG_ERRQUEUE)
 
 
-def test_what_no_host_has_is_unreachable(network: Clockless, udp: Family) -> None:
+def test_an_address_without_a_host_is_unreachable(network: Clockless, udp: Family) -> None:
     sock = network.socket(udp.family)
     level, number = {"udp4": (socket.IPPROTO_IP, 11), "udp6": (socket.IPPROTO_IPV6, 25)}[udp.type]
     sock.setsockopt(level, number, 1)
@@ -624,7 +624,7 @@ def test_what_no_host_has_is_unreachable(network: Clockless, udp: Family) -> Non
     assert network.reasons() == ["no host has that address", ""]
 
 
-def test_a_host_that_is_down_reaches_nobody_but_itself(network: Clockless) -> None:
+def test_a_host_that_is_down_reaches_only_itself(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET)
     network.here.up = False
     with refused(errno.ENETUNREACH):
@@ -634,7 +634,7 @@ def test_a_host_that_is_down_reaches_nobody_but_itself(network: Clockless) -> No
     assert sock.recv(1) == b"x"
 
 
-def test_a_broken_datagram_is_not_let_in(network: Clockless) -> None:
+def test_a_datagram_with_a_wrong_checksum_is_dropped(network: Clockless) -> None:
     network.path(corrupt=1)
     receiver = network.socket(socket.AF_INET, "there")
     receiver.bind(("198.18.0.2", 9))
@@ -644,7 +644,7 @@ def test_a_broken_datagram_is_not_let_in(network: Clockless) -> None:
     assert not receiver.readable
 
 
-def test_groups_of_a_path_reach_members_alone(network: Clockless) -> None:
+def test_multicast_on_a_path_reaches_only_members(network: Clockless) -> None:
     members = [network.socket(socket.AF_INET, host) for host in ("here", "there")]
     for sock in members:
         sock.bind(("0.0.0.0", 9))
@@ -657,7 +657,7 @@ def test_groups_of_a_path_reach_members_alone(network: Clockless) -> None:
     sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
     sender.sendto(b"others", ("239.0.0.1", 9))
     sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 0)
-    sender.sendto(b"nobody", ("239.0.0.1", 9))
+    sender.sendto(b"unwanted", ("239.0.0.1", 9))
     network.advance(1)
     assert members[1].recv(10) == b"others"
     assert [sock.readable for sock in members] == [False, False]
@@ -671,7 +671,7 @@ def test_ipv6_groups_do_not_work_on_loopback(network: Clockless) -> None:
         sock.sendto(b"x", ("ff02::1", 9))
 
 
-def test_a_full_member_does_not_keep_others_from_theirs(network: Clockless) -> None:
+def test_a_member_with_a_full_buffer_does_not_affect_others(network: Clockless) -> None:
     full, member = network.socket(socket.AF_INET), network.socket(socket.AF_INET)
     full.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     for sock in (full, member):
@@ -687,7 +687,7 @@ def test_a_full_member_does_not_keep_others_from_theirs(network: Clockless) -> N
     assert network.reasons() == ["", "", "", "", "no room in the receive buffer"]
 
 
-def test_ancillary_data_stop_where_the_room_ends(network: Clockless) -> None:
+def test_ancillary_data_are_truncated_to_the_buffer(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET)
     sock.bind(("127.0.0.1", 0))
     for number in (8, 12, 13):
@@ -698,7 +698,7 @@ def test_ancillary_data_stop_where_the_room_ends(network: Clockless) -> None:
     assert flags & socket.MSG_CTRUNC
 
 
-def test_the_closest_fit_gets_it_whoever_came_last(make: Any, udp: Family) -> None:
+def test_the_best_match_receives_regardless_of_the_order_of_binding(make: Any, udp: Family) -> None:
     exact, wide, sender = make(udp.family), make(udp.family), make(udp.family)
     for sock in (exact, wide):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -708,13 +708,13 @@ def test_the_closest_fit_gets_it_whoever_came_last(make: Any, udp: Family) -> No
     assert exact.recv(10) == b"hello"
 
 
-def test_broadcasting_needs_leave_to_be_connected_too(make: Any) -> None:
+def test_connecting_to_a_broadcast_address_requires_the_option(make: Any) -> None:
     sock = make(socket.AF_INET)
     with refused(errno.EACCES):
         sock.connect(("127.255.255.255", 9))
 
 
-def test_what_goes_where_the_device_does_not_lead_is_unreachable(network: Clockless) -> None:
+def test_a_destination_beyond_the_bound_device_is_unreachable(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
     with refused(errno.ENETUNREACH):
@@ -723,7 +723,7 @@ def test_what_goes_where_the_device_does_not_lead_is_unreachable(network: Clockl
         sock.sendmsg([b"x"], [(socket.IPPROTO_IP, 8, struct.pack("=i8x", 99))], 0, ("198.18.0.2", 9))
 
 
-def test_devices_of_their_own_have_ports_of_their_own(network: Clockless) -> None:
+def test_sockets_on_different_devices_may_share_a_port(network: Clockless) -> None:
     socks = [network.socket(socket.AF_INET) for _ in range(3)]
     for sock, device in zip(socks, (b"lo", b"eth0", b"lo"), strict=True):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
@@ -733,7 +733,7 @@ def test_devices_of_their_own_have_ports_of_their_own(network: Clockless) -> Non
         socks[2].bind(("0.0.0.0", 9))
 
 
-def test_traffic_classes_can_be_told_as_a_byte(network: Clockless) -> None:
+def test_a_traffic_class_may_be_a_byte(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET)
     sock.bind(("127.0.0.1", 9))
     sock.setsockopt(socket.IPPROTO_IP, 13, 1)
@@ -752,7 +752,7 @@ def test_a_source_is_joined_by_the_older_option_too(make: Any) -> None:
     sock.setsockopt(socket.IPPROTO_IP, 40, request)
 
 
-def test_icmp_finds_the_socket_that_sent(network: Clockless) -> None:
+def test_icmp_reaches_the_socket_that_sent(network: Clockless) -> None:
     other, sender = network.socket(socket.AF_INET), network.socket(socket.AF_INET)
     other.bind(("127.0.0.1", 9))
     sender.bind(("198.18.0.1", 9))
@@ -769,21 +769,21 @@ def test_icmp_finds_the_socket_that_sent(network: Clockless) -> None:
     assert sender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
 
-def test_icmp_about_what_nobody_has_is_not_answered(network: Clockless) -> None:
+def test_icmp_without_a_matching_socket_is_not_answered(network: Clockless) -> None:
     network.here.path_mtus["198.18.0.2"] = 1300
     receiver = network.socket(socket.AF_INET, "there")
     receiver.bind(("198.18.0.2", 9))
     sock = network.socket(socket.AF_INET)
     sock.setsockopt(socket.IPPROTO_IP, 10, 3)
     sock.sendto(bytes(1400), ("198.18.0.2", 9))
-    # It goes home, and home is not there any more.
+    # The sending host no longer has the source address.
     del network.fabric.owners["198.18.0.1"]
     sock.sendto(b"x", ("198.18.0.2", 7))
     network.advance(1)
     assert network.reasons().count("no host has that address") == 1
 
 
-def test_disconnecting_keeps_a_port_that_was_named(make: Any, udp: Family) -> None:
+def test_disconnecting_keeps_an_explicit_port(make: Any, udp: Family) -> None:
     chosen, named = (_with_disconnect(make(udp.family)) for _ in range(2))
     with closing(chosen), closing(named):
         chosen.bind((udp.wildcard, 0))
@@ -802,7 +802,7 @@ def _with_disconnect(sock: Any) -> Any:
     return SystemSocket(sock) if isinstance(sock, socket.socket) else sock
 
 
-def test_the_interface_is_named_by_the_hosts_own_address_too(network: Clockless) -> None:
+def test_an_own_address_selects_the_interface(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET)
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
     assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF) == 2

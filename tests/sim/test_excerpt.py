@@ -1,4 +1,4 @@
-"""What is shown of a long trace: its end, with repetitions folded."""
+"""The shown part of a long trace: its end, with repetitions folded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_without_a_limit_nothing_is_folded() -> None:
     assert excerpt(records) == Excerpt(records, hosts=("client", "server"))
 
 
-def test_what_repeats_is_folded_but_its_first_and_its_last() -> None:
+def test_repetitions_are_folded_except_the_first_and_the_last() -> None:
     records = sends(*[b"x"] * 9)
     result = excerpt(records, rows=9)
     assert shown(result) == ["#1", "this datagram again, 7 times, until 0.800000 s", "#9"]
@@ -79,7 +79,7 @@ def test_other_ports_that_the_system_chose_are_a_repetition() -> None:
     assert len(excerpt(records, rows=99).entries) == 3
 
 
-def test_icmp_repeats_too() -> None:
+def test_icmp_messages_are_folded_too() -> None:
     about = make_record(1, at=0.0).packet
     complaints = [make_complaint(about, number, at=number, kind=(3, 3)) for number in range(2, 8)]
     assert len(excerpt(complaints, rows=99).entries) == 3
@@ -97,7 +97,7 @@ def test_notes_stand_between_the_datagrams_and_end_a_repetition() -> None:
     ]
 
 
-def test_only_the_end_is_shown() -> None:
+def test_a_limit_shows_only_the_end() -> None:
     result = excerpt(sends(b"a", b"b", b"c", b"d"), [Note(0.2, "server", "noted", after=2)], rows=3)
     assert shown(result) == ["noted", "#3", "#4"]
     assert result.omitted == 2

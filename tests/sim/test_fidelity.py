@@ -1,5 +1,5 @@
-"""The simulator against figures that were measured on Linux' netem: 20,000 datagrams (3000 where inversions are
-counted), one each millisecond. The ranges are those of several runs there."""
+"""The simulator against measurements of Linux's netem: 20,000 datagrams (3000 for inversions), one each millisecond.
+The ranges are those of several runs on Linux."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .packets import make_packet
 COUNT: Final = 20_000
 SPACING: Final = 0.001
 BLOCK: Final = 200
-"""Packets. Far longer than any burst, so that blocks know little of each other."""
+"""The packets of a block. Far longer than any burst, so that blocks are nearly independent."""
 RESAMPLINGS: Final = 200
 ERRORS: Final = 4
-"""Standard errors within which a figure must be; one right model in 16,000 is not."""
+"""The tolerance of a figure in standard errors; a correct model exceeds it once in 16,000 runs."""
 
 
 def send(count: int = COUNT, **knobs: Unpack[Knobs]) -> list[tuple[float, int, bool]]:
-    """Return for each packet when it was decided, its number and whether it was lost."""
+    """Return for each packet the time of its outcome, its number and whether it was lost."""
     pipe = Pipe("a>b", change(knobs), 7)
     packets = (make_packet(number) for number in range(count))
     outcomes = [outcome for packet in packets for outcome in pipe.enter(packet.number * SPACING, packet)]
@@ -34,17 +34,17 @@ def send(count: int = COUNT, **knobs: Unpack[Knobs]) -> list[tuple[float, int, b
 
 
 def inversions(sent: list[tuple[float, int, bool]]) -> int:
-    """Return how many of those that arrive came just before one that was sent earlier."""
+    """Return how many packets arrive just before one that was sent earlier."""
     return sum(earlier[1] > later[1] for earlier, later in pairwise(sorted(sent)))
 
 
 def count_lost(losses: list[bool]) -> tuple[int, int]:
-    """Return how many are lost, and in how many bursts."""
+    """Return the number of losses and of bursts."""
     return sum(losses), sum(later and not earlier for earlier, later in pairwise([False, *losses]))
 
 
 def bootstrap_error(ratios: list[tuple[int, int]]) -> float:
-    """Return the standard error of the ratio of the sums, resampling the blocks that they are the sums over."""
+    """Return the standard error of the ratio of the sums, by resampling the blocks."""
     source = random.Random(1)
     resampled = [source.choices(ratios, k=len(ratios)) for _ in range(RESAMPLINGS)]
     return statistics.stdev(

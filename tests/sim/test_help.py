@@ -1,4 +1,4 @@
-"""``help()`` of the simulated network tells what each argument is."""
+"""``help()`` of the simulated network documents each argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options, flags and names on the simulated network are as on Linux: the same assertions on loopback and simulated."""
+"""Options, flags and names on the simulated network equal those of Linux: the same assertions run on loopback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SO_RXQ_OVFL, SO_TIMESTAMP, SO_TIMESTAMPNS = 40, 29, 35
 UDP_CORK, UDP_SEGMENT, UDP_ENCAP = 1, 103, 100
 IP_UNICAST_IF = 50
 PRIVILEGED = {(SOL, 1), (SOL, 12), (SOL, 36), (SOL, 46), (SOL, 69), (SOL, 75), (IP, 19), (IPV6, 75)}
-"""What only root may set on the real kernel: SO_DEBUG, SO_PRIORITY, SO_MARK and others."""
+"""Options that only root may set on the real kernel: SO_DEBUG, SO_PRIORITY, SO_MARK and others."""
 
 Scenario = Callable[[], Awaitable[None]]
 Run = Callable[[Scenario], None]
@@ -60,7 +60,7 @@ def failing(number: int) -> Any:
 
 
 def attempt(sock: Any, place: Place, value: int) -> object:
-    """Return what an option is after it was set, or the error."""
+    """Return the value of an option after it was set, or the error."""
     try:
         sock.setsockopt(*place, value)
     except OSError as error:
@@ -168,7 +168,7 @@ def test_segments_as_an_option_split_every_payload(on: Run) -> None:
     on(scenario)
 
 
-def test_flags_mean_what_they_mean_to_linux(on: Run) -> None:
+def test_flags_have_the_meaning_of_linux(on: Run) -> None:
     async def scenario() -> None:
         with pair() as (sender, receiver):
             await receiver.bind(("127.0.0.1", 0))
@@ -266,7 +266,7 @@ def test_a_name_that_is_required_is_known_or_an_error() -> None:
     sim.run(scenario)
 
 
-def test_a_directed_broadcast_takes_the_option_and_arrives_in_its_network() -> None:
+def test_a_directed_broadcast_needs_the_option_and_arrives_in_its_network() -> None:
     async def scenario(network: sim.Network) -> None:
         here = network.host("here", addresses=["198.18.1.1/24"])
         there = network.host("there", addresses=["198.18.1.2"])

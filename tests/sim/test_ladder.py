@@ -1,4 +1,4 @@
-"""The picture: that what is written can be read, whatever the records are like."""
+"""The picture: texts are readable for any records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trio_dgram.sim._values.records import Note
 from ..support.records import make_complaint, make_conversation, make_record
 
 SVG = "{http://www.w3.org/2000/svg}"
-LONG = "a translator that lets nothing in but what somebody inside has asked for lets this not in"
+LONG = "a packet of a source that no host behind the network address translator has sent to before"
 SIX = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot")
 LONG_NAMES = tuple(f"{name}.with-a-very-long-name-of-its-own.for-the-tests.example.internal" for name in SIX)
 
@@ -43,7 +43,7 @@ class Box(NamedTuple):
 
 
 def boxes(root: ET.Element) -> list[Box]:
-    """Return what is taken by each text, in a font of an average width."""
+    """Return the area of each text, in a font of an average width."""
     found = []
     for element in root.iter(f"{SVG}text"):
         text = element.text or ""
@@ -90,7 +90,7 @@ def with_reports() -> list[Record]:
         ),
     ],
 )
-def test_what_is_written_is_inside_and_covers_nothing_else_that_is(records: list[Record]) -> None:
+def test_texts_are_inside_the_picture_and_do_not_overlap(records: list[Record]) -> None:
     root = drawn(records)
     found = boxes(root)
     width, height = number(root, "width"), number(root, "height")
@@ -104,21 +104,21 @@ def test_what_is_written_is_inside_and_covers_nothing_else_that_is(records: list
         assert not one.covers(other), (one, other)
 
 
-def test_nothing_is_drawn_over_what_is_written() -> None:
+def test_no_line_crosses_a_text() -> None:
     root = drawn(make_conversation(40, *SIX))
     order = [(element.tag.removeprefix(SVG), element.get("class", "")) for element in root]
     last_arrow = max(place for place, drawing in enumerate(order) if drawing == ("g", "datagram"))
     assert all(place > last_arrow for place, drawing in enumerate(order) if drawing in {("text", ""), ("text", "why")})
 
 
-def test_one_that_a_host_sends_to_itself_comes_back_to_it() -> None:
+def test_a_datagram_of_a_host_to_itself_is_a_loop() -> None:
     (group,) = drawn([make_record(ends=("client", "client"), took=0.0)]).iterfind(f"{SVG}g[@class='datagram']")
     (path,) = group.iter(f"{SVG}path")
     (head,) = group.iter(f"{SVG}polygon")
     assert (path.get("class"), head.get("class")) == ("arrow", "head")
 
 
-def test_later_is_lower_and_every_time_has_a_row() -> None:
+def test_later_events_are_lower_and_every_time_has_a_row() -> None:
     times = [(text, y) for text, y in pairs(drawn(make_conversation(40, "client", "server"))) if "later" not in text]
     assert [float(text.split()[0]) for text, _ in times] == sorted(float(text.split()[0]) for text, _ in times)
     assert all(later - earlier >= 22 for (_, earlier), (_, later) in pairwise(times))
@@ -128,45 +128,45 @@ def pairs(root: ET.Element) -> list[tuple[str, float]]:
     return [(e.text or "", number(e, "y")) for e in root.iter(f"{SVG}text") if (e.text or "").endswith((" s", "later"))]
 
 
-def test_a_silence_is_marked_with_how_long_it_lasts_also_among_what_happens_at_once() -> None:
+def test_a_silence_is_marked_with_its_duration_even_among_simultaneous_events() -> None:
     bursts = [make_record(10 * burst + n, at=burst * 0.01) for burst in range(3) for n in range(5)]
     root = drawn([*bursts, make_record(99, at=31.0)])
     assert [text for text in texts(root, "faint") if "later" in text] == ["30.93 s later"]
     assert [line.get("class") for line in root.iter(f"{SVG}line")].count("silence") == 1
 
 
-def test_a_host_that_says_nothing_has_its_address_too() -> None:
+def test_a_host_that_sends_nothing_has_its_address_too() -> None:
     assert texts(drawn([make_record()]), "faint")[:2] == ["10.1.2.3", "10.4.5.6"]
 
 
-def test_nobody_has_an_address_that_others_have_too_or_that_nothing_came_to() -> None:
+def test_no_host_shows_a_shared_or_undelivered_address() -> None:
     root = drawn([*many_to_a_group(), make_record(2, reason="lost")])
     assert not {"224.0.0.251", "10.4.5.6"} & set(texts(root, "faint"))
 
 
-def test_of_many_addresses_it_is_told_how_many_there_are() -> None:
+def test_many_addresses_are_abbreviated_with_their_number() -> None:
     records = [make_record(n, at=n, source=Address(f"10.1.2.{n}", 9)) for n in range(4)]
     assert texts(drawn(records), "faint")[:2] == ["10.1.2.0", "and 3 more"]
     assert texts(drawn(records[:2]), "faint")[:2] == ["10.1.2.0", "10.1.2.1"]
 
 
-def test_what_is_too_long_to_be_written_is_whole_in_its_title() -> None:
+def test_a_truncated_text_is_whole_in_its_title() -> None:
     root = drawn([make_record(reason=LONG)])
     (group,) = (group for group in root.iter(f"{SVG}g") if group.find(f"{SVG}text") is not None)
     assert group.findtext(f"{SVG}text", "").endswith("…")
     assert group.findtext(f"{SVG}title") == LONG
 
 
-def test_copies_for_a_group_are_told_apart() -> None:
+def test_copies_for_a_group_have_separate_arrows() -> None:
     records = many_to_a_group()
-    # An arrow that ends in a row of its own and is no longer part of another one.
+    # An arrow that ends in a row of its own and does not lie within another one.
     lines = list(drawn(records).iterfind(f"{SVG}g[@class='datagram']/{SVG}line"))
     slopes = [(number(e, "y2") - number(e, "y1")) / (number(e, "x2") - number(e, "x1")) for e in lines]
     assert len({round(slope, 3) for slope in slopes}) == len(records)
     assert texts(drawn(records), "") == ['#1 40000 -> 5353 5 bytes "hello"\N{NO-BREAK SPACE}']
 
 
-def test_what_icmp_says_has_another_look() -> None:
+def test_icmp_messages_have_a_style_of_their_own() -> None:
     records = with_reports()
     records.append(records[-1]._replace(at=9.0, fate="dropped", reason="lost"))
     kinds = [line.get("class") for line in drawn(records).iterfind(f"{SVG}g[@class='datagram']/{SVG}line")]
@@ -175,12 +175,12 @@ def test_what_icmp_says_has_another_look() -> None:
 
 
 @pytest.mark.parametrize("name", ["<b>&\"'", "two\nlines", "\x00", "\ud800", "]]>"])
-def test_any_name_makes_a_document(name: str) -> None:
+def test_any_name_yields_a_valid_document(name: str) -> None:
     records = [make_record(ends=(name, "server"))]
     assert ET.fromstring(ladder(excerpt(records)).encode()).tag == f"{SVG}svg"  # noqa: S314 -- our own
 
 
-def test_there_may_be_nothing_to_draw() -> None:
+def test_an_empty_trace_can_be_drawn() -> None:
     assert list(drawn([]).iter(f"{SVG}text")) == []
 
 
@@ -210,7 +210,7 @@ def test_the_column_of_a_host_is_dashed_while_it_is_down() -> None:
     assert texts(late, "fault") == ["2 datagrams before are left out"]
 
 
-def test_what_is_in_flight_ends_nowhere() -> None:
+def test_the_arrow_of_a_datagram_in_flight_reaches_no_host() -> None:
     (group,) = drawn([make_record()._replace(fate="in flight")]).iterfind(f"{SVG}g[@class='datagram']")
     assert [element.get("class") for element in group] == [None, "arrow flying"]
 

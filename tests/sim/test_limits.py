@@ -1,4 +1,4 @@
-"""Runs that would never end are ended, whatever their tasks shield or swallow."""
+"""Runs that would never end are ended, even if their tasks are shielded or swallow cancellation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_shielded_wait_for_ever_is_stuck() -> None:
 
 
 @pytest.mark.parametrize("task", [wait_behind_a_shield, swallow_cancelled, beat])
-def test_a_deadlock_beside_a_task_that_goes_on_is_stuck(task: Callable[[], Awaitable[None]]) -> None:
+def test_a_deadlock_beside_a_running_task_is_stuck(task: Callable[[], Awaitable[None]]) -> None:
     async def scenario(network: sim.Network) -> None:
         network.host("a").start_soon(beat)
         network.host("b").start_soon(task)
@@ -83,7 +83,7 @@ def test_a_task_that_swallows_every_exception_is_abandoned() -> None:
     assert any("swallow_everything" in task.name for task in watch.abandoned)
 
 
-def test_the_next_run_is_as_if_nothing_had_been_abandoned() -> None:
+def test_abandoned_tasks_do_not_affect_the_next_run() -> None:
     async def scenario(_: sim.Network) -> float:
         await trio.sleep(1)
         return trio.current_time()

@@ -46,7 +46,7 @@ def test_gilbert_elliott_begins_good_and_leaves_a_state_after_its_packet() -> No
     assert lost(GilbertElliott(1, 1, bad=0, good=1), 4) == [True, False, True, False]
 
 
-def test_markov_goes_through_its_states() -> None:
+def test_markov_passes_through_its_states() -> None:
     assert lost(Markov4(1, 1), 5) == [True, False, True, False, True]
     assert lost(Markov4(1, 0, 1), 5) == [True, False, True, False, True]
     assert lost(Markov4(1, 0, 1, 0), 5) == [True, False, False, False, False]
@@ -59,14 +59,14 @@ def test_a_drop_list_counts_from_one() -> None:
     assert DropList([3, 1, 3]) == DropList({1, 3})
 
 
-def test_a_burst_has_a_longest() -> None:
+def test_a_burst_has_a_longest_length() -> None:
     assert lost(Burst(1, 2), 7) == [True, True, False, True, True, False, True]
     losses = lost(Burst(0.5, 3), 2000)
     assert longest_run(losses) == 3
     assert longest_run(lost(0.5, 2000)) > 3
 
 
-def test_a_function_sees_the_packet() -> None:
+def test_a_loss_function_receives_the_packet() -> None:
     seen = []
 
     def loses(packet: Packet) -> bool:
@@ -99,7 +99,7 @@ def test_wrong_arguments_are_named(make: Any, error: type[Exception], message: s
         make()
 
 
-def test_a_loss_is_checked() -> None:
+def test_a_loss_is_validated() -> None:
     for loss in (0, 0.5, 1, DropList({1}), lambda _packet: True):
         check_loss("loss", loss)
     with pytest.raises(ValueError, match=r"loss must be a probability from 0 to 1, not 1\.5"):

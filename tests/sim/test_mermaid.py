@@ -1,4 +1,4 @@
-"""The sequence diagram, with names that mean something to Mermaid."""
+"""The sequence diagram, with names that have a meaning in Mermaid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def decoded(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["end", "a;b", "#1;", "%%x", 'a"b', "<b>&'", "x as y", "{x}", "wrap: x", "日本"])
-def test_a_name_means_nothing_but_itself(name: str) -> None:
+def test_a_name_is_escaped(name: str) -> None:
     lines = sequence_diagram(excerpt([make_record(ends=(name, "server"))])).splitlines()
     assert len(lines) == 4
     written = lines[1].removeprefix("    participant host0 as ")
@@ -32,7 +32,7 @@ def test_a_name_of_two_lines_is_on_one() -> None:
     )
 
 
-def test_hosts_stand_in_order_of_appearance_and_arrows_tell_what_became_of_each() -> None:
+def test_hosts_are_in_order_of_appearance_and_arrows_show_the_fates() -> None:
     lost = make_record(1, b"x", at=0.5, reason="lost")
     records = [
         make_complaint(lost.packet, 2, at=0.6, kind=(3, 3)),
@@ -69,7 +69,7 @@ def test_notes_are_over_the_hosts_that_they_concern() -> None:
     ]
 
 
-def test_notes_on_the_network_need_a_host_to_be_over() -> None:
+def test_notes_on_the_network_are_over_its_hosts() -> None:
     assert sequence_diagram(excerpt([], [Note(0.0, "", "partition", "fault")])) == "sequenceDiagram\n"
     assert "Note over host0: partition" in sequence_diagram(
         excerpt([make_record(ends=("client", "client"))], [Note(0.0, "", "partition", "fault")])

@@ -1,4 +1,4 @@
-"""Hosts behind a NAT are seen by its address, and reached as it lets them be (RFC 4787)."""
+"""Hosts behind a NAT have its address for others, and are reachable through its mappings (RFC 4787)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..support.families import Family
 
 INSIDE = Address("10.0.0.5", 5000)
 OUTSIDE = "203.0.113.1"
-PEER, SAME_HOST, STRANGER = Address("198.51.100.1", 7), Address("198.51.100.1", 8), Address("198.51.100.2", 7)
+PEER, SAME_HOST, OTHER_HOST = Address("198.51.100.1", 7), Address("198.51.100.1", 8), Address("198.51.100.2", 7)
 WORDS: tuple[Behaviour, ...] = ("endpoint", "address", "address-port")
 
 
@@ -47,18 +47,18 @@ def sent(nat: Nat, peer: Address, now: float = 0.0, source: Address = INSIDE) ->
 
 @pytest.mark.parametrize("mapping", WORDS)
 @pytest.mark.parametrize("filtering", WORDS)
-def test_what_maps_and_what_is_let_in(mapping: Behaviour, filtering: Behaviour) -> None:
+def test_mapping_and_filtering_follow_the_options(mapping: Behaviour, filtering: Behaviour) -> None:
     nat = make_nat(mapping=mapping, filtering=filtering)
     first = sent(nat, PEER)
     assert first.source.host == OUTSIDE
     assert (first.destination, first.payload) == (PEER, b"x")
-    same = {peer: sent(nat, peer).source.port == first.source.port for peer in (PEER, SAME_HOST, STRANGER)}
-    assert same == {PEER: True, SAME_HOST: mapping != "address-port", STRANGER: mapping == "endpoint"}
+    same = {peer: sent(nat, peer).source.port == first.source.port for peer in (PEER, SAME_HOST, OTHER_HOST)}
+    assert same == {PEER: True, SAME_HOST: mapping != "address-port", OTHER_HOST: mapping == "endpoint"}
 
     nat = make_nat(mapping=mapping, filtering=filtering)
     outside = sent(nat, PEER).source
-    let_in = {peer: isinstance(nat.enter(packet(peer, outside), 1.0), Packet) for peer in same}
-    assert let_in == {PEER: True, SAME_HOST: filtering != "address-port", STRANGER: filtering == "endpoint"}
+    accepted = {peer: isinstance(nat.enter(packet(peer, outside), 1.0), Packet) for peer in same}
+    assert accepted == {PEER: True, SAME_HOST: filtering != "address-port", OTHER_HOST: filtering == "endpoint"}
     entered = nat.enter(packet(PEER, outside), 1.0)
     assert isinstance(entered, Packet)
     assert (entered.source, entered.destination) == (PEER, INSIDE)
@@ -66,19 +66,19 @@ def test_what_maps_and_what_is_let_in(mapping: Behaviour, filtering: Behaviour) 
         assert nat.enter(packet(SAME_HOST, outside), 1.0) == FILTERED
 
 
-def test_a_mapping_lasts_while_something_goes_out() -> None:
+def test_outgoing_datagrams_refresh_a_mapping() -> None:
     nat = make_nat(timeout=10.0)
     outside = sent(nat, PEER, 0.0).source
     assert sent(nat, PEER, 10.0).source == outside
     assert isinstance(nat.enter(packet(PEER, outside), 20.0), Packet)
     assert [mapping.port for mapping in nat.mappings(20.0)] == [outside.port]
-    # What comes in does not keep it.
+    # Incoming datagrams do not refresh it.
     assert nat.enter(packet(PEER, outside), 20.5) == NO_MAPPING
     assert (nat.mappings(20.5), nat.find(outside.port, 20.5)) == ([], None)
     assert sent(nat, PEER, 30.0).source != outside
 
 
-def test_what_was_never_mapped_is_not_let_in() -> None:
+def test_a_datagram_without_a_mapping_is_dropped() -> None:
     assert make_nat().enter(packet(PEER, Address(OUTSIDE, 1)), 0.0) == NO_MAPPING
 
 
@@ -88,7 +88,7 @@ def test_hosts_inside_have_ports_of_their_own() -> None:
     assert len(ports) == 100
 
 
-def test_when_every_port_is_taken_those_that_have_expired_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_ports_are_reused_when_every_port_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(translation, "_PORTS", range(1024, 1027))
     nat = make_nat(timeout=10.0)
     for port in range(3):
@@ -98,22 +98,22 @@ def test_when_every_port_is_taken_those_that_have_expired_are_free(monkeypatch: 
     assert len(nat.mappings(10.5)) == 3
 
 
-def test_a_mapping_remembers_so_many_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peers_of_a_mapping_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(translation, "_MOST_PEERS", 2)
     nat = make_nat(filtering="address-port")
     outside = sent(nat, PEER).source
-    for peer in (SAME_HOST, STRANGER):
+    for peer in (SAME_HOST, OTHER_HOST):
         sent(nat, peer)
     assert nat.enter(packet(PEER, outside), 0.0) == FILTERED
     assert isinstance(nat.enter(packet(SAME_HOST, outside), 0.0), Packet)
 
 
-def test_a_translator_remembers_so_many_that_came_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recorded_peers_of_a_translator_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(translation, "_MOST_PEERS", 1)
     nat = make_nat()
     outside = sent(nat, PEER).source
     refusals = []
-    for peer in (PEER, STRANGER):
+    for peer in (PEER, OTHER_HOST):
         came = nat.enter(packet(peer, outside), 0.0)
         assert isinstance(came, Packet)
         refusals.append(attrs.evolve(came, report=sim.Report(3, 3, 0, came)))
@@ -124,7 +124,7 @@ def test_a_translator_remembers_so_many_that_came_in(monkeypatch: pytest.MonkeyP
     assert nat.leave(refusals[0], 0.0) == NO_MAPPING
 
 
-def test_what_is_shown_of_a_mapping_is_a_copy() -> None:
+def test_mappings_are_returned_as_copies() -> None:
     nat = make_nat(filtering="address-port")
     outside = sent(nat, PEER).source
     (shown,) = nat.mappings(0.0)
@@ -133,13 +133,13 @@ def test_what_is_shown_of_a_mapping_is_a_copy() -> None:
     assert isinstance(nat.enter(packet(PEER, outside), 0.0), Packet)
 
 
-def test_nothing_is_turned_back_without_a_hairpin() -> None:
+def test_without_hairpinning_packets_to_the_own_outside_address_are_dropped() -> None:
     nat = make_nat(hairpin=False)
     outside = sent(nat, PEER).source
     assert nat.enter(packet(Address(OUTSIDE, 1), outside), 0.0) == NO_HAIRPIN
 
 
-def test_a_report_about_what_is_not_mapped_goes_nowhere() -> None:
+def test_an_icmp_error_without_a_mapping_is_dropped() -> None:
     nat = make_nat()
     about = packet(Address(OUTSIDE, 9), PEER)
     report = attrs.evolve(about, report=sim.Report(3, 3, 0, about))
@@ -187,7 +187,7 @@ def test_a_server_sees_the_nats_address_and_answers_it() -> None:
     sim.run(scenario)
 
 
-def test_after_a_silence_the_server_sees_another_port_and_the_old_one_is_nobodys() -> None:
+def test_an_expired_mapping_gets_another_port_and_the_old_port_is_unmapped() -> None:
     async def scenario(network: sim.Network) -> None:
         client, server = network.host("client"), network.host("server")
         nat = network.nat([client], timeout=30)
@@ -210,7 +210,7 @@ def test_after_a_silence_the_server_sees_another_port_and_the_old_one_is_nobodys
     sim.run(scenario)
 
 
-def test_what_is_under_way_to_an_address_that_was_given_up_reaches_nobody() -> None:
+def test_datagrams_in_flight_to_a_former_outside_address_are_dropped() -> None:
     async def scenario(network: sim.Network) -> list[str]:
         client, server = network.host("client"), network.host("server")
         network.path(server, client, delay=1)
@@ -267,7 +267,7 @@ def test_ipv6_is_not_translated() -> None:
 
 @pytest.mark.parametrize(("behaviour", "comes_through"), [("endpoint", True), ("address-port", False)])
 def test_two_peers_behind_two_nats_punch_holes(behaviour: Behaviour, comes_through: bool) -> None:
-    async def peer(own: list[Address], other: list[Address], rendezvous: str, heard: set[str]) -> None:
+    async def peer(own: list[Address], other: list[Address], rendezvous: str, sources: set[str]) -> None:
         async with trio_dgram.open_socket("udp4") as sock:
             await sock.send(b"here I am", (rendezvous, 7))
             host, _, port = (await sock.receive()).data.decode().partition(" ")
@@ -276,7 +276,7 @@ def test_two_peers_behind_two_nats_punch_holes(behaviour: Behaviour, comes_throu
             for _ in range(3):
                 await sock.send(b"hello", other[0])
                 with trio.move_on_after(1):
-                    heard.add((await sock.receive()).address.host)
+                    sources.add((await sock.receive()).address.host)
 
     async def rendezvous() -> None:
         async with trio_dgram.open_socket("udp4", port=7) as sock:
@@ -289,14 +289,14 @@ def test_two_peers_behind_two_nats_punch_holes(behaviour: Behaviour, comes_throu
         server.start_soon(rendezvous)
         await trio.testing.wait_all_tasks_blocked()
         addresses: tuple[list[Address], list[Address]] = ([], [])
-        heard: set[str] = set()
+        sources: set[str] = set()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.run, peer, addresses[0], addresses[1], server.ipv4, heard)
-            nursery.start_soon(other.run, peer, addresses[1], addresses[0], server.ipv4, heard)
-        assert heard <= {nat.address for nat in nats}
-        return heard
+            nursery.start_soon(one.run, peer, addresses[0], addresses[1], server.ipv4, sources)
+            nursery.start_soon(other.run, peer, addresses[1], addresses[0], server.ipv4, sources)
+        assert sources <= {nat.address for nat in nats}
+        return sources
 
-    # Both hear the other, or neither does.
+    # Both receive the other's datagrams, or neither does.
     assert len(sim.run(scenario)) == (2 if comes_through else 0)
 
 
@@ -325,7 +325,7 @@ def test_hosts_inside_reach_each_other_by_outside_addresses_by_a_hairpin_alone(h
     sim.run(scenario)
 
 
-def test_a_refusal_finds_its_way_back_in() -> None:
+def test_an_icmp_refusal_is_translated_back() -> None:
     async def scenario(network: sim.Network) -> None:
         client, server = network.host("client"), network.host("server")
         network.nat([client])
@@ -339,9 +339,9 @@ def test_a_refusal_finds_its_way_back_in() -> None:
     sim.run(scenario)
 
 
-def test_who_is_let_in_by_anothers_mapping_is_refused_by_the_port_that_it_asked() -> None:
+def test_icmp_refusal_reaches_a_third_party_behind_the_nat() -> None:
     async def scenario(network: sim.Network) -> None:
-        client, server, stranger = network.host("client"), network.host("server"), network.host("stranger")
+        client, server, third = network.host("client"), network.host("server"), network.host("third")
         network.nat([client], mapping="address-port", filtering="endpoint")
         came: list[Datagram] = []
         server.start_soon(count, came)
@@ -349,7 +349,7 @@ def test_who_is_let_in_by_anothers_mapping_is_refused_by_the_port_that_it_asked(
         with client.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 assert await ask(sock, (server.ipv4, 7))
-        with stranger.active():
+        with third.active():
             async with trio_dgram.open_socket("udp4") as sock:
                 await sock.connect(came[0].address)
                 await sock.send(b"too late")
@@ -359,7 +359,7 @@ def test_who_is_let_in_by_anothers_mapping_is_refused_by_the_port_that_it_asked(
     sim.run(scenario)
 
 
-def test_a_refusal_from_inside_is_the_outside_addresses() -> None:
+def test_an_icmp_refusal_from_inside_has_the_outside_address() -> None:
     async def scenario(network: sim.Network) -> None:
         client, server = network.host("client"), network.host("server")
         nat = network.nat([client])
@@ -380,7 +380,7 @@ def test_a_refusal_from_inside_is_the_outside_addresses() -> None:
     sim.run(scenario)
 
 
-def test_what_comes_to_no_mapping_is_told_in_the_trace() -> None:
+def test_a_datagram_without_a_mapping_is_in_the_trace() -> None:
     async def scenario(network: sim.Network) -> list[str]:
         client, server = network.host("client"), network.host("server")
         nat = network.nat([client], name="the router")
@@ -435,7 +435,7 @@ def test_each_translator_is_a_hop_and_a_hairpin_one() -> None:
     assert sim.run(scenario) == [8, 7]
 
 
-def test_groups_do_not_cross_it(udp: Family) -> None:
+def test_multicast_does_not_cross_a_nat(udp: Family) -> None:
     group = {"udp4": "239.1.2.3", "udp6": "ff02::1:3"}[udp.type]
 
     async def member(datagrams: list[Datagram]) -> None:
@@ -460,7 +460,7 @@ def test_groups_do_not_cross_it(udp: Family) -> None:
     assert sim.run(scenario) == (1, 0)
 
 
-def test_what_was_held_is_translated_when_it_is_released() -> None:
+def test_held_datagrams_are_translated_on_release() -> None:
     async def scenario(network: sim.Network) -> None:
         client, server = network.host("client"), network.host("server")
         nat = network.nat([client])
@@ -478,7 +478,7 @@ def test_what_was_held_is_translated_when_it_is_released() -> None:
     sim.run(scenario)
 
 
-def test_what_was_held_for_a_group_reaches_its_members_beside() -> None:
+def test_held_multicast_reaches_members_on_release() -> None:
     async def scenario(network: sim.Network) -> None:
         inside, neighbour = network.host("inside"), network.host("neighbour")
         network.nat([inside, neighbour])
@@ -495,7 +495,7 @@ def test_what_was_held_for_a_group_reaches_its_members_beside() -> None:
     sim.run(scenario)
 
 
-def test_what_was_held_is_turned_back_when_it_is_released() -> None:
+def test_held_datagrams_hairpin_on_release() -> None:
     async def scenario(network: sim.Network) -> None:
         one, other, server = network.host("one"), network.host("other"), network.host("server")
         nat = network.nat([one, other])
@@ -515,7 +515,7 @@ def test_what_was_held_is_turned_back_when_it_is_released() -> None:
     sim.run(scenario)
 
 
-def test_what_a_router_says_comes_through_though_it_was_held() -> None:
+def test_held_icmp_messages_of_a_router_are_delivered_on_release() -> None:
     async def scenario(network: sim.Network) -> None:
         client, server = network.host("client"), network.host("server")
         network.nat([client])
@@ -540,7 +540,7 @@ def test_what_a_router_says_comes_through_though_it_was_held() -> None:
     sim.run(scenario)
 
 
-def test_nobody_else_has_its_name_or_its_address() -> None:
+def test_the_name_and_address_of_a_nat_are_unique() -> None:
     async def scenario(network: sim.Network) -> None:
         network.host("NAT 1")
         nat, named = network.nat([network.host("a")]), network.nat([network.host("b")], name="the router")

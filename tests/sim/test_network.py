@@ -1,4 +1,4 @@
-"""Hosts, paths and names of a simulated network, and what goes wrong on it when."""
+"""Hosts, paths and names of a simulated network, and faults over time."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ import trio_dgram
 from trio_dgram import Datagram, sim
 from trio_dgram._socket.budget import current_budget
 from trio_dgram._values.test_runs import TestRun, running_test
-from trio_dgram.sim._network.names import Resolver, Trouble
+from trio_dgram.sim._network.names import LookupFailure, Resolver
 
 from ..support.families import Family
 from .programs import ECHO_PORT, Type, ask, echo
 
 
 async def start_echo(host: sim.Host, type: Type = "udp4") -> None:
-    """Run an echo server on ``host``; it is there when this returns."""
+    """Run an echo server on ``host``; it is bound when this returns."""
     host.start_soon(echo, type)
     await trio.testing.wait_all_tasks_blocked()
 
 
 async def count(received: list[float], type: Type = "udp4") -> None:
-    """Note when each datagram comes in."""
+    """Record the arrival of each datagram."""
     async with trio_dgram.open_socket(type, port=ECHO_PORT) as sock:
         async for _ in sock:
             received.append(trio.current_time())
@@ -56,7 +56,7 @@ def test_a_host_is_found_by_its_name_and_answers(udp: Family) -> None:
     assert answer.data == b"hello"
 
 
-def test_what_a_path_says_is_how_long_it_takes() -> None:
+def test_a_datagram_arrives_after_the_delay_of_its_path() -> None:
     async def scenario(network: sim.Network) -> float:
         client, server = network.host("client"), network.host("server")
         network.path(client, server, delay=0.25)
@@ -118,7 +118,10 @@ def test_an_assigned_address_follows_from_the_name_alone() -> None:
         (lambda network: network.host("b", addresses=[7]), "addresses must be numeric .*, not 7"),
         (lambda network: network.host("b", addresses=["192.0.2.1"]), "192.0.2.1 is a's"),
         (lambda network: network.host("b", addresses=["127.0.0.1"]), "addresses must be unicast"),
-        (lambda network: network.host("a", names=["c"]), "there is a host 'a' already"),
+        (
+            lambda network: network.host("a", names=["c"]),
+            "names and addresses cannot be given for 'a', a host that exists already",
+        ),
         (lambda network: network.path("a", "b"), r"there is no host 'b': make it with network.host\('b'\)"),
         (lambda network: network.path("a", "a"), "a host has no path to itself"),
         (lambda network: network.at(-1, print), "time must be seconds since the network was opened, from 0"),
@@ -158,10 +161,10 @@ def test_a_wrong_knob_is_named_and_nothing_changes() -> None:
     sim.run(scenario)
 
 
-def test_names_can_be_unknown_temporarily_so_or_slow() -> None:
+def test_name_lookups_can_fail_temporarily_or_be_slow() -> None:
     async def scenario(network: sim.Network) -> None:
         network.host("a")
-        errors: dict[Trouble, int] = {"not found": socket.EAI_NONAME, "try again": socket.EAI_AGAIN}
+        errors: dict[LookupFailure, int] = {"not found": socket.EAI_NONAME, "try again": socket.EAI_AGAIN}
         for error, number in errors.items():
             network.look_up("a", error=error)
             with pytest.raises(socket.gaierror) as caught:
@@ -177,7 +180,7 @@ def test_names_can_be_unknown_temporarily_so_or_slow() -> None:
     sim.run(scenario)
 
 
-def test_names_are_looked_up_both_ways() -> None:
+def test_names_and_addresses_are_resolved() -> None:
     async def scenario(network: sim.Network) -> None:
         with pytest.raises(socket.gaierror):
             await trio.socket.getaddrinfo(b"a", 9, socket.AF_INET, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST)
@@ -241,7 +244,7 @@ async def real_socket() -> bool:
         return not isinstance(sock, sim.SimulatedSocket)
 
 
-async def test_everything_is_put_back_however_it_ends() -> None:
+async def test_everything_is_restored_after_any_end() -> None:
     async with sim.open_network():
         assert not await real_socket()
         async with sim.open_network():
@@ -268,7 +271,7 @@ async def test_it_runs_in_real_time_too() -> None:
         assert network.time >= 0.01
 
 
-async def test_two_networks_know_nothing_of_each_other() -> None:
+async def test_two_networks_are_independent() -> None:
     async with sim.open_network() as outer:
         host = outer.host("a")
         async with sim.open_network() as inner:
@@ -277,7 +280,7 @@ async def test_two_networks_know_nothing_of_each_other() -> None:
                 assert inner.current_host.name == "here"
 
 
-def test_repr_tells_the_seed() -> None:
+def test_repr_contains_the_seed() -> None:
     async def scenario(network: sim.Network) -> str:
         network.host("a")
         return repr(network)
@@ -299,7 +302,7 @@ def test_functions_are_called_at_their_time_in_order() -> None:
     assert sim.run(scenario) == [("now", 0), ("early", 1), ("same", 1), ("late", 2)]
 
 
-def test_what_such_a_function_raises_ends_the_network() -> None:
+def test_an_exception_of_a_scheduled_function_ends_the_network() -> None:
     async def scenario(network: sim.Network) -> None:
         network.at(1, lambda: 1 / 0)
         await trio.sleep_forever()
@@ -341,9 +344,7 @@ def test_a_schedule_that_does_not_repeat_ends() -> None:
 @pytest.mark.parametrize(
     ("direction", "asked", "answered"), [("both", 1, False), ("there", 1, False), ("back", 2, False)]
 )
-def test_a_partition_lets_nothing_through_in_its_direction_while_it_lasts(
-    direction: Any, asked: int, answered: bool
-) -> None:
+def test_a_partition_drops_every_datagram_in_its_direction(direction: Any, asked: int, answered: bool) -> None:
     async def scenario(network: sim.Network) -> None:
         client, server = network.host("client"), network.host("server")
         await start_echo(server)
@@ -358,7 +359,7 @@ def test_a_partition_lets_nothing_through_in_its_direction_while_it_lasts(
     sim.run(scenario)
 
 
-def test_what_is_held_comes_in_order_when_it_is_released() -> None:
+def test_held_datagrams_arrive_in_order_on_release() -> None:
     async def scenario(network: sim.Network) -> list[float]:
         client, server = network.host("client"), network.host("server")
         received: list[float] = []
@@ -411,7 +412,7 @@ def test_a_killed_program_leaves_a_host_that_refuses() -> None:
     sim.run(scenario)
 
 
-def test_what_goes_wrong_with_its_goodbyes_is_told_to_nobody() -> None:
+def test_exceptions_of_a_killed_program_are_discarded() -> None:
     async def fail_at_the_end() -> None:
         try:
             await trio.sleep_forever()
@@ -440,7 +441,7 @@ def test_no_socket_yields_for_the_time_that_has_passed() -> None:
     assert sim.run(scenario) == math.inf
 
 
-def test_a_call_on_a_host_that_is_stopped_says_so() -> None:
+def test_a_call_on_a_stopped_host_raises() -> None:
     async def scenario(network: sim.Network) -> None:
         server = network.host("server")
         network.at(1, server.crash)
@@ -450,7 +451,7 @@ def test_a_call_on_a_host_that_is_stopped_says_so() -> None:
     sim.run(scenario)
 
 
-def test_a_paused_host_keeps_what_comes_and_goes_on_with_it() -> None:
+def test_a_paused_host_queues_datagrams_and_receives_them_on_resume() -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
         await start_echo(server)
@@ -479,7 +480,7 @@ def test_a_paused_host_sends_nothing() -> None:
     assert sim.run(scenario) == 2
 
 
-def test_swizzle_clogging_holds_hosts_up_one_by_one_and_lets_all_go() -> None:
+def test_swizzle_clogging_holds_hosts_one_by_one_and_releases_all() -> None:
     async def scenario(network: sim.Network) -> list[float]:
         client = network.host("client")
         received: list[float] = []
@@ -523,12 +524,12 @@ def test_netstat_shows_every_host_with_its_sockets() -> None:
     assert "]:9" in text
 
 
-def test_hosts_whose_names_come_to_the_same_address_have_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colliding_assigned_addresses_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(network: sim.Network) -> None:
         hosts = [network.host(str(number)) for number in range(600)]
         assert len({host.ipv4 for host in hosts}) == len({host.ipv6 for host in hosts}) == 600
 
-    # With so few to choose from, some names meet, and some would be the router.
+    # With so few addresses, some names collide, and some would get that of the router.
     monkeypatch.setattr("trio_dgram.sim._values.places.blake2b", _small)
     sim.run(scenario)
 
@@ -550,7 +551,7 @@ async def test_a_test_run_has_the_reports_of_the_networks_opened_last() -> None:
     assert [report.trace for report in reports] == [outer.trace, inner.trace]
 
 
-def test_a_paused_socket_waits_until_it_may_write() -> None:
+def test_a_paused_socket_waits_until_it_is_writable() -> None:
     async def scenario(network: sim.Network) -> float:
         with trio.socket.socket(type=socket.SOCK_DGRAM) as sock:
             here = network.current_host

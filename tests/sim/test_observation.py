@@ -1,4 +1,4 @@
-"""What a program shows of itself: notes, payloads in words, and checks that stop the run where they do not hold."""
+"""The observable side of a program: notes, decoded payloads, and checks that stop the run when they fail."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_faults_note_themselves() -> None:
     ]
 
 
-def test_payloads_are_shown_as_the_program_puts_them_into_words() -> None:
+def test_payloads_are_decoded_by_the_program() -> None:
     async def scenario(network: sim.Network) -> str:
         network.decode(PORT, lambda payload: f"VOTE term {payload[0]}")
         with network.host("client").active():
@@ -146,11 +146,11 @@ def test_payloads_are_shown_as_the_program_puts_them_into_words() -> None:
     [
         (lambda network: network.note(b"x"), TypeError, "text must be a str, not b'x'"),
         (lambda network: network.decode(0, str), ValueError, "port must be"),
-        (lambda network: network.decode(7, "text"), TypeError, "function must take a payload and return text"),
+        (lambda network: network.decode(7, "text"), TypeError, "function must accept a payload and return text"),
         (lambda network: network.always("text", "x"), TypeError, "check must be a function without"),
         (lambda network: network.always(receive, "x"), TypeError, "check must be a function without arguments"),
-        (lambda network: network.always(lambda: True, ""), TypeError, "name must say what the check is about"),
-        (lambda network: network.eventually(lambda: True, 7, within=1), TypeError, "name must say"),
+        (lambda network: network.always(lambda: True, ""), TypeError, "name must be text that describes the check"),
+        (lambda network: network.eventually(lambda: True, 7, within=1), TypeError, "name must be text"),
         (lambda network: network.eventually(lambda: True, "x", within=-1), ValueError, "within must be"),
     ],
 )
@@ -239,7 +239,7 @@ def test_a_check_that_does_not_hold_at_once_stops_the_run_too(way: str) -> None:
             trio.run(with_open_network)
 
 
-def test_the_violation_is_raised_whatever_tasks_do_when_they_are_cancelled() -> None:
+def test_the_violation_is_raised_even_if_cancelled_tasks_raise() -> None:
     async def stubborn(network: sim.Network) -> None:
         try:
             await trio.sleep_forever()
@@ -260,7 +260,7 @@ def test_the_violation_is_raised_whatever_tasks_do_when_they_are_cancelled() -> 
     assert "too late" not in caught.value.__notes__[0]
 
 
-def test_what_must_hold_eventually_must_hold_once() -> None:
+def test_an_eventual_check_must_hold_once() -> None:
     async def scenario(network: sim.Network, limit: float) -> float:
         values = Values(network)
         network.eventually(lambda: values.value == 3, "three", within=limit)
@@ -276,7 +276,7 @@ def test_what_must_hold_eventually_must_hold_once() -> None:
     assert "1.200000  !!  three: has not held within 1.2 s" in caught.value.__notes__[0]
 
 
-def test_what_must_hold_eventually_may_assert_until_it_does() -> None:
+def test_an_eventual_check_may_raise_assertion_errors_until_it_holds() -> None:
     async def scenario(network: sim.Network) -> None:
         values = Values(network)
 
@@ -290,7 +290,7 @@ def test_what_must_hold_eventually_may_assert_until_it_does() -> None:
     sim.run(scenario)
 
 
-def test_what_must_hold_eventually_must_hold_before_the_scenario_ends() -> None:
+def test_an_eventual_check_must_hold_before_the_scenario_ends() -> None:
     async def scenario(network: sim.Network) -> None:
         network.always(lambda: True, "true")
         network.eventually(lambda: False, "never", within=9)
@@ -300,7 +300,7 @@ def test_what_must_hold_eventually_must_hold_before_the_scenario_ends() -> None:
         sim.run(scenario)
 
 
-def test_the_error_of_a_scenario_is_its_own_where_every_check_holds() -> None:
+def test_the_error_of_a_scenario_is_unchanged_if_every_check_holds() -> None:
     async def scenario(network: sim.Network) -> None:
         network.always(lambda: True, "true")
         network.eventually(lambda: False, "later", within=9)

@@ -1,4 +1,4 @@
-"""Our own sockets between hosts of the simulated network: what came with a datagram, what came back, groups, paths."""
+"""This library's sockets between simulated hosts: packet information, ICMP errors, multicast, path MTU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def address_of(host: sim.Host, udp: Family) -> str:
     return host.ipv4 if udp.type == "udp4" else host.ipv6
 
 
-def test_a_datagram_brings_what_it_met(udp: Family) -> None:
+def test_a_datagram_is_received_with_its_packet_information(udp: Family) -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
         with server.active():
@@ -45,7 +45,7 @@ def test_a_datagram_brings_what_it_met(udp: Family) -> None:
     sim.run(scenario)
 
 
-def test_the_address_that_was_asked_answers(udp: Family) -> None:
+def test_a_reply_leaves_from_the_requested_address(udp: Family) -> None:
     hosts = {"udp4": ["192.0.2.1", "192.0.2.2"], "udp6": ["2001:db8::1", "2001:db8::2"]}[udp.type]
 
     async def scenario(network: sim.Network) -> None:
@@ -62,7 +62,7 @@ def test_the_address_that_was_asked_answers(udp: Family) -> None:
     sim.run(scenario)
 
 
-def test_what_icmp_says_is_told_after_the_way_there_and_back(udp: Family) -> None:
+def test_an_icmp_error_is_reported_after_a_round_trip(udp: Family) -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
         network.path(client, server, delay=0.25)
@@ -104,7 +104,7 @@ async def received(type: Type, datagrams: list[Datagram], group: str = "") -> No
             datagrams.append(datagram)
 
 
-def test_a_path_that_takes_less_is_discovered(udp: Family) -> None:
+def test_a_smaller_path_mtu_is_discovered(udp: Family) -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
         network.path(client, server, mtu=1300, too_big="icmp")
@@ -118,7 +118,7 @@ def test_a_path_that_takes_less_is_discovered(udp: Family) -> None:
                 for _ in range(3):
                     await sock.send(bytes(1400))
                     await trio.sleep(1)
-                # The first one vanishes, and what is known then is used.
+                # The first datagram is dropped; the path MTU is known afterwards.
                 assert [len(datagram.data) for datagram in came] == [1400, 1400]
                 assert sock.path_mtu(to) == 1300
             async with trio_dgram.open_socket(udp.type, mtu_discovery="do") as sock:
@@ -130,7 +130,7 @@ def test_a_path_that_takes_less_is_discovered(udp: Family) -> None:
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_a_black_hole_swallows_what_is_too_big(udp: Family, silent: bool) -> None:
+def test_a_black_hole_drops_datagrams_above_the_mtu(udp: Family, silent: bool) -> None:
     async def scenario(network: sim.Network) -> list[int]:
         server, client = network.host("server"), network.host("client")
         network.path(client, server, mtu=1300, too_big="blackhole" if silent else "fragment")
@@ -146,7 +146,7 @@ def test_a_black_hole_swallows_what_is_too_big(udp: Family, silent: bool) -> Non
     assert sim.run(scenario) == ([100] if silent else [1400, 100])
 
 
-def test_what_finds_no_room_is_counted(udp: Family) -> None:
+def test_datagrams_dropped_by_a_full_buffer_are_counted(udp: Family) -> None:
     async def scenario(network: sim.Network) -> None:
         server, client = network.host("server"), network.host("client")
         with server.active():
@@ -165,13 +165,13 @@ def test_what_finds_no_room_is_counted(udp: Family) -> None:
 
 
 @attrs.frozen
-class Heard:
+class Received:
     there: list[bytes]
     here: list[bytes]
 
 
-def test_groups_are_heard_by_members_as_the_sender_says(udp: Family) -> None:
-    async def scenario(network: sim.Network) -> Heard:
+def test_multicast_reaches_members_according_to_the_options_of_the_sender(udp: Family) -> None:
+    async def scenario(network: sim.Network) -> Received:
         there: list[Datagram] = []
         here: list[Datagram] = []
         sender_host, member = network.host("sender"), network.host("member")
@@ -187,12 +187,12 @@ def test_groups_are_heard_by_members_as_the_sender_says(udp: Family) -> None:
                 sock.multicast_ttl, sock.multicast_loopback = 0, True
                 await sock.send(b"here", (udp.group, 7))
         await trio.sleep(1)
-        return Heard([datagram.data for datagram in there], [datagram.data for datagram in here])
+        return Received([datagram.data for datagram in there], [datagram.data for datagram in here])
 
-    assert sim.run(scenario) == Heard([b"all", b"others"], [b"all", b"here"])
+    assert sim.run(scenario) == Received([b"all", b"others"], [b"all", b"here"])
 
 
-def test_one_source_alone_may_be_heard(udp: Family) -> None:
+def test_a_membership_may_accept_a_single_source(udp: Family) -> None:
     async def scenario(network: sim.Network) -> list[str]:
         member, wanted, other = network.host("member"), network.host("wanted"), network.host("other")
         with member.active():
@@ -225,7 +225,7 @@ def test_memberships_can_be_joined_again_and_left(udp: Family) -> None:
     sim.run(scenario)
 
 
-def test_everybody_hears_a_broadcast() -> None:
+def test_a_broadcast_reaches_every_host() -> None:
     async def scenario(network: sim.Network) -> list[int]:
         came: list[list[Datagram]] = [[], [], []]
         for number, datagrams in enumerate(came):
@@ -241,19 +241,19 @@ def test_everybody_hears_a_broadcast() -> None:
     assert sim.run(scenario) == [2, 2, 2]
 
 
-def test_failures_are_told_where_nobody_receives_and_in_a_trickle(udp: Family) -> None:
+def test_failures_are_reported_without_a_receiving_task_and_rate_limited(udp: Family) -> None:
     async def scenario(network: sim.Network) -> int:
         server, client = network.host("server"), network.host("client")
         with client.active():
             async with trio_dgram.open_socket(udp.type, icmp_errors=True) as sock:
                 failures = sock.events(Failure, max_buffer_size=100)
-                told: list[Failure] = []
+                reported: list[Failure] = []
                 for _ in range(20):
                     await sock.send(b"x", (address_of(server, udp), 7))
                 with trio.move_on_after(0.5):
                     async for failure in failures:
-                        told.append(failure)
-                return len(told)
+                        reported.append(failure)
+                return len(reported)
 
     assert sim.run(scenario) == 6
 
@@ -267,7 +267,7 @@ def test_failures_can_be_watched_again(udp: Family) -> None:
                     async with sock.events(Failure) as failures:
                         await sock.send(b"x", (address_of(server, udp), 7))
                         assert isinstance((await failures.receive()).error, PeerUnreachable)
-                    # Nobody watches now.
+                    # No channel is open now.
                     await sock.send(b"x", (address_of(server, udp), 7))
                     await trio.sleep(1)
 

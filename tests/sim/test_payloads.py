@@ -1,4 +1,4 @@
-"""Payloads in words."""
+"""Decoded payloads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUERY = dns.message.make_query("example.org", "A", id=1)
 ANSWER = dns.message.from_text("id 1\nflags QR\n;QUESTION\nexample.org. IN A\n;ANSWER\nexample.org. 60 IN A 192.0.2.1")
 
 
-def said(payload: bytes) -> str:
+def described(payload: bytes) -> str:
     return Payloads().describe(make_record(1, payload).packet)
 
 
@@ -75,7 +75,7 @@ def quic_packet(kind: int, version: int = 1, body: bytes = b"\0" * 20) -> bytes:
     ],
 )
 def test_a_payload_is_text_or_a_known_protocol_or_bytes(payload: bytes, words: str) -> None:
-    assert said(payload) == words
+    assert described(payload) == words
 
 
 @pytest.mark.parametrize(
@@ -100,20 +100,20 @@ def test_a_payload_is_text_or_a_known_protocol_or_bytes(payload: bytes, words: s
         b"\xff",
     ],
 )
-def test_what_is_nearly_a_protocol_is_none(payload: bytes) -> None:
+def test_an_almost_valid_message_is_no_protocol(payload: bytes) -> None:
     assert name_of(payload) == ""
 
 
 @given(st.binary(max_size=80))
-def test_any_payload_has_words_on_one_line(payload: bytes) -> None:
-    assert said(payload).isprintable()
+def test_any_payload_is_described_on_one_line(payload: bytes) -> None:
+    assert described(payload).isprintable()
     for protocol in PROTOCOLS:
         name_of(payload, (protocol,))
 
 
 def test_dns_needs_dnspython(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dns.message", None)
-    assert said(QUERY.to_wire()) == "00 01 01 00 00 01 00 00 ..."
+    assert described(QUERY.to_wire()) == "00 01 01 00 00 01 00 00 ..."
 
 
 def test_packets_with_a_short_header_are_known_by_their_flow() -> None:
@@ -142,7 +142,7 @@ class Decoder:
         (len, "5"),
     ],
 )
-def test_a_program_puts_its_own_payloads_into_words(function: Any, words: str) -> None:
+def test_a_program_decodes_its_own_payloads(function: Any, words: str) -> None:
     payloads = Payloads()
     payloads.decode(5005, function)
     assert payloads.describe(make_record(1, b"hello").packet) == words

@@ -1,4 +1,4 @@
-"""The capture, as the real tshark reads it."""
+"""The capture, as read by tshark."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tshark(path: Path, *arguments: str) -> str:
 
 
 def fields(path: Path, *names: str) -> list[list[str]]:
-    """Return fields of each packet: the outermost where there are several, as in what ICMP quotes."""
+    """Return fields of each packet: the outermost where there are several, as with a packet that ICMP quotes."""
     words = [word for name in names for word in ("-e", name)]
     lines = tshark(path, "-T", "fields", "-E", "occurrence=f", "-E", "separator=|", *words).splitlines()
     return [[cell or NOTHING for cell in line.split("|")] for line in lines]
@@ -46,7 +46,7 @@ def written(path: Path, records: Iterable[Record]) -> Path:
 
 
 def with_everything(type: str) -> list[Record]:
-    """Return records of every kind: delivered, twice, lost, broken, and each ICMP message that the network sends."""
+    """Return records of every kind: delivered, duplicated, lost, corrupted, and each ICMP message of the network."""
     unreachable, hop_limit, too_big = {
         "udp4": ((3, 3), (11, 0), (3, 4)),
         "udp6": ((1, 4), (3, 0), (2, 0)),
@@ -68,13 +68,13 @@ def with_everything(type: str) -> list[Record]:
 
 
 @pytest.mark.parametrize("type", ["udp4", "udp6"])
-def test_tshark_has_nothing_to_say_but_what_we_say(tmp_path: Path, type: str) -> None:
-    said = tshark(written(tmp_path, with_everything(type)), "-q", "-z", "expert")
-    assert set(re.findall(r"^(\w+) \(\d+\)$", said, re.MULTILINE)) == {"Comments"}
+def test_tshark_reports_only_the_comments(tmp_path: Path, type: str) -> None:
+    output = tshark(written(tmp_path, with_everything(type)), "-q", "-z", "expert")
+    assert set(re.findall(r"^(\w+) \(\d+\)$", output, re.MULTILINE)) == {"Comments"}
 
 
 @pytest.mark.parametrize("type", ["udp4", "udp6"])
-def test_every_packet_is_seen_where_and_when_it_was(tmp_path: Path, type: str) -> None:
+def test_every_packet_is_captured_at_its_host_and_time(tmp_path: Path, type: str) -> None:
     rows = fields(
         written(tmp_path, with_everything(type)),
         "frame.interface_name",
@@ -83,7 +83,7 @@ def test_every_packet_is_seen_where_and_when_it_was(tmp_path: Path, type: str) -
         "frame.comment",
     )
     hello = b"hello".hex()
-    # ICMPv6 quotes some of the payload, which is not what it brings.
+    # ICMPv6 quotes some of the payload, which is not its own payload.
     seen = [
         (host, time[8:], NOTHING if host == "the network" or n > 8 else load[:10], comment)
         for n, (host, time, load, comment) in enumerate(rows)
@@ -115,7 +115,7 @@ def test_a_time_keeps_its_nanoseconds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("type", ["udp4", "udp6"])
-def test_headers_say_what_the_packet_says(tmp_path: Path, type: str) -> None:
+def test_headers_have_the_values_of_the_packet(tmp_path: Path, type: str) -> None:
     record = make_record(7, type=type, hop_limit=9, traffic_class=0xB9, dont_fragment=type == "udp4", reason="lost")
     names, wanted = {
         "udp4": (
@@ -134,7 +134,7 @@ def test_headers_say_what_the_packet_says(tmp_path: Path, type: str) -> None:
     assert row == [*wanted, "40000", "5005", "1"]
 
 
-def test_what_one_receiver_lost_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_copy_lost_by_one_receiver_is_named_in_the_comment(tmp_path: Path) -> None:
     receivers = {"bravo": "", "charlie": "no room in the receive buffer", "delta": "lost"}
     records = [make_record(ends=("alpha", host), reason=reason) for host, reason in receivers.items()]
     rows = fields(written(tmp_path, records), "frame.interface_name", "frame.comment")
@@ -144,31 +144,31 @@ def test_what_one_receiver_lost_is_told_by_its_name(tmp_path: Path) -> None:
     ]
 
 
-def test_one_of_which_a_copy_broke_on_the_way_left_whole(tmp_path: Path) -> None:
+def test_a_packet_with_a_corrupted_copy_leaves_intact(tmp_path: Path) -> None:
     records = [make_record(reason="wrong checksum", broken=True), make_record(took=0.06)]
     rows = fields(written(tmp_path, records), "frame.interface_name", "udp.checksum.status", "frame.comment")
     assert rows == [["client", "1", "#1, one to server dropped: wrong checksum"], ["server", "1", "#1"]]
 
 
-def test_one_that_a_host_sends_to_itself_is_seen_once(tmp_path: Path) -> None:
+def test_a_datagram_of_a_host_to_itself_is_captured_once(tmp_path: Path) -> None:
     assert len(fields(written(tmp_path, [make_record(ends=(CLIENT, CLIENT))]), "frame.number")) == 1
 
 
-def test_any_name_is_an_interface_and_any_order_of_records_will_do(tmp_path: Path) -> None:
+def test_any_name_is_an_interface_and_records_may_have_any_order(tmp_path: Path) -> None:
     records = [make_record(n, at=-n, ends=("\ud800\n\x00", "日本")) for n in range(-3, 0)]
     rows = fields(written(tmp_path, reversed(records)), "frame.interface_name", "frame.time_epoch")
     assert {name for name, _ in rows} == {r"\ud800\n\x00", "日本"}
     assert [time for _, time in rows] == sorted(time for _, time in rows)
 
 
-def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_python_pcapng_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pcapng", None)
     with pytest.raises(ImportError, match=r"pip install trio_dgram\[capture\]"):
         written(tmp_path, [])
     assert not list(tmp_path.iterdir())
 
 
-# What is on the wire, without a program that reads it
+# The bytes on the wire, without a program that reads them
 
 
 def folded(data: bytes) -> int:
@@ -187,7 +187,7 @@ def pseudo_header(wire: bytes) -> bytes:
 
 
 @given(payload=st.binary(max_size=64), type=st.sampled_from(["udp4", "udp6"]), port=st.integers(0, 65535))
-def test_checksums_are_right_whatever_is_sent_and_wrong_when_broken(payload: bytes, type: str, port: int) -> None:
+def test_checksums_are_right_except_those_of_corrupted_packets(payload: bytes, type: str, port: int) -> None:
     record = make_record(payload=payload, type=type)
     source = record.packet.source._replace(port=port)
     for broken in (False, True):
@@ -212,7 +212,7 @@ def test_a_checksum_is_never_zero(type: str) -> None:
 
 
 @pytest.mark.parametrize(("type", "kind", "most"), [("udp4", (3, 3), 36), ("udp6", (1, 4), 1240)])
-def test_an_icmp_message_quotes_what_it_is_about(type: str, kind: tuple[int, int], most: int) -> None:
+def test_an_icmp_message_quotes_its_packet(type: str, kind: tuple[int, int], most: int) -> None:
     about = make_record(payload=bytes(range(250)) * 8, type=type).packet
     wire = encode(make_complaint(about, kind=kind).packet)
     header = 20 if type == "udp4" else 40

@@ -54,7 +54,7 @@ def test_a_packet_arrives_after_the_delay() -> None:
     assert make_pipe().enter(5.0, packet) == [(6.0, packet, ARRIVES)]
 
 
-def test_some_are_lost() -> None:
+def test_a_share_of_packets_is_lost() -> None:
     assert send(make_pipe(loss=DropList({2})), 2, 0.5) == [(1.0, make_any(), ARRIVES), (0.5, make_any(), LOST)]
 
 
@@ -77,7 +77,7 @@ def test_a_shorter_delay_overtakes_only_out_of_order() -> None:
         assert arrivals(first + pipe.enter(0.0, make_packet(2))) == {1: 1.0, 2: second}
 
 
-def test_jitter_keeps_the_order_unless_told_otherwise() -> None:
+def test_jitter_keeps_the_order_by_default() -> None:
     kept = list(arrivals(send(make_pipe(jitter=0.5), 100, 0.01)).values())
     free = list(arrivals(send(make_pipe(jitter=0.5, keep_order=False), 100, 0.01)).values())
     assert kept == sorted(kept)
@@ -93,7 +93,7 @@ def test_packets_are_sent_one_after_the_other() -> None:
     assert arrivals(outcomes) == {0: 1.5, 1: 2.5, 2: 3.5}
 
 
-def test_a_link_rests_when_there_is_nothing_to_send() -> None:
+def test_an_idle_link_sends_at_once() -> None:
     outcomes = send(make_pipe(rate=8 * 1000, delay=0), 3, spacing=5.0, size=1000 - HEADERS_4)
     assert arrivals(outcomes) == {0: 1.0, 1: 6.0, 2: 11.0}
 
@@ -103,14 +103,14 @@ def test_headers_of_ipv6_are_longer() -> None:
     assert arrivals(make_pipe(rate=8 * 1000, delay=0).enter(0.0, packet)) == {1: 1.0}
 
 
-def test_the_queue_has_room_for_its_bytes() -> None:
-    # One is being sent, two wait.
+def test_the_queue_holds_its_size_in_bytes() -> None:
+    # One is being sent, two are queued.
     outcomes = send(make_pipe(rate=8 * 1000, queue=2000), 5, size=1000 - HEADERS_4)
     assert reasons(outcomes) == [ARRIVES] * 3 + [QUEUE_FULL] * 2
     assert outcomes[-1][0] == 0.0
 
 
-def test_the_queue_has_room_again_once_one_is_sent() -> None:
+def test_the_queue_has_space_again_once_a_packet_is_sent() -> None:
     pipe = make_pipe(rate=8 * 1000, queue=1000)
     at = [0.0, 0.0, 0.5, 1.0, 1.5, 2.0]
     outcomes = [pipe.enter(now, make_packet(size=1000 - HEADERS_4))[0] for now in at]
@@ -127,12 +127,12 @@ def test_a_queue_in_seconds() -> None:
     assert reasons(outcomes) == [ARRIVES] * 3 + [QUEUE_FULL] * 2
 
 
-def test_what_is_lost_has_used_the_bandwidth() -> None:
+def test_a_lost_packet_has_used_the_bandwidth() -> None:
     outcomes = send(make_pipe(rate=8 * 1000, loss=DropList({1}), delay=0.5), 2, size=1000 - HEADERS_4)
     assert outcomes == [(1.0, make_any(), LOST), (2.5, make_any(), ARRIVES)]
 
 
-def test_a_new_rate_is_for_what_comes_next() -> None:
+def test_a_new_rate_applies_to_later_packets() -> None:
     pipe = make_pipe(rate=8 * 1000, delay=0)
     first = pipe.enter(0.0, make_packet(1, 1000 - HEADERS_4))
     pipe.set(rate=8 * 10_000)
@@ -168,7 +168,7 @@ def test_every_gap_th_overtakes() -> None:
     assert list(arrivals(outcomes).values()) == [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
 
 
-def test_a_share_overtakes_even_where_order_is_kept() -> None:
+def test_a_share_overtakes_even_if_order_is_kept() -> None:
     delays = list(arrivals(send(make_pipe(reorder=0.3), 100)).values())
     assert set(delays) == {0.0, 1.0}
     assert 20 < delays.count(0.0) < 40
@@ -245,26 +245,26 @@ def test_any_of_its_fragments_may_be_the_last() -> None:
     assert arrivals(pipe.enter(0.0, make_packet(size=3 * 1480 - 8))) == {1: 3.0}
 
 
-def test_a_lost_fragment_loses_all_and_the_others_are_sent() -> None:
+def test_a_lost_fragment_loses_the_datagram_and_the_others_are_sent() -> None:
     pipe = make_pipe(rate=8 * 1500, loss=DropList({1}))
     first = pipe.enter(0.0, make_packet(1, size=3 * 1480 - 8))
     assert first == [(3.0, make_any(), FRAGMENT_LOST)]
     assert arrivals(pipe.enter(0.0, make_packet(2, size=FULL))) == {2: 5.0}
 
 
-def test_a_fragment_that_finds_no_room_loses_all() -> None:
+def test_a_fragment_dropped_by_a_full_queue_loses_the_datagram() -> None:
     pipe = make_pipe(rate=8 * 1500, queue=1500)
     assert pipe.enter(0.0, make_packet(size=3 * 1480 - 8)) == [(2.0, make_any(), QUEUE_FULL)]
 
 
-def test_the_path_cuts_all_by_default() -> None:
+def test_the_path_fragments_by_default() -> None:
     for packet in (make_packet(size=1400), make_packet(size=1400, ipv6=True, dont_fragment=True)):
         ((at, _, reason),) = make_pipe(mtu=1280, rate=8000, delay=0).enter(0.0, packet)
         assert reason == ARRIVES
         assert at == pytest.approx(sum(cut_sizes(packet, [packet.ip_size], 1280)) / 1000)
 
 
-def test_who_may_not_be_cut_is_told() -> None:
+def test_a_datagram_that_must_not_be_fragmented_is_reported() -> None:
     pipe = make_pipe(mtu=1280, too_big="icmp")
     assert reasons(pipe.enter(0.0, make_packet(size=1400))) == [ARRIVES]
     assert pipe.enter(0.5, make_packet(size=1400, dont_fragment=True)) == [(0.5, make_any(), TOO_BIG)]
@@ -273,7 +273,7 @@ def test_who_may_not_be_cut_is_told() -> None:
     assert reasons(pipe.enter(0.5, make_packet(size=1280, ipv6=True, fragment_size=1280))) == [ARRIVES]
 
 
-def test_a_black_hole_tells_nobody() -> None:
+def test_a_black_hole_drops_silently() -> None:
     pipe = make_pipe(mtu=1280, too_big="blackhole")
     assert pipe.enter(0.5, make_packet(size=1400)) == [(0.5, make_any(), TOO_BIG_SILENT)]
     assert reasons(pipe.enter(0.5, make_packet(size=1280 - HEADERS_4))) == [ARRIVES]
@@ -304,7 +304,7 @@ def test_changes_do_not_mend_a_pipe() -> None:
     assert reasons(pipe.enter(0.0, make_packet())) == [PARTITION]
 
 
-def test_what_is_held_enters_later_in_its_order() -> None:
+def test_held_packets_enter_later_in_their_order() -> None:
     pipe = make_pipe()
     pipe.hold()
     assert send(pipe, 3, 0.1) == []
@@ -313,7 +313,7 @@ def test_what_is_held_enters_later_in_its_order() -> None:
     assert reasons(pipe.enter(3.0, make_packet())) == [ARRIVES]
 
 
-def test_two_holds_take_two_releases() -> None:
+def test_two_holds_need_two_releases() -> None:
     pipe = make_pipe()
     pipe.hold()
     pipe.hold()
@@ -323,7 +323,7 @@ def test_two_holds_take_two_releases() -> None:
         pipe.release(3.0)
 
 
-def test_what_is_held_may_meet_a_cut() -> None:
+def test_held_packets_may_meet_a_cut() -> None:
     pipe = make_pipe()
     pipe.hold()
     pipe.cut()
@@ -345,7 +345,7 @@ def test_conditions_are_shown_and_checked() -> None:
     assert pipe.conditions == Conditions(delay=0.2, loss=0.1)
 
 
-def test_a_model_that_is_set_begins_anew_and_others_go_on() -> None:
+def test_a_model_that_is_set_restarts_and_others_continue() -> None:
     pipe = make_pipe(loss=DropList({2}), reorder=1, gap=2)
     assert reasons(send(pipe, 1)) == [ARRIVES]
     pipe.set(delay=0.5)
@@ -354,7 +354,7 @@ def test_a_model_that_is_set_begins_anew_and_others_go_on() -> None:
     assert reasons(send(pipe, 2)) == [ARRIVES, LOST]
 
 
-def test_the_seed_and_the_name_decide() -> None:
+def test_outcomes_derive_from_the_seed_and_the_name() -> None:
     def draw(name: str, network_seed: object, **knobs: Unpack[Knobs]) -> list[str]:
         return reasons(send(Pipe(name, change({"loss": 0.5, **knobs}), network_seed), 50))
 
@@ -365,7 +365,7 @@ def test_the_seed_and_the_name_decide() -> None:
     assert drawn == draw("a>b", 8, seed=7)
 
 
-def test_a_seed_begins_everything_anew() -> None:
+def test_setting_a_seed_restarts_everything() -> None:
     pipe = make_pipe(loss=0.5, duplicate=0.5)
     first = reasons(send(pipe, 50))
     assert reasons(send(pipe, 50)) != first
@@ -394,7 +394,7 @@ def reasons_of_originals(**knobs: Unpack[Knobs]) -> list[str]:
         {"keep_order": False},
     ],
 )
-def test_no_knob_shifts_what_another_draws(other: Knobs) -> None:
+def test_no_knob_shifts_the_draws_of_another(other: Knobs) -> None:
     for loss in (0.2, GilbertElliott(0.1, 0.4)):
         alone = reasons_of_originals(loss=loss)
         knobs: Knobs = {**other, "loss": loss}
@@ -409,7 +409,7 @@ def test_loss_does_not_shift_the_jitter() -> None:
     assert with_loss.items() < jittered.items()
 
 
-def test_only_what_is_needed_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_sources_are_made_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
     def make(*key: object) -> random.Random:

@@ -1,4 +1,4 @@
-"""Programs that are stopped stay silent, and hosts start, freeze and lose what is in flight."""
+"""Stopped programs send nothing, and hosts start, freeze and lose datagrams in flight."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def send(payload: bytes) -> None:
         await sock.send(payload, ("sink", PORT))
 
 
-async def say_goodbye() -> None:
+async def send_goodbye() -> None:
     try:
         await trio.sleep_forever()
     finally:
@@ -39,7 +39,7 @@ async def say_goodbye() -> None:
             await send(b"goodbye")
 
 
-async def go_on_behind_a_shield() -> None:
+async def continue_behind_a_shield() -> None:
     with trio.CancelScope(shield=True):
         for _ in range(10):
             await trio.sleep(0.5)
@@ -71,7 +71,7 @@ async def sent_after_stop(
     active: bool = False,
     after: float = 0.75,
 ) -> list[bytes]:
-    """Return what a program sent after it was stopped."""
+    """Return the datagrams that a program sent after it was stopped."""
     received: list[bytes] = []
     host = network.host("old")
     await network.host("sink").start(collect, received)
@@ -91,7 +91,7 @@ async def sent_after_stop(
 
 
 @pytest.mark.parametrize("active", [False, True])
-@pytest.mark.parametrize("program", [say_goodbye, go_on_behind_a_shield, hold_a_socket])
+@pytest.mark.parametrize("program", [send_goodbye, continue_behind_a_shield, hold_a_socket])
 @pytest.mark.parametrize("how", STOPS)
 def test_nothing_of_a_stopped_program_is_sent(how: Stop, program: Callable[[], Awaitable[None]], active: bool) -> None:
     async def scenario(network: sim.Network) -> list[bytes]:
@@ -184,7 +184,7 @@ def test_starting_waits_until_a_program_reports_that_it_has_started() -> None:
     sim.run(scenario)
 
 
-def test_a_coroutine_in_place_of_a_function_is_refused_with_words() -> None:
+def test_a_coroutine_in_place_of_a_function_is_refused() -> None:
     async def program() -> None: ...
 
     async def scenario(network: sim.Network) -> None:
@@ -270,7 +270,7 @@ def test_a_deadline_that_passes_while_a_task_waits_frozen_ends_one_wait() -> Non
 
 
 @pytest.mark.parametrize("drop", [False, True])
-def test_a_partition_drops_what_is_in_flight_on_request(drop: bool) -> None:
+def test_a_partition_drops_datagrams_in_flight_on_request(drop: bool) -> None:
     async def scenario(network: sim.Network) -> None:
         sink, other = network.host("sink"), network.host("other")
         received: list[bytes] = []
@@ -288,7 +288,7 @@ def test_a_partition_drops_what_is_in_flight_on_request(drop: bool) -> None:
     sim.run(scenario)
 
 
-def test_defaults_are_for_paths_that_nobody_has_set() -> None:
+def test_defaults_apply_to_paths_without_conditions_of_their_own() -> None:
     async def scenario(network: sim.Network) -> None:
         for name in ("a", "b", "c"):
             network.host(name)
@@ -304,7 +304,7 @@ def test_defaults_are_for_paths_that_nobody_has_set() -> None:
     sim.run(scenario)
 
 
-def test_swizzle_clogging_leaves_other_holds_alone() -> None:
+def test_swizzle_clogging_does_not_affect_other_holds() -> None:
     async def scenario(network: sim.Network) -> None:
         received: list[bytes] = []
         sink, other = network.host("sink"), network.host("other")
@@ -321,7 +321,7 @@ def test_swizzle_clogging_leaves_other_holds_alone() -> None:
     sim.run(scenario)
 
 
-def test_arrivals_at_one_instant_come_in_an_order_that_is_drawn_per_seed() -> None:
+def test_arrivals_at_one_instant_have_a_random_order_per_seed() -> None:
     async def scenario(network: sim.Network) -> str:
         received: list[bytes] = []
         await network.host("sink").start(collect, received)

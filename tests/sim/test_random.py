@@ -83,7 +83,7 @@ def test_different_keys_have_different_sources() -> None:
     assert all(one != other for one, other in itertools.combinations(drawn, 2))
 
 
-def test_what_looks_different_elsewhere_is_no_key() -> None:
+def test_a_value_that_differs_between_processes_is_no_key() -> None:
     for wrong in (object(), [1], Number.ONE):
         with pytest.raises(TypeError, match="key must be of integers, floats, strings, bytes, None and tuples, not"):
             stream(7, wrong)

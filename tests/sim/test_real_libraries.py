@@ -1,4 +1,4 @@
-"""Other people's libraries run on the simulated network as they are."""
+"""Libraries of other authors run on the simulated network unmodified."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from OpenSSL import SSL
 import trio_dgram
 from trio_dgram import sim
 
-# Made before any test, in real time and with real randomness: what is slow about it is.
+# Issued before any test, in real time and with real randomness, because it is slow.
 AUTHORITY = trustme.CA()
 CERTIFICATE = AUTHORITY.issue_cert("server")
 DNS_PORT = 53
@@ -73,7 +73,7 @@ async def dtls_client(messages: int) -> list[bytes]:
 @pytest.mark.filterwarnings("ignore:unclosed DTLS endpoint:ResourceWarning")
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("loss", [0, 0.3])
-def test_a_dtls_endpoint_shakes_hands_and_talks_over_a_lossy_path(loss: float, seed: int) -> None:
+def test_a_dtls_endpoint_works_over_a_lossy_path(loss: float, seed: int) -> None:
     async def scenario(network: sim.Network) -> list[bytes]:
         server, client = network.host("server"), network.host("client")
         network.path(client, server, symmetric=True, delay=0.05, loss=loss)
@@ -93,7 +93,7 @@ def test_a_dtls_endpoint_shakes_hands_and_talks_over_a_lossy_path(loss: float, s
 
 
 async def name_server(unanswered: int) -> None:
-    """Answer every question but the first few."""
+    """Answer every query but the first few."""
     async with trio_dgram.open_socket("udp4", port=DNS_PORT) as sock:
         async for datagram in sock:
             if unanswered:
@@ -106,7 +106,7 @@ async def name_server(unanswered: int) -> None:
             await sock.send(response.to_wire(), datagram.address)
 
 
-async def look_up(server: str, lifetime: float) -> list[str]:
+async def resolve(server: str, lifetime: float) -> list[str]:
     resolver = dns.asyncresolver.Resolver(configure=False)
     resolver.nameservers = [server]
     resolver.timeout, resolver.lifetime = 2.0, lifetime
@@ -114,12 +114,12 @@ async def look_up(server: str, lifetime: float) -> list[str]:
     return [record.address for record in answer]
 
 
-def test_dnspythons_resolver_is_answered_and_asks_again() -> None:
+def test_dnspythons_resolver_is_answered_and_retries() -> None:
     async def scenario(network: sim.Network, unanswered: int) -> tuple[list[str], float]:
         server, client = network.host("server"), network.host("client")
         server.start_soon(name_server, unanswered)
         await trio.testing.wait_all_tasks_blocked()
-        answer = await client.run(look_up, server.ipv4, 30.0)
+        answer = await client.run(resolve, server.ipv4, 30.0)
         return answer, network.time
 
     answer, at_once = sim.run(scenario, 0)
@@ -135,7 +135,7 @@ def test_dnspythons_resolver_times_out_in_a_black_hole() -> None:
         server, client = network.host("server"), network.host("client")
         network.path(client, server, loss=1)
         with pytest.raises(dns.resolver.LifetimeTimeout):
-            await client.run(look_up, server.ipv4, 300.0)
+            await client.run(resolve, server.ipv4, 300.0)
         return network.time
 
     began = time.perf_counter()
@@ -171,7 +171,7 @@ def test_anyios_sockets_send_and_receive() -> None:
     assert sim.run(scenario) == pytest.approx(0.004)
 
 
-def test_anyios_sockets_tell_their_extra_attributes() -> None:
+def test_anyios_sockets_have_their_extra_attributes() -> None:
     async def client(server: sim.Host) -> None:
         attribute = anyio.abc.SocketAttribute
         async with await anyio.create_connected_udp_socket("server", 7, family=socket.AF_INET) as udp:

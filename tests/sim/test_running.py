@@ -1,4 +1,4 @@
-"""A scenario runs the same every time, in virtual time, and comes to an end."""
+"""A scenario is deterministic, runs in virtual time, and ends."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ MANY_HOSTS = Path(__file__).parents[1] / "support" / "many_hosts.py"
 def digest_elsewhere(
     seed: int, hosts: int, silent: int = 0, *, hash_seed: int
 ) -> str:  # pragma: no cover -- the session tests_long runs it
-    """Return the digest that another process comes to."""
+    """Return the digest of a run in another process."""
     environment = os.environ | {"PYTHONHASHSEED": str(hash_seed)}
     command = [sys.executable, str(MANY_HOSTS), *map(str, (seed, hosts, silent))]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
-def test_what_a_scenario_returns_is_returned_with_what_it_was_given() -> None:
+def test_run_passes_arguments_and_returns_the_result() -> None:
     async def scenario(network: sim.Network, first: int, second: str) -> tuple[int, str, object]:
         return first, second, network.seed
 
@@ -69,7 +69,7 @@ def test_another_thread_has_its_own_time() -> None:
     assert sim.run(scenario) == 1_767_225_600 != found[0]
 
 
-def test_what_passes_for_chance_follows_from_the_seed() -> None:
+def test_randomness_derives_from_the_seed() -> None:
     async def scenario(_: sim.Network) -> list[Any]:
         numbers = [
             random.random(),
@@ -85,7 +85,7 @@ def test_what_passes_for_chance_follows_from_the_seed() -> None:
     assert not set(one) & set(other)
 
 
-def test_time_and_chance_are_left_alone_if_told_so() -> None:
+def test_time_and_randomness_can_stay_real() -> None:
     async def scenario(_: sim.Network) -> tuple[float, bytes]:
         return time.time(), os.urandom(16)
 
@@ -95,7 +95,7 @@ def test_time_and_chance_are_left_alone_if_told_so() -> None:
     assert first[1] != second[1]
 
 
-def test_everything_is_as_it_was_afterwards_whatever_happened() -> None:
+def test_everything_is_restored_after_any_run() -> None:
     before = time.time, time.monotonic, os.urandom, random.getstate(), uuid.getnode
 
     async def scenario(_: sim.Network) -> None:
@@ -107,7 +107,7 @@ def test_everything_is_as_it_was_afterwards_whatever_happened() -> None:
 
 
 @pytest.mark.parametrize("missing", ["_ALLOW_DETERMINISTIC_SCHEDULING", "_r", "start_thread_soon"])
-def test_a_trio_that_has_moved_its_lots_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+def test_a_release_of_trio_without_the_private_names_is_reported(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     names = {"_ALLOW_DETERMINISTIC_SCHEDULING": "_ALLOW", "_r": "_ORDER", "start_thread_soon": "_START"}
     monkeypatch.setattr(trio_internals, names[missing], "gone")
     with pytest.raises(RuntimeError, match=rf"trio {trio.__version__} no longer has"):
@@ -125,7 +125,7 @@ def test_the_digest_does_not_depend_on_the_hash_seed() -> None:
     assert {digest_elsewhere(7, 50, hash_seed=hash_seed) for hash_seed in (0, 1, 2)} == {wanted}
 
 
-def test_hosts_that_say_nothing_change_nothing() -> None:
+def test_hosts_that_send_nothing_have_no_effect() -> None:
     assert sim.run(many_hosts, 20, 0, seed=7) == sim.run(many_hosts, 20, 9, seed=7)
 
 
@@ -133,7 +133,7 @@ def test_a_run_is_the_same_on_every_python() -> None:
     assert sim.run(many_hosts, 10, 0, seed=1) == "5ae559eddcf905989d3cce463f504a21"
 
 
-def test_payloads_are_in_the_digest_where_that_is_wanted() -> None:
+def test_the_digest_includes_payloads_on_request() -> None:
     async def scenario(network: sim.Network, payload: bytes) -> str:
         network.host("server").start_soon(echo, "udp4")
         await trio.testing.wait_all_tasks_blocked()
@@ -156,7 +156,7 @@ def test_checking_finds_the_first_difference() -> None:
         sim.run(scenario, check=True)
 
 
-def test_checking_finds_what_one_run_has_more() -> None:
+def test_checking_finds_additional_records_of_one_run() -> None:
     runs = iter([1, 2])
 
     async def scenario(_: sim.Network) -> None:
@@ -168,14 +168,14 @@ def test_checking_finds_what_one_run_has_more() -> None:
         sim.run(scenario, check=True)
 
 
-def test_checking_finds_nothing_in_what_is_the_same() -> None:
+def test_checking_accepts_equal_runs() -> None:
     assert sim.run(many_hosts, 5, 0, check=True)
 
 
-# It comes to an end
+# The end of a run
 
 
-def test_a_scenario_that_waits_for_nothing_is_stuck_and_says_who_waits_where() -> None:
+def test_a_scenario_without_events_is_stuck_and_lists_the_waiting_tasks() -> None:
     async def scenario(network: sim.Network) -> None:
         network.host("server").start_soon(echo, "udp4")
         async with trio_dgram.open_socket("udp4", port=9) as sock:
@@ -189,7 +189,7 @@ def test_a_scenario_that_waits_for_nothing_is_stuck_and_says_who_waits_where() -
     assert "0.0.0.0:7" in text
 
 
-def test_one_that_goes_round_in_circles_is_stuck() -> None:
+def test_a_busy_loop_is_stuck() -> None:
     async def scenario(_: sim.Network) -> None:
         while True:
             await trio.lowlevel.checkpoint()
@@ -198,7 +198,7 @@ def test_one_that_goes_round_in_circles_is_stuck() -> None:
         sim.run(scenario, passes=1000)
 
 
-def test_one_that_swallows_its_end_is_stuck_all_the_same() -> None:
+def test_a_scenario_that_swallows_cancellation_is_stuck() -> None:
     async def scenario(_: sim.Network) -> None:
         try:
             await trio.sleep_forever()
@@ -209,7 +209,7 @@ def test_one_that_swallows_its_end_is_stuck_all_the_same() -> None:
         sim.run(scenario)
 
 
-def test_one_that_waits_for_the_outside_has_a_moment() -> None:
+def test_a_scenario_that_waits_for_a_real_event_is_not_stuck_at_once() -> None:
     async def scenario(_: sim.Network) -> bytes:
         command = [sys.executable, "-c", "print('here')"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
@@ -221,7 +221,7 @@ def test_one_that_waits_for_the_outside_has_a_moment() -> None:
 
 
 @pytest.mark.parametrize("limited", [False, True])
-def test_a_thread_is_refused_whatever_limits_it(limited: bool) -> None:
+def test_a_thread_is_refused_with_any_limiter(limited: bool) -> None:
     async def scenario(_: sim.Network) -> None:
         await trio.to_thread.run_sync(int, limiter=trio.CapacityLimiter(1) if limited else None)
 
@@ -263,7 +263,7 @@ def test_a_second_thread_that_runs_a_scenario_is_refused() -> None:
     assert refused == [True]
 
 
-def test_limiters_and_runs_in_real_time_are_left_alone() -> None:
+def test_limiters_and_runs_in_real_time_are_unaffected() -> None:
     async def elsewhere() -> int:
         return await trio.to_thread.run_sync(int)
 
@@ -309,10 +309,10 @@ def test_bad_arguments_are_named(options: dict[str, Any], kind: type[Exception],
         sim.run(many_hosts, 1, 0, **options)
 
 
-# What it tells
+# Reports
 
 
-def test_a_failure_brings_its_story() -> None:
+def test_a_failure_has_the_story_as_a_note() -> None:
     async def scenario(network: sim.Network) -> None:
         network.host("server").start_soon(echo, "udp4")
         await trio.testing.wait_all_tasks_blocked()
@@ -329,7 +329,7 @@ def test_a_failure_brings_its_story() -> None:
     assert "(closed)" in note
 
 
-def test_a_failure_without_a_datagram_says_so() -> None:
+def test_a_failure_without_datagrams_has_a_note() -> None:
     async def scenario(_: sim.Network) -> None:
         raise ValueError("the reason")
 
@@ -338,7 +338,7 @@ def test_a_failure_without_a_datagram_says_so() -> None:
     assert "Nothing was sent." in caught.value.__notes__[0]
 
 
-def test_what_a_hosts_task_raises_ends_the_run() -> None:
+def test_an_exception_of_a_task_on_a_host_ends_the_run() -> None:
     async def fail() -> None:
         raise ValueError("on a host")
 

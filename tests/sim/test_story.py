@@ -1,4 +1,4 @@
-"""The story in words, where the records are unlike each other."""
+"""The story in words, with records of different kinds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORDS = [
 ]
 
 
-def test_the_columns_are_as_wide_as_what_is_in_them() -> None:
+def test_the_columns_are_as_wide_as_their_contents() -> None:
     notes = [Note(0.3, "server", "becomes leader\n", after=1200), Note(12.6, "", "partition", "fault", 4)]
     ends = "client 10.1.2.3:40000 -> server 10.4.5.6:5005"
     assert story(excerpt(RECORDS, notes)).splitlines() == [
@@ -44,7 +44,7 @@ def test_the_columns_are_as_wide_as_what_is_in_them() -> None:
         ((99, 7), 0, "udp4", "ICMP: ICMP (type 99, code 7), about #1"),
     ],
 )
-def test_what_icmp_says_is_told_in_words(kind: tuple[int, int], mtu: int, type: str, words: str) -> None:
+def test_icmp_messages_are_described_in_words(kind: tuple[int, int], mtu: int, type: str, words: str) -> None:
     about = make_record(1, type=type).packet
     assert f"  {words}  delivered" in story(excerpt([make_complaint(about, kind=kind, mtu=mtu)]))
 

@@ -1,4 +1,4 @@
-"""The strategies for Hypothesis give conditions that a network takes, and shrink towards a perfect one."""
+"""The strategies for Hypothesis yield valid conditions, and shrink towards a perfect network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .programs import ask, echo
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(knobs=sim.strategies.conditions())
-def test_a_program_that_tries_again_comes_through(knobs: Knobs) -> None:
+def test_a_program_that_retries_succeeds(knobs: Knobs) -> None:
     async def scenario(network: sim.Network) -> bytes:
         server, client = network.host("server"), network.host("client")
         network.path(client, server, symmetric=True, **knobs)
@@ -50,7 +50,7 @@ def is_a(kind: type, value: object) -> bool:  # pragma: no cover -- the session 
     return type(value) is kind
 
 
-def test_hypothesis_is_imported_by_those_who_ask_for_it_alone() -> None:
+def test_hypothesis_is_imported_only_on_use() -> None:
     program = """
 import sys
 from functools import partial
@@ -61,7 +61,7 @@ assert sim.strategies.conditions
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_there_is_nothing_else_that_comes_late() -> None:
+def test_other_missing_names_raise_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'weather'"):
         _ = sim.weather
     assert isinstance(sim.strategies.losses(), st.SearchStrategy)

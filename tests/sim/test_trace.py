@@ -1,4 +1,4 @@
-"""What can be looked at afterwards: the story in words, the diagram, the picture, the capture."""
+"""The forms of a trace: the story in words, the diagram, the picture, the capture."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def report_about(about: Packet, number: int, type: int, code: int, mtu: int = 0)
 
 
 def conversation(type: str = "udp4") -> list[Record]:
-    """Return a bit of everything: delivered, twice so, lost, refused, too big."""
+    """Return a record of every kind: delivered, duplicated, lost, refused, too big."""
     asked, answered = packet(1, b"hello", type=type), packet(2, b"hello!", at=0.1, type=type, back=True)
     lost, large = packet(3, b"x", at=0.2, type=type), packet(4, bytes(1400), at=0.3, type=type)
     too_big = {"udp4": (3, 4), "udp6": (2, 0)}[type]
@@ -59,7 +59,7 @@ def conversation(type: str = "udp4") -> list[Record]:
 # In words
 
 
-def test_the_story_tells_each_datagram_in_order_of_sending() -> None:
+def test_the_story_has_each_datagram_in_order_of_sending() -> None:
     lines = sim_trace(conversation()).to_text().splitlines()
     assert [" ".join(line.split()) for line in lines] == [
         '0.000000 #1 client 10.0.1.1:40000 -> server 10.0.1.2:5005 5 bytes "hello" delivered after 100.000 ms',
@@ -79,13 +79,13 @@ def test_the_story_tells_each_datagram_in_order_of_sending() -> None:
     assert len({line.rindex(" byte") for line in lines if " bytes " in line}) == 1
 
 
-def test_the_end_of_the_story_alone_can_be_told() -> None:
+def test_the_story_can_be_limited_to_its_end() -> None:
     assert len(sim_trace(conversation()).to_text(last=2).splitlines()) == 2
     assert sim_trace(conversation()).to_text(last=0) == ""
     assert len(sim_trace(conversation()).to_text(last=99).splitlines()) == 7
 
 
-def test_there_may_be_nothing_to_tell(tmp_path: Path) -> None:
+def test_an_empty_trace_has_every_form(tmp_path: Path) -> None:
     trace = sim_trace([])
     assert trace.to_text() == ""
     assert trace.to_mermaid() == "sequenceDiagram\n"
@@ -102,7 +102,7 @@ def sim_trace(records: list[Record], limit: int | None = None) -> sim.Trace:
     return trace
 
 
-def test_a_trace_keeps_so_many_and_counts_all() -> None:
+def test_a_trace_keeps_a_limited_number_of_records_and_counts_all() -> None:
     trace = sim_trace(conversation(), limit=3)
     assert (len(trace), trace.total) == (3, 7)
     assert list(trace) == list(trace.records) == conversation_like(trace)
@@ -113,7 +113,7 @@ def conversation_like(trace: sim.Trace) -> list[Record]:
     return list(trace.records)
 
 
-def test_anything_that_differs_has_another_digest() -> None:
+def test_any_difference_changes_the_digest() -> None:
     (record, *_) = conversation()
     others = [
         record._replace(at=0.2),
@@ -143,7 +143,7 @@ def test_the_diagram_is_mermaids() -> None:
     assert lines[10].startswith("    host2-->>host0: #35;5 ICMP: packet too big")
 
 
-def test_a_diagram_has_nothing_in_it_that_means_something_else() -> None:
+def test_a_diagram_has_no_unescaped_characters() -> None:
     evil = conversation()[0]._replace(receiver='end; %% "quoted"\nloop')
     text = sim_trace([evil]).to_mermaid()
     assert len(text.splitlines()) == 4
@@ -186,7 +186,7 @@ def test_no_two_labels_of_a_column_cover_each_other(tmp_path: Path, hosts: int) 
     assert all(0 < float(x or 0) < width and 0 < float(y or 0) < height for x, y in places)
 
 
-def test_a_datagram_to_oneself_is_a_loop(tmp_path: Path) -> None:
+def test_a_datagram_to_its_sender_is_a_loop(tmp_path: Path) -> None:
     to_itself = Record(packet(1, b"x"), 0.0, "delivered", "", "client")
     dropped = Record(packet(2, b"x"), 0.0, "dropped", "no socket on the port", "client")
     root = drawn([to_itself, dropped], tmp_path)
@@ -207,8 +207,8 @@ def test_a_long_silence_is_marked_and_a_long_label_cut(tmp_path: Path) -> None:
 def tshark(path: Path, *arguments: str) -> list[list[str]]:
     command = [find_program("tshark"), "-r", str(path), "-o", "udp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
-    said = [line for line in done.stderr.splitlines() if "Running as user" not in line]
-    assert said == []
+    errors = [line for line in done.stderr.splitlines() if "Running as user" not in line]
+    assert errors == []
     return [line.split("\t") for line in done.stdout.splitlines()]
 
 
@@ -242,12 +242,12 @@ def test_tshark_reads_addresses_ports_payloads_times_and_comments(capture: Path,
     ]
 
 
-def test_tshark_finds_nothing_wrong(capture: Path) -> None:
+def test_tshark_reports_no_errors(capture: Path) -> None:
     found = "\n".join(line for (line, *_) in tshark(capture, "-q", "-z", "expert"))
     assert not re.search(r"Errors|Warns|Malformed", found), found
 
 
-def test_what_icmp_says_is_there_with_what_it_is_about(capture: Path, udp: Family) -> None:
+def test_icmp_messages_are_captured_with_their_quotation(capture: Path, udp: Family) -> None:
     names = {"udp4": ("icmp.type", "icmp.code", "icmp.mtu"), "udp6": ("icmpv6.type", "icmpv6.code", "icmpv6.mtu")}
     wanted = {"udp4": ["3", "4", "1300"], "udp6": ["2", "0", "1300"]}[udp.type]
     status = {"udp4": "icmp.checksum.status", "udp6": "icmpv6.checksum.status"}[udp.type]
@@ -263,7 +263,7 @@ def test_the_checksum_is_right_for_every_size(tmp_path: Path, udp: Family) -> No
     assert {int(length) - 8 for _, length in rows} == set(sizes)
 
 
-def test_headers_say_what_the_packet_says_and_a_broken_one_is_broken(tmp_path: Path) -> None:
+def test_headers_have_the_values_of_the_packet_and_a_corrupted_one_is_invalid(tmp_path: Path) -> None:
     sent = attrs.evolve(make_packet(), hop_limit=9, traffic_class=0xB9, dont_fragment=True, broken=True, number=7)
     write_pcapng(tmp_path / "capture", [Record(sent, 0.1, "dropped", "wrong checksum", "server")])
     names = ("ip.ttl", "ip.dsfield", "ip.flags.df", "ip.id", "ip.checksum.status", "udp.checksum.status")
@@ -273,14 +273,14 @@ def test_headers_say_what_the_packet_says_and_a_broken_one_is_broken(tmp_path: P
     )
 
 
-def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_python_pcapng_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pcapng", None)
     with pytest.raises(ImportError, match=r"pip install trio_dgram\[capture\]"):
         write_pcapng(tmp_path / "capture", [])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_whole_run_can_be_looked_at(tmp_path: Path) -> None:
+def test_a_whole_run_can_be_exported(tmp_path: Path) -> None:
     async def scenario(network: sim.Network) -> sim.Trace:
         client, server = network.host("client"), network.host("server")
         network.path(client, server, symmetric=True, loss=sim.DropList({2}), corrupt=0.2, mtu=576, too_big="icmp")

@@ -1,4 +1,4 @@
-"""A plain ``trio.socket`` program finds on the simulated network what it finds on the kernel's."""
+"""A plain ``trio.socket`` program behaves on the simulated network as on the kernel's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def bound(udp: Family) -> Any:
     return sock
 
 
-def test_it_waits_for_a_descriptor_and_wakes_at_exactly_the_instant(udp: Family) -> None:
+def test_a_wait_for_a_descriptor_ends_exactly_at_the_arrival(udp: Family) -> None:
     async def receive(times: list[float]) -> None:
         with made(udp) as sock:
             await sock.bind((udp.wildcard, 7))
@@ -88,22 +88,22 @@ def test_every_way_to_send_and_receive(udp: Family) -> None:
     run(scenario, udp)
 
 
-def test_ancillary_data_come_with_it(udp: Family) -> None:
-    level, asked, told = {
+def test_ancillary_data_are_received(udp: Family) -> None:
+    level, option, expected = {
         "udp4": (socket.IPPROTO_IP, (8, 12, 13), {8, 2, 1}),
         "udp6": (socket.IPPROTO_IPV6, (49, 51, 66), {50, 52, 67}),
     }[udp.type]
 
     async def scenario(network: sim.Network, udp: Family) -> None:
         sock = await bound(udp)
-        for number in asked:
+        for number in option:
             sock.setsockopt(level, number, 1)
         sock.setsockopt(socket.SOL_SOCKET, 35, 1)
         await trio.sleep(2)
         hops = {"udp4": (socket.IPPROTO_IP, 2), "udp6": (socket.IPPROTO_IPV6, 52)}[udp.type]
         await sock.sendmsg([b"x"], [(*hops, struct.pack("=i", 9))], 0, sock.getsockname())
         _, messages, _, _ = await sock.recvmsg(10, 500)
-        assert {number for found, number, _ in messages if found == level} == told
+        assert {number for found, number, _ in messages if found == level} == expected
         assert dict.fromkeys([(found, number) for found, number, _ in messages])[hops] is None
         (stamp,) = [data for found, _, data in messages if found == socket.SOL_SOCKET]
         assert struct.unpack("@ll", stamp)[0] == 1_767_225_602
@@ -162,7 +162,7 @@ def test_ipv6_addresses_may_have_four_parts() -> None:
 
 
 @pytest.mark.parametrize("address", ["::1", ("::1",), ("::1", 1, 2, 3, 4)])
-def test_what_is_no_address_is_refused(address: Any) -> None:
+def test_an_invalid_address_is_refused(address: Any) -> None:
     async def scenario(_: sim.Network) -> None:
         for family, words in ((socket.AF_INET, r"\(host, port\) tuple"), (socket.AF_INET6, "flowinfo")):
             with pytest.raises(ValueError, match=words):
@@ -171,7 +171,7 @@ def test_what_is_no_address_is_refused(address: Any) -> None:
     sim.run(scenario)
 
 
-def test_closing_ends_what_waits_and_what_comes_later(udp: Family) -> None:
+def test_closing_ends_waiting_and_later_calls(udp: Family) -> None:
     async def scenario(_: sim.Network, udp: Family) -> None:
         sock = await bound(udp)
 
@@ -199,7 +199,7 @@ def test_closing_ends_what_waits_and_what_comes_later(udp: Family) -> None:
     run(scenario, udp)
 
 
-def test_a_cancelled_receive_takes_nothing(udp: Family) -> None:
+def test_a_cancelled_receive_consumes_nothing(udp: Family) -> None:
     async def scenario(_: sim.Network, udp: Family) -> None:
         sock = await bound(udp)
         with trio.CancelScope() as scope:
@@ -214,7 +214,7 @@ def test_a_cancelled_receive_takes_nothing(udp: Family) -> None:
     run(scenario, udp)
 
 
-def test_shutting_down_is_remembered(udp: Family) -> None:
+def test_shutdown_has_an_attribute(udp: Family) -> None:
     async def scenario(_: sim.Network, udp: Family) -> None:
         sock = await bound(udp)
         await sock.connect(sock.getsockname())
@@ -244,7 +244,7 @@ def test_a_descriptor_that_others_read_from_still_mirrors(udp: Family) -> None:
     run(scenario, udp)
 
 
-def test_it_says_what_it_is_and_what_it_is_not(udp: Family) -> None:
+def test_attributes_describe_the_socket_and_unsupported_calls_raise(udp: Family) -> None:
     async def scenario(_: sim.Network, udp: Family) -> None:
         sock = made(udp)
         assert issubclass(type(sock), trio.socket.SocketType)
@@ -269,7 +269,7 @@ def test_it_says_what_it_is_and_what_it_is_not(udp: Family) -> None:
     run(scenario, udp)
 
 
-def test_of_two_that_wait_one_gets_it_and_the_other_waits_on(udp: Family) -> None:
+def test_of_two_waiting_tasks_one_receives_and_the_other_waits_on(udp: Family) -> None:
     async def scenario(_: sim.Network, udp: Family) -> None:
         sock, got = await bound(udp), []
 

@@ -1,5 +1,4 @@
-"""The simulated network: real programs, unchanged, on a network that is as bad as you like, in virtual time, the same
-every time."""
+"""A simulated network: unmodified programs run on it under configurable conditions, in virtual time, reproducibly."""
 
 from __future__ import annotations
 
@@ -56,7 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # It needs Hypothesis, and the rest of this does not.
+    # The strategies need Hypothesis; the rest of the subpackage does not.
     if name == "strategies":
         from importlib import import_module  # noqa: PLC0415 -- for this alone
 
@@ -64,7 +63,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# What is public is shown by its public name, wherever it is written down.
+# Public objects report their public module, not the private one that defines them.
 def _show_public_names() -> None:
     for name in __all__:
         public = globals().get(name)

@@ -1,6 +1,6 @@
 """Well-known conditions, each for one direction, as in ``network.path(server, client, **sim.presets.DSL_DOWN)``.
 
-Each says where its figures come from; what its source says nothing of has the default. A preset with something changed
+Each names the source of its figures; conditions that the source does not give have the default. A preset with a change
 is ``{**sim.presets.LTE, "loss": 0.01}``.
 """
 
@@ -59,8 +59,8 @@ QUIC_TRANSFER_LOSS: Final[Knobs] = {**QUIC, "loss": 0.02}
 """The test ``transferloss``: ``drop-rate --rate_to_server=2 --rate_to_client=2``, percent."""
 
 QUIC_HANDSHAKE_CORRUPTION: Final[Knobs] = {**QUIC, "corrupt_undetected": 0.30}
-"""The test ``handshakecorruption``: ``corrupt-rate --rate_to_server=30 --rate_to_client=30``, percent. There it is a
-byte near the beginning that changes, with a checksum that says nothing; here it is a bit anywhere."""
+"""The test ``handshakecorruption``: ``corrupt-rate --rate_to_server=30 --rate_to_client=30``, percent. There a byte
+near the beginning changes, undetected by the checksum; here it is a bit anywhere."""
 
 QUIC_TRANSFER_CORRUPTION: Final[Knobs] = {**QUIC, "corrupt_undetected": 0.02}
 """The test ``transfercorruption``: ``corrupt-rate --rate_to_server=2 --rate_to_client=2``, percent; see

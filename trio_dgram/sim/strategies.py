@@ -1,6 +1,6 @@
-"""Hypothesis strategies for what a simulated network can be like; they shrink towards a perfect one.
+"""Hypothesis strategies for the conditions of a simulated network; they shrink towards a perfect one.
 
-They need Hypothesis, which whoever tests with them has.
+They need Hypothesis, which this package does not install.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def losses() -> st.SearchStrategy[Loss]:
 def conditions() -> st.SearchStrategy[Knobs]:
     """Return conditions for ``network.path(a, b, **conditions)``.
 
-    None of them cuts a path for good: a program that tries again often enough comes through. They shrink towards no
-    knob at all, and each knob towards none of what it brings.
+    No condition cuts a path for good: a program that retries often enough succeeds. They shrink towards no knob at all,
+        and each knob towards no effect.
     """
     knobs: dict[str, st.SearchStrategy[Any]] = {
         "loss": losses(),

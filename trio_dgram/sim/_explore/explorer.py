@@ -1,8 +1,7 @@
-"""Cancelling a scenario everywhere: once at each of its schedule points, one after the other.
+"""Cancel a scenario at each of its schedule points, one per run.
 
-Each step of each of its tasks makes two of them. At its end the task waits, and a cancellation ends the wait. At
-the beginning of the next one the wait is over, what was waited for has come, and a cancellation that arrives now
-is noticed only when the task waits again.
+Each step of a task makes two schedule points. At the end of a step the task waits, and a cancellation ends the wait. At
+the start of the next step the wait has completed, and a cancellation is noticed only when the task waits again.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ from .descriptors import open_descriptors
 
 T = TypeVar("T")
 LIMIT = 2000
-"""More schedule points than a scenario is to have."""
+"""The default limit on the schedule points of a scenario."""
 _LAST_STEPS = 10
-"""How often others may run until the last task of a scenario is gone, which was told to end when it did."""
+"""How many scheduler passes the last cancelled tasks of a scenario have to end after it has ended."""
 
 
 @attrs.define(eq=False)
 class _Canceller(trio.abc.Instrument):
-    """Cancels a scope when the tasks in it have come to so many schedule points, counting from 0."""
+    """Cancel a scope once its tasks have reached a given number of schedule points, counted from 0."""
 
     task: trio.lowlevel.Task
     scope: trio.CancelScope
     point: int
     outside: tuple[trio.Nursery, ...]
-    """The nurseries that ``task`` was in before: what runs in those is not in the scope."""
+    """The nurseries that contained ``task`` before: their other tasks are outside the scope."""
 
     def __attrs_post_init__(self) -> None:
-        # Before anything has begun: the scenario starts in a scope that is cancelled already.
+        # Point 0 precedes the first step: the scenario starts in a scope that is already cancelled.
         self._pass()
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
@@ -69,7 +68,7 @@ def _simulated_sockets() -> frozenset[Endpoint]:
 
 @attrs.frozen
 class _Surroundings:
-    """What a scenario may not add to. A real socket that was left open is among the descriptors."""
+    """Resources that a scenario must not leak. The descriptors include those of real sockets."""
 
     nurseries: tuple[trio.Nursery, ...]
     descriptors: dict[int, str] = attrs.field(factory=open_descriptors)
@@ -82,7 +81,7 @@ class _Surroundings:
 
 @contextmanager
 def every_operation_yields() -> Generator[None]:
-    """Let no operation of a socket in this Trio run spare the yield to the scheduler."""
+    """Make every socket operation in this Trio run yield to the scheduler."""
     budget = current_budget()
     operations = budget.operations
     budget.operations = budget.left = 0
@@ -100,23 +99,23 @@ async def cancel_everywhere(
 ) -> int:
     """Run ``scenario`` again and again, each time cancelled at the next schedule point, until it completes.
 
-    The first time it is cancelled before it begins. The points are counted, not timed, and those of the tasks
-    that it starts count as well; every operation of a socket yields meanwhile, so that none is left out. Where
-    several tasks are to run, Trio draws lots for who goes first, so that a point may be another one next time.
+    The first run is cancelled before its first step. Schedule points are counted, not timed, and include those of child
+    tasks; every socket operation yields meanwhile, so that none is skipped. Trio runs several runnable tasks in random
+    order, so a point can be a different one in the next run.
 
     Args:
-      scenario: what to cancel. It may swallow the cancellation if what it did took effect.
-      check: called after each run, when the scenario has ended and is cancelled no more, with what it returned:
-        None where it was cancelled.
-      limit: how many schedule points it may have.
+      scenario: the async function to cancel. It may swallow the cancellation if its operation took effect.
+      check: called after each run, outside the cancelled scope, with the return value of the scenario: None if it was
+        cancelled.
+      limit: the most schedule points that it may have.
 
     Returns:
-      At how many points it was cancelled.
+      The number of points at which it was cancelled.
 
     Raises:
       AssertionError: if a run left a descriptor, a socket or a task, or there are more than ``limit`` points.
 
-    What the scenario or ``check`` raises leaves it, with a note that names the point.
+    Exceptions of the scenario and of ``check`` propagate, with a note that names the point.
     """
     with every_operation_yields():
         for point in range(limit):
@@ -127,7 +126,7 @@ async def cancel_everywhere(
                 raise
             if not was_cancelled:
                 return point
-    raise AssertionError(f"the scenario has not come to its end in {limit} schedule points")
+    raise AssertionError(f"the scenario did not complete within {limit} schedule points")
 
 
 async def _run_cancelled(
@@ -144,7 +143,9 @@ async def _run_cancelled(
         finally:
             trio.lowlevel.remove_instrument(canceller)
     left = open_descriptors()
-    _expect(left == before.descriptors, f"descriptors were left or taken: {left.items() ^ before.descriptors.items()}")
+    _expect(
+        left == before.descriptors, f"descriptors were left open or closed: {left.items() ^ before.descriptors.items()}"
+    )
     forgotten = _simulated_sockets() - before.sockets
     _expect(not forgotten, f"sockets were left: {', '.join(map(repr, forgotten))}")
     _expect(tuple(task.child_nurseries) == before.nurseries, "a nursery was left open")

@@ -1,4 +1,4 @@
-"""The receive buffer of a socket, with Linux's charges and its way of giving space back."""
+"""The receive buffer of a socket, with Linux's charges and its batched release of space."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Final
 DEFAULT_SIZE: Final = 212_992
 """SO_RCVBUF as Linux has it by default, in bytes (net.core.rmem_default)."""
 SMALLEST_SIZE: Final = 2304
-"""What Linux makes of a smaller SO_RCVBUF, in bytes."""
+"""The value to which Linux raises a smaller SO_RCVBUF, in bytes."""
 
 _CHARGES: Final = ((197, 832), (645, 1280), (1669, 2304), (3717, 4352), (7813, 8448))
-"""Payload up to so many bytes is charged so many, as measured on IPv4 loopback."""
+"""Pairs of a payload size and the charge for payloads up to it, in bytes, as measured on IPv4 loopback."""
 _LARGEST_CHARGE: Final = 16_640
 
 
 def charge_of(size: int) -> int:
-    """Return how much of the buffer a payload of ``size`` bytes takes, in bytes."""
+    """Return the charge for a payload of ``size`` bytes, in bytes."""
     for limit, charge in _CHARGES:
         if size <= limit:
             return charge
@@ -23,32 +23,32 @@ def charge_of(size: int) -> int:
 
 
 class ReceiveBuffer:
-    """How much of a receive buffer is taken. The datagrams themselves are elsewhere."""
+    """The fill level of a receive buffer. The datagrams themselves are stored elsewhere."""
 
-    __slots__ = ("_freed", "drops", "size", "taken")
+    __slots__ = ("_freed", "charged", "drops", "size")
 
     def __init__(self) -> None:
         self.size: int = DEFAULT_SIZE
-        self.taken: int = 0
+        self.charged: int = 0
         self.drops: int = 0
         self._freed = 0
 
     def admit(self, payload_size: int) -> int:
-        """Charge for one datagram and return the charge; 0 if there is no room, which is counted."""
+        """Charge for one datagram and return the charge; return 0 and count a drop if the buffer is full."""
         charge = charge_of(payload_size)
-        # One alone always fits.
-        if self.taken and self.taken + charge > self.size:
+        # An empty buffer accepts a datagram of any size.
+        if self.charged and self.charged + charge > self.size:
             self.drops += 1
             return 0
-        self.taken += charge
+        self.charged += charge
         return charge
 
     def give_back(self, charge: int, *, empty: bool) -> None:
-        """Free what a datagram took that was read; ``empty`` if none is left.
+        """Release the charge of a datagram that was read; ``empty`` if no datagram is left.
 
-        Linux gives space back in quarters of the buffer, or when nothing is left.
+        Linux returns space in quarters of the buffer, or once it is empty.
         """
         self._freed += charge
         if empty or self._freed >= self.size >> 2:
-            self.taken -= self._freed
+            self.charged -= self._freed
             self._freed = 0

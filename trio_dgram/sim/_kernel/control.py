@@ -1,4 +1,4 @@
-"""What a simulated kernel tells beside a payload, and what it is told: the other side of the library's own decoders."""
+"""The control messages of a simulated kernel: the counterpart of the library's own encoders and decoders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .option_table import SO_TIMESTAMP
 from .settings import Settings
 
 _MOST_SEGMENTS: Final = 64
-"""How many datagrams one call sends at most."""
+"""The most datagrams that one call sends."""
 _SO_RXQ_OVFL: Final = 40
 _IP, _IPV6, _SOL = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.SOL_SOCKET
 
@@ -47,16 +47,16 @@ def describe(
     nanoseconds: int,
     drops: int = 0,
 ) -> list[ControlMessage]:
-    """Return what a socket is told about a datagram that it receives.
+    """Return the control messages of a received datagram.
 
     Args:
       packet: the datagram.
-      settings: the options that say what is told.
+      settings: the options that enable control messages.
       family: the socket's.
-      index: the interface that it came in by.
-      own: the address of the host that an answer should come from.
-      nanoseconds: when it came, by the wall clock.
-      drops: how many had been dropped when it was queued.
+      index: the interface that received it.
+      own: the address of the host to reply from.
+      nanoseconds: its arrival by the wall clock.
+      drops: the drop counter when it was queued.
     """
     messages = _socket_level(settings, nanoseconds, drops)
     to = packet.destination.host
@@ -91,21 +91,21 @@ def _socket_level(settings: Settings, nanoseconds: int, drops: int) -> list[Cont
 
 @attrs.define
 class Instructions:
-    """How a program wants one datagram to be sent; what is None is left to the socket."""
+    """The options of one send; a value of None is left to the socket."""
 
     source: str | None = None
     index: int = 0
     hop_limit: int | None = None
     traffic_class: int | None = None
     segment: int = 0
-    """The size of the datagrams that the payload consists of, in bytes; 0 for a single one."""
+    """The segment size of the payload, in bytes; 0 for a single datagram."""
 
 
 def read_instructions(ancillary: Ancillary) -> Instructions:
-    """Return what the control messages of a ``sendmsg`` say.
+    """Return the options in the control messages of a ``sendmsg``.
 
     Raises:
-      OSError: EINVAL for what Linux does not know, or of another size than it has.
+      OSError: EINVAL for a control message that Linux does not know, or of a wrong size.
     """
     found = Instructions()
     for level, number, data in ancillary:
@@ -136,11 +136,10 @@ def _read_instruction(found: Instructions, level: int, number: int, data: bytes)
 
 
 def split(payload: bytes, segment: int, largest: int) -> list[bytes]:
-    """Return the datagrams that a payload consists of: of ``segment`` bytes each, the last perhaps shorter; one if that
-    is 0.
+    """Split a payload into datagrams of ``segment`` bytes, the last one perhaps shorter; 0 makes a single datagram.
 
     Raises:
-      OSError: EMSGSIZE if one would be larger than ``largest``, EINVAL if there would be too many (udp(7)).
+      OSError: EMSGSIZE if a segment is larger than ``largest``, EINVAL if there are too many (udp(7)).
     """
     if not segment:
         return [payload]
@@ -158,19 +157,19 @@ class QueuedError:
     number: int
     """The errno."""
     packet: Packet
-    """The datagram that it is about."""
+    """The datagram that caused the error."""
     offender: str
-    """Who says so; empty for this machine itself."""
+    """The address that reported the error; empty for a local error."""
     type: int
     """ICMP's type."""
     code: int
     """ICMP's code."""
     info: int
-    """The path MTU, where it is about that."""
+    """The path MTU, for an error about it."""
 
 
 def describe_error(error: QueuedError, family: socket.AddressFamily) -> ControlMessage:
-    """Return the control message by which ``recvmsg`` with MSG_ERRQUEUE tells of an error."""
+    """Return the control message with which ``recvmsg`` reports an error (MSG_ERRQUEUE)."""
     ipv6 = is_ipv6(error.packet.destination.host)
     origin = (ICMP6 if ipv6 else ICMP) if error.offender else LOCAL
     data = struct.pack("=IBBBxII", error.number, origin, error.type, error.code, error.info, 0)
@@ -184,9 +183,9 @@ def describe_error(error: QueuedError, family: socket.AddressFamily) -> ControlM
 
 
 def errno_of(type: int, code: int, *, ipv6: bool) -> tuple[int, bool]:
-    """Return what Linux makes of an ICMP message, and whether a connected socket is told without asking for it.
+    """Return the errno of an ICMP message, and whether a connected socket reports it without IP_RECVERR.
 
-    That a packet was too big is told to one that discovers the path MTU.
+    "Packet too big" is reported to a socket that discovers the path MTU.
     """
     return (_ERRORS6 if ipv6 else _ERRORS4).get((type, code), (errno.EHOSTUNREACH, False))
 

@@ -10,7 +10,7 @@ from .control import Instructions
 
 
 class Cork:
-    """What has been gathered for one datagram. The first call decides where it goes, and how."""
+    """The payload gathered for one datagram. The first call sets its destination and options."""
 
     __slots__ = ("destination", "instructions", "payload")
 
@@ -20,7 +20,7 @@ class Cork:
         self.payload: bytearray = bytearray()
 
     def add(self, payload: bytes, most: int) -> None:
-        """Gather more; EMSGSIZE if that is more than ``most`` bytes."""
+        """Append to the payload; raise EMSGSIZE if it would exceed ``most`` bytes."""
         if len(self.payload) + len(payload) > most:
             raise refusal(errno.EMSGSIZE)
         self.payload += payload

@@ -1,6 +1,6 @@
-"""A datagram socket as a simulated kernel has it: everything that can be done at once, without a clock.
+"""A datagram socket of a simulated kernel: every operation that completes at once, without a clock.
 
-A call that would have to wait raises ``BlockingIOError``, as with a non-blocking socket of the standard library.
+A call that would block raises ``BlockingIOError``, as with a non-blocking socket of the standard library.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _MORE: Final = int(getattr(socket, "MSG_MORE", 0x8000))
 _MOST_BUFFERS: Final = 1024
 _ANCILLARY_TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _LARGEST: Final = {False: 65507, True: 65527}
-"""The most bytes that a datagram can bring, by whether it is IPv6 (udp(7))."""
+"""The largest payload of a datagram in bytes, by whether it is IPv6 (udp(7))."""
 _DEFAULT: Final = Instructions()
 
 
@@ -66,12 +66,12 @@ class Endpoint:
         self.peer: Address | None = None
         self.closed: bool = False
         self.changed: Callable[[], None] | None = None
-        """Called when there is something to be read, or no longer."""
+        """Called when the socket becomes readable, and when it ceases to be."""
         self._port_chosen = False
         self._host_chosen = False
         self._shut: set[str] = set()
         self._queue: deque[tuple[Packet, int, int, float, int]] = deque()
-        """For each datagram its charge, the interface, when it came, and how many had been dropped by then."""
+        """For each queued datagram its charge, its interface, its arrival, and the drop counter at that time."""
         self._cork: Cork | None = None
         self._errors = SocketErrors(self.settings)
         machine.remember(self)
@@ -80,32 +80,32 @@ class Endpoint:
 
     @property
     def readable(self) -> bool:
-        """Whether a call that reads would not have to wait, as poll(2) sees it."""
+        """Whether a read would not block, as poll(2) reports it."""
         return not self.machine.paused and bool(self._queue or self._errors or "read" in self._shut)
 
     @property
     def has_errors(self) -> bool:
-        """Whether poll(2) would say that there is an error."""
+        """Whether poll(2) would report an error."""
         return bool(self._errors)
 
     @property
     def queued(self) -> int:
-        """How many datagrams wait to be read."""
+        """The number of queued datagrams."""
         return len(self._queue)
 
     @property
-    def takes_ipv4(self) -> bool:
+    def accepts_ipv4(self) -> bool:
         """Whether IPv4 peers can reach it."""
         return not self.settings.is_on(_IPV6, socket.IPV6_V6ONLY)
 
     @property
     def reuses_address(self) -> bool:
-        """Whether it shares its address with others that do."""
+        """Whether it shares its address with other sockets that enable this."""
         return self.settings.is_on(_SOL, socket.SO_REUSEADDR)
 
     @property
     def shares_port(self) -> bool:
-        """Whether it shares its port with others that do, each getting some peers."""
+        """Whether it shares its port with other sockets that enable this; each of them gets some of the peers."""
         return self.settings.is_on(_SOL, socket.SO_REUSEPORT)
 
     def __repr__(self) -> str:
@@ -113,7 +113,7 @@ class Endpoint:
         return f"<simulated UDP socket on {self.machine.name}, {state}>"
 
     def notify(self) -> None:
-        """Tell who waits that something has changed."""
+        """Notify waiting tasks of a change."""
         if self.changed is not None:
             self.changed()
 
@@ -127,7 +127,7 @@ class Endpoint:
             raise BlockingIOError(errno.EAGAIN, "the host is paused")
 
     def close(self) -> None:
-        """Give everything back; closing twice does nothing."""
+        """Release all resources; closing twice does nothing."""
         if not self.closed:
             self.machine.forget(self)
             self.machine.detach(self)
@@ -147,28 +147,28 @@ class Endpoint:
     # Its name and its peer
 
     def bind(self, sockaddr: Any) -> None:
-        """Take a local address (bind(2))."""
+        """Bind to a local address (bind(2))."""
         self._check_open()
         host, port = numeric(self.family, sockaddr)
         if self.port:
             raise refusal(errno.EINVAL)
         if self.machine.kind_of(host) not in ("wildcard", "group", "broadcast") and not self.machine.owns(host):
             raise refusal(errno.EADDRNOTAVAIL)
-        self._take(host, port)
+        self._reserve(host, port)
         self._port_chosen = not port
         self._host_chosen = False
 
-    def _take(self, host: str, port: int) -> None:
+    def _reserve(self, host: str, port: int) -> None:
         self.port = self.machine.attach(self, host, port)
         self.local = host
 
     def _bind_anywhere(self) -> None:
         if not self.port:
-            self._take(self.wildcard, 0)
+            self._reserve(self.wildcard, 0)
             self._port_chosen = True
 
     def connect(self, sockaddr: Any) -> None:
-        """Fix the peer (connect(2))."""
+        """Set the peer (connect(2))."""
         self._check_open()
         host, port = numeric(self.family, sockaddr)
         host = self._reachable(host)
@@ -184,7 +184,7 @@ class Endpoint:
         self.peer = Address(host, port)
 
     def disconnect(self) -> None:
-        """Let the peer go, and with it what was chosen by the kernel: the address, the port, the device."""
+        """Clear the peer, and with it the kernel's choices: the address, the port, the device."""
         self._check_open()
         self.peer = None
         self._errors.due = 0
@@ -203,7 +203,8 @@ class Endpoint:
             raise refusal(errno.EINVAL)
 
     def _reachable(self, host: str) -> str:
-        """Return the destination ``host``, the unspecified address as this machine; ENETUNREACH for a wrong family."""
+        """Return the destination ``host``, with this machine in place of the unspecified address; ENETUNREACH for a
+        wrong family."""
         if kind_of(host) == "wildcard":
             return "::1" if is_ipv6(host) else "127.0.0.1"
         if not is_ipv6(host) and self.settings.is_on(_IPV6, socket.IPV6_V6ONLY):
@@ -241,13 +242,13 @@ class Endpoint:
         """Read an option (getsockopt(2))."""
         self._check_open()
         if (level, number) == (_SOL, socket.SO_ERROR):
-            return self._take_error()
+            return self._pop_error()
         if (level, number) in ((_IP, IP_MTU), (_IPV6, IPV6_MTU)):
             return self.path_mtu()
         return self.settings.get(level, number, size)
 
     def path_mtu(self, sockaddr: Any = None) -> int:
-        """Return the largest packet that is known to pass to ``sockaddr``, or to the peer, in bytes."""
+        """Return the known path MTU to ``sockaddr``, or to the peer, in bytes."""
         if sockaddr is None and self.peer is None:
             raise refusal(errno.ENOTCONN)
         host = self.peer.host if self.peer is not None and sockaddr is None else numeric(self.family, sockaddr)[0]
@@ -265,7 +266,7 @@ class Endpoint:
         return self.sendmsg([data], (), flags[0] if flags else 0, address)
 
     def sendmsg(self, buffers: Any, ancdata: Ancillary = (), flags: int = 0, address: Any = None) -> int:
-        """Send to ``address``, or the peer, as the control messages say (sendmsg(2))."""
+        """Send to ``address``, or the peer, with the options in the control messages (sendmsg(2))."""
         self._check_runs()
         if "send" in self._shut:
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
@@ -274,7 +275,7 @@ class Endpoint:
         if len(buffers) > _MOST_BUFFERS:
             raise refusal(errno.EMSGSIZE)
         if self._errors.due:
-            raise refusal(self._take_error())
+            raise refusal(self._pop_error())
         if address is not None:
             host, port = numeric(self.family, address)
             destination = Address(self._reachable(host), port)
@@ -372,7 +373,7 @@ class Endpoint:
         return self.recvmsg(size, 0, flags)[0]
 
     def recvfrom(self, size: int, flags: int = 0) -> tuple[bytes, Any]:
-        """Receive a datagram and where it came from."""
+        """Receive a datagram and its source address."""
         if not flags and self._queue and not self._errors.due and not self.machine.paused and not self.closed:
             packet = self._queue[0][0]
             self._drop_first()
@@ -387,24 +388,24 @@ class Endpoint:
             self.notify()
 
     def recvmsg(self, size: int, space: int = 0, flags: int = 0) -> tuple[bytes, list[ControlMessage], int, Any]:
-        """Receive a datagram and what is told beside it (recvmsg(2)); the error queue with MSG_ERRQUEUE."""
+        """Receive a datagram with its control messages (recvmsg(2)); the error queue with MSG_ERRQUEUE."""
         self._check_runs()
         if flags & MSG_ERRQUEUE:
             return self._read_error(size)
         if self._errors.due:
-            raise refusal(self._take_error())
+            raise refusal(self._pop_error())
         if not self._queue:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         packet, _, index, at, drops = self._queue[0]
         if not flags & _PEEK:
             self._drop_first()
-        told: list[ControlMessage] = []
+        ancillary: list[ControlMessage] = []
         result = _TRUNCATED if len(packet.payload) > size else 0
         own = packet.destination.host
         if not self.machine.owns(own):
             own = self.machine.own_address(packet.source.host)
         elif index == LOOPBACK_INDEX:
-            # What is sent to an own address comes by the loopback, but is reported for the interface that has it.
+            # A datagram to an own address arrives on the loopback, but is reported for the interface with that address.
             index = self.machine.index_of(own)
         nanoseconds = self.machine.nanoseconds(at)
         for message in describe(packet, self.settings, self.family, index, own, nanoseconds, drops):
@@ -413,8 +414,8 @@ class Endpoint:
                 result |= _ANCILLARY_TRUNCATED
                 break
             space -= needed
-            told.append(message)
-        return packet.payload[:size], told, result, sockaddr_of(self.family, *packet.source)
+            ancillary.append(message)
+        return packet.payload[:size], ancillary, result, sockaddr_of(self.family, *packet.source)
 
     def _read_error(self, size: int) -> tuple[bytes, list[ControlMessage], int, Any]:
         error = self._errors.read()
@@ -422,16 +423,16 @@ class Endpoint:
         destination = sockaddr_of(self.family, *error.packet.destination)
         return error.packet.payload[:size], [describe_error(error, self.family)], MSG_ERRQUEUE, destination
 
-    def _take_error(self) -> int:
+    def _pop_error(self) -> int:
         number, self._errors.due = self._errors.due, 0
         if number:
             self.notify()
         return number
 
-    # What the machine brings
+    # Input from the machine
 
-    def hears(self, packet: Packet) -> bool:
-        """Whether a packet for its port, sent to one host or to many, is for this socket."""
+    def accepts(self, packet: Packet) -> bool:
+        """Whether a packet to its port, unicast or not, matches this socket."""
         host = packet.destination.host
         if is_ipv6(host):
             if self.family == socket.AF_INET:
@@ -444,17 +445,17 @@ class Endpoint:
         return peer is None or peer == packet.source or (not peer.port and peer.host == packet.source.host)
 
     def is_member(self, packet: Packet, index: int) -> bool:
-        """Whether it takes what a group is sent on an interface."""
+        """Whether it accepts datagrams to a group on an interface."""
         memberships = self.settings.memberships
         default = self.settings.is_on(*MULTICAST_ALL[packet.is_ipv6])
-        return memberships.hears(packet.destination.host, index, packet.source.host, default=default)
+        return memberships.accepts(packet.destination.host, index, packet.source.host, default=default)
 
-    def takes_device(self, index: int) -> bool:
-        """Whether it takes what comes in by an interface."""
+    def accepts_device(self, index: int) -> bool:
+        """Whether it accepts datagrams that arrive on an interface."""
         return self.settings.device in ("", INTERFACES[index])
 
     def deliver(self, packet: Packet, index: int) -> bool:
-        """Queue a datagram; return whether there was room."""
+        """Queue a datagram; return whether the receive buffer had space."""
         charge = self.settings.buffer.admit(len(packet.payload))
         if not charge:
             return False
@@ -464,12 +465,12 @@ class Endpoint:
         return True
 
     def sent(self, packet: Packet) -> bool:
-        """Whether a packet from its port was this socket's."""
+        """Whether this socket sent a packet that left its port."""
         if self.local not in (self.wildcard, packet.source.host):
             return False
         return self.peer is None or self.peer == packet.destination
 
-    def told(self, message: Packet, said: Report) -> None:
-        """Take an ICMP message about a datagram of this socket's."""
-        self._errors.told(message, said, connected=self.peer is not None)
+    def received_icmp(self, message: Packet, report: Report) -> None:
+        """Process an ICMP message about a datagram of this socket."""
+        self._errors.received_icmp(message, report, connected=self.peer is not None)
         self.notify()

@@ -17,29 +17,29 @@ IP_ADD_SOURCE_MEMBERSHIP: Final = 39
 IP_DROP_SOURCE_MEMBERSHIP: Final = 40
 
 _MOST_GROUPS: Final = 20
-"""How many groups an IPv4 socket can join (net.ipv4.igmp_max_memberships)."""
+"""The most groups that an IPv4 socket can join (net.ipv4.igmp_max_memberships)."""
 _MOST_SOURCES: Final = 10
-"""Of how many sources it can join one group (net.ipv4.igmp_max_msf)."""
+"""The most sources for which it can join one group (net.ipv4.igmp_max_msf)."""
 
 _IP, _IPV6 = socket.IPPROTO_IP, socket.IPPROTO_IPV6
 
 
 @attrs.frozen
 class Request:
-    """What a membership option asks for."""
+    """The request of a membership option."""
 
     group: str
     index: int
-    """The interface's number, 0 for whichever the route to the group takes."""
+    """The index of the interface; 0 for that of the route to the group."""
     address: str
-    """A local address that names the interface instead; empty if none does."""
+    """A local address that names the interface instead; empty without one."""
     source: str
-    """The one source; empty for any."""
+    """The one source; empty for any source."""
     joins: bool = True
 
 
 def decode_request(level: int, number: int, value: bytes) -> Request | None:
-    """Return what setting an option asks for, ``None`` if it is not about membership.
+    """Return the request of a membership option, ``None`` for any other option.
 
     Raises:
       OSError: EINVAL if the value is too short.
@@ -119,16 +119,16 @@ def _stored(storage: bytes) -> str:
 
 
 class GroupMemberships:
-    """Which groups one socket has joined, on which interfaces, from which sources."""
+    """The groups that one socket has joined, with their interfaces and sources."""
 
     __slots__ = ("_joined",)
 
     def __init__(self) -> None:
         self._joined: dict[tuple[str, int], set[str] | None] = {}
-        """By group and interface the sources, ``None`` for any."""
+        """The sources by group and interface, ``None`` for any source."""
 
     def change(self, request: Request, index: int) -> None:
-        """Do what ``request`` asks for, on the interface ``index``."""
+        """Execute ``request`` on the interface ``index``."""
         if kind_of(request.group) != "group":
             raise refusal(errno.EINVAL)
         if index not in INTERFACES:
@@ -151,7 +151,7 @@ class GroupMemberships:
             return
         sources = self._joined.setdefault(key, set())
         if sources is None:
-            # Linux lets a socket change its mind while it has named no source.
+            # On Linux a socket that joined for any source may still add a source, which replaces the former join.
             sources = self._joined[key] = set()
         if is_ipv4 and len(sources) >= _MOST_SOURCES:
             raise refusal(errno.ENOBUFS)
@@ -168,8 +168,9 @@ class GroupMemberships:
         if not source or not sources:
             del self._joined[key]
 
-    def hears(self, group: str, index: int, source: str, *, default: bool) -> bool:
-        """Whether what ``source`` sends to ``group`` is let in; ``default`` if the group was not joined there."""
+    def accepts(self, group: str, index: int, source: str, *, default: bool) -> bool:
+        """Whether a datagram from ``source`` to ``group`` is accepted; ``default`` if the group was not joined
+        there."""
         try:
             sources = self._joined[group, index]
         except KeyError:
@@ -177,5 +178,5 @@ class GroupMemberships:
         return sources is None or source in sources
 
     def has_joined(self, group: str, index: int) -> bool:
-        """Whether the group was joined on that interface, from whatever source."""
+        """Whether the group was joined on that interface, for any source."""
         return (group, index) in self._joined

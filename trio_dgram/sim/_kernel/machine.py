@@ -1,4 +1,4 @@
-"""A host without a clock: its addresses, and which of its sockets a packet is for."""
+"""A host without a clock: its addresses, and the lookup of the socket for a packet."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _EPHEMERAL: Final = range(32768, 61000)
 """The ports that Linux chooses from (net.ipv4.ip_local_port_range)."""
 _ICMP_BURST: Final = 6
 _ICMP_INTERVAL: Final = 1.0
-"""Linux sends a peer so many ICMP messages at once, and then one each interval, in seconds (icmp(7))."""
+"""The ICMP rate limit: a burst of so many messages per peer, then one per interval, in seconds (icmp(7))."""
 _MOST_PEERS: Final = 4096
 _CLOSED_SHOWN: Final = 8
-"""How many sockets are remembered once they are closed."""
+"""How many closed sockets the table of sockets keeps."""
 
 PORT_UNREACHABLE: Final = {False: (3, 3), True: (1, 4)}
 """ICMP's type and code, by whether it is IPv6."""
@@ -44,11 +44,11 @@ HOST_IS_DOWN: Final = "the host is down"
 
 
 class Wire(Protocol):
-    """What a host asks of the network."""
+    """The interface of the network to a host."""
 
     @property
     def seed(self) -> Seed:
-        """What everything random follows from."""
+        """The seed of all randomness."""
         ...
 
     def now(self) -> float:
@@ -64,13 +64,13 @@ class Wire(Protocol):
         ...
 
     def transmit(self, machine: Machine, packet: Packet) -> None:
-        """Take a packet that leaves a host."""
+        """Route a packet that leaves a host."""
 
     def record(self, packet: Packet, reason: str, receiver: str) -> None:
-        """Note what became of a packet; ``reason`` is empty if it was delivered."""
+        """Record the fate of a packet; ``reason`` is empty if it was delivered."""
 
     def note(self, host: str, text: str, kind: NoteKind) -> None:
-        """Record something that happens now at a host."""
+        """Record an event at a host, with the current time."""
 
 
 class Machine:
@@ -86,28 +86,28 @@ class Machine:
         self.up: bool = True
         self.paused: bool = False
         self.path_mtus: dict[str, int] = {}
-        """What ICMP has said about the way to an address, in bytes."""
+        """The path MTU by destination, as reported by ICMP, in bytes."""
         self.endpoints: dict[Endpoint, None] = {}
-        """Every open socket, in the order in which they were made."""
+        """Every open socket, in order of creation."""
         self._closed: deque[str] = deque(maxlen=_CLOSED_SHOWN)
         self._owned = frozenset(addresses)
         self._ports: dict[int, list[Endpoint]] = {}
         self._choice: random.Random = stream(wire.seed, name, "ports")
         self._allowance: dict[str, tuple[float, float]] = {}
 
-    # What its sockets ask
+    # The interface for its sockets
 
     def remember(self, endpoint: Endpoint) -> None:
-        """Note that a socket was made."""
+        """Register a new socket."""
         self.endpoints[endpoint] = None
 
     def forget(self, endpoint: Endpoint) -> None:
-        """Note that a socket is being closed."""
+        """Unregister a socket that is being closed."""
         self.endpoints.pop(endpoint, None)
         self._closed.append(_row(endpoint, " (closed)"))
 
     def sockets(self) -> str:
-        """Return a table of its sockets and of those closed last: addresses, queue length, drops."""
+        """Return a table of its open sockets and of the last closed ones: addresses, queue length, drops."""
         head = f"{'':6}{'local address':30}{'peer':30}{'queued':>8}{'dropped':>9}"
         return "\n".join([head, *self._closed, *(_row(endpoint, "") for endpoint in self.endpoints)])
 
@@ -128,7 +128,7 @@ class Machine:
         return host in self._owned or kind_of(host) == "loopback"
 
     def kind_of(self, host: str) -> Kind:
-        """Return what kind of place a plain address is to this machine: a broadcast address of its networks, too."""
+        """Return the kind of a plain address as seen by this machine, whose networks have broadcast addresses."""
         return "broadcast" if host in self._broadcasts else kind_of(host)
 
     def index_of(self, host: str) -> int:
@@ -140,7 +140,7 @@ class Machine:
         return INTERFACE_INDEX
 
     def own_address(self, destination: str) -> str:
-        """Return the address that packets to ``destination`` come from; ENETUNREACH if there is no way to it."""
+        """Return the source address of packets to ``destination``; ENETUNREACH without a route."""
         if destination in self._owned:
             return destination
         ipv6 = is_ipv6(destination)
@@ -152,15 +152,15 @@ class Machine:
         raise refusal(errno.ENETUNREACH)
 
     def interface_mtu(self, destination: str) -> int:
-        """Return the largest packet that the interface towards ``destination`` takes, in bytes."""
+        """Return the MTU of the interface towards ``destination``, in bytes."""
         return LOOPBACK_MTU if self.owns(destination) else INTERFACE_MTU
 
     def path_mtu(self, destination: str) -> int:
-        """Return the largest packet that is known to pass to ``destination``, in bytes."""
+        """Return the known path MTU to ``destination``, in bytes."""
         return self.path_mtus.get(destination) or self.interface_mtu(destination)
 
     def pause(self, *, paused: bool) -> None:
-        """Let every call of its sockets wait, or go on."""
+        """Block every call of its sockets, or resume them."""
         self.paused = paused
         for endpoint in self.endpoints:
             endpoint.notify()
@@ -168,7 +168,7 @@ class Machine:
     # Ports
 
     def attach(self, endpoint: Endpoint, host: str, port: int) -> int:
-        """Reserve a port for a socket and return it: one of the machine's choice where ``port`` is 0."""
+        """Reserve a port for a socket and return it: an ephemeral port if ``port`` is 0."""
         if not port:
             port = self._free_port(endpoint, host)
         elif any(_conflict(endpoint, host, other) for other in self._ports.get(port, ())):
@@ -180,7 +180,7 @@ class Machine:
         start = self._choice.getrandbits(32) % len(_EPHEMERAL)
         for step in range(len(_EPHEMERAL)):
             port = _EPHEMERAL[(start + step) % len(_EPHEMERAL)]
-            # One that is chosen is nobody else's, whoever would share his.
+            # An ephemeral port must be unused, even by sockets that would share it.
             if not any(_overlap(endpoint, host, other) for other in self._ports.get(port, ())):
                 return port
         raise refusal(errno.EADDRINUSE)
@@ -196,8 +196,8 @@ class Machine:
     # Packets
 
     def send(self, packet: Packet, index: int, *, back: bool) -> None:
-        """Send a packet out by the interface ``index``, 0 for whichever the route takes; with ``back`` what is for
-        many is for this machine's sockets, too."""
+        """Send a packet by the interface ``index``, 0 for that of the route; with ``back`` a multicast or broadcast
+        packet is also delivered to this machine's sockets."""
         host = packet.destination.host
         kind = self.kind_of(host)
         if kind in ("group", "broadcast"):
@@ -216,21 +216,21 @@ class Machine:
             self.wire.transmit(self, packet)
 
     def receive(self, packet: Packet) -> None:
-        """Take a packet that the network brings."""
+        """Process a packet from the network."""
         if not self.up:
             self.wire.record(packet, HOST_IS_DOWN, self.name)
         elif packet.broken:
             self.wire.record(packet, BAD_CHECKSUM, self.name)
         elif packet.report is not None:
-            self._take_report(packet, packet.report)
+            self._receive_icmp(packet, packet.report)
         elif self.kind_of(packet.destination.host) in ("group", "broadcast"):
             self._receive_of_many(packet, INTERFACE_INDEX)
         else:
             self._receive_one(packet, INTERFACE_INDEX)
 
     def wants(self, packet: Packet) -> bool:
-        """Whether a socket of this machine takes what ``packet`` brings to many."""
-        return self.up and any(True for _ in self._takers(packet, INTERFACE_INDEX))
+        """Whether a socket of this machine accepts a multicast or broadcast ``packet``."""
+        return self.up and any(True for _ in self._receivers(packet, INTERFACE_INDEX))
 
     def _receive_one(self, packet: Packet, index: int) -> None:
         endpoint = self._find(packet, index)
@@ -243,14 +243,14 @@ class Machine:
             self.wire.record(packet, NO_ROOM, self.name)
 
     def _receive_of_many(self, packet: Packet, index: int) -> None:
-        takers = list(self._takers(packet, index))
-        if not takers:
+        receivers = list(self._receivers(packet, index))
+        if not receivers:
             return
-        # Not the first that has room alone: each has a copy.
-        delivered = [endpoint.deliver(packet, index) for endpoint in takers]
+        # Each matching socket gets a copy, so delivery must not stop at the first one with space.
+        delivered = [endpoint.deliver(packet, index) for endpoint in receivers]
         self.wire.record(packet, "" if any(delivered) else NO_ROOM, self.name)
 
-    def _takers(self, packet: Packet, index: int) -> Iterator[Endpoint]:
+    def _receivers(self, packet: Packet, index: int) -> Iterator[Endpoint]:
         is_group = kind_of(packet.destination.host) == "group"
         if is_group and not any(
             endpoint.settings.memberships.has_joined(packet.destination.host, index) for endpoint in self.endpoints
@@ -258,19 +258,19 @@ class Machine:
             return
         for endpoint in self._ports.get(packet.destination.port, ()):
             if (
-                endpoint.hears(packet)
-                and endpoint.takes_device(index)
+                endpoint.accepts(packet)
+                and endpoint.accepts_device(index)
                 and (not is_group or endpoint.is_member(packet, index))
             ):
                 yield endpoint
 
     def _find(self, packet: Packet, index: int) -> Endpoint | None:
-        """Return the socket that a packet for one is for: of those that fit best the latest, or by the addresses one
-        of those that share the port."""
+        """Return the socket for a unicast packet: the latest of the best matches, or one of those that share the port,
+        chosen by the addresses."""
         best: list[Endpoint] = []
         best_fit = -1
         for endpoint in self._ports.get(packet.destination.port, ()):
-            if endpoint.hears(packet) and endpoint.takes_device(index):
+            if endpoint.accepts(packet) and endpoint.accepts_device(index):
                 fit = _fit(endpoint)
                 if fit > best_fit:
                     best, best_fit = [], fit
@@ -283,12 +283,12 @@ class Machine:
     # ICMP
 
     def _refuse(self, packet: Packet) -> None:
-        """Say that nobody has the port that ``packet`` was for."""
+        """Send ICMP port unreachable for ``packet``."""
         report = Report(*PORT_UNREACHABLE[packet.is_ipv6], 0, packet)
         source = Address(packet.destination.host, 0)
         answer = Packet(0, source, Address(packet.source.host, 0), b"", self.name, self.time(), report=report)
         if self.owns(packet.source.host):
-            self._take_report(answer, report)
+            self._receive_icmp(answer, report)
         elif self._may_complain_to(packet.source.host):
             answer.number = self.next_number()
             self.wire.transmit(self, answer)
@@ -298,13 +298,13 @@ class Machine:
         left, before = self._allowance.get(peer, (_ICMP_BURST * _ICMP_INTERVAL, now))
         left = min(left + (now - before), _ICMP_BURST * _ICMP_INTERVAL)
         if len(self._allowance) >= _MOST_PEERS:
-            # Forged sources shall not add up. A peer that is forgotten has its burst again.
+            # Forged sources must not grow the table without bound. An evicted peer has its full burst again.
             del self._allowance[next(iter(self._allowance))]
         allowed = left >= _ICMP_INTERVAL
         self._allowance[peer] = (left - _ICMP_INTERVAL if allowed else left, now)
         return allowed
 
-    def _take_report(self, packet: Packet, report: Report) -> None:
+    def _receive_icmp(self, packet: Packet, report: Report) -> None:
         about = report.about
         if report.mtu:
             known = self.path_mtu(about.destination.host)
@@ -312,10 +312,10 @@ class Machine:
         if not self.owns(about.destination.host):
             self.wire.record(packet, "", self.name)
         senders = [endpoint for endpoint in self._ports.get(about.source.port, ()) if endpoint.sent(about)]
-        # A connected socket knows best that it was meant.
+        # Of several senders the best match gets the error, a connected socket first.
         senders.sort(key=_fit)
         if senders:
-            senders[-1].told(packet, report)
+            senders[-1].received_icmp(packet, report)
 
 
 def _row(endpoint: Endpoint, state: str) -> str:
@@ -327,8 +327,8 @@ def _row(endpoint: Endpoint, state: str) -> str:
 
 
 def _fit(endpoint: Endpoint) -> int:
-    """How closely a socket that hears a packet was made for it: Linux's order of precedence."""
-    # net/ipv4/udp.c: an address goes before none, a peer before everything.
+    """Return how closely a socket matches a packet: Linux's order of precedence."""
+    # net/ipv4/udp.c: a bound address ranks above the wildcard address, a connected peer above everything else.
     score = 1 if endpoint.family == socket.AF_INET6 else 2
     score += 64 if endpoint.local != endpoint.wildcard else 0
     score += 16 if endpoint.peer is not None else 0
@@ -341,17 +341,17 @@ def _hash(packet: Packet) -> int:
 
 
 def _overlap(endpoint: Endpoint, host: str, other: Endpoint) -> bool:
-    """Whether a socket that binds to ``host`` wants what ``other`` has, at the same port."""
+    """Whether binding to ``host`` overlaps the address of ``other``, at the same port."""
     if endpoint.family != other.family:
         both = endpoint if endpoint.family == socket.AF_INET6 else other
-        if not both.takes_ipv4:
+        if not both.accepts_ipv4:
             return False
     wide = host == endpoint.wildcard, other.local == other.wildcard
     return any(wide) or host == other.local
 
 
 def _conflict(endpoint: Endpoint, host: str, other: Endpoint) -> bool:
-    """Whether ``other`` keeps a socket from being bound to ``host``, at the same port."""
+    """Whether ``other`` prevents a bind to ``host``, at the same port."""
     if not _overlap(endpoint, host, other):
         return False
     devices = endpoint.settings.device, other.settings.device

@@ -1,4 +1,4 @@
-"""What a socket asks of the host that it is on."""
+"""The interface of a host to its sockets."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .._values.records import Packet
 
 
 class Machine(Protocol):
-    """What a socket asks of the host that it is on."""
+    """The interface of a host to its sockets."""
 
     name: str
     paused: bool
 
     def own_address(self, destination: str) -> str:
-        """Return the address that packets to ``destination`` come from; ENETUNREACH if there is no way to it."""
+        """Return the source address of packets to ``destination``; ENETUNREACH without a route."""
         ...
 
     def owns(self, host: str) -> bool:
@@ -23,7 +23,7 @@ class Machine(Protocol):
         ...
 
     def kind_of(self, host: str) -> Kind:
-        """Return what kind of place a plain address is to this machine."""
+        """Return the kind of a plain address as seen by this machine."""
         ...
 
     def index_of(self, host: str) -> int:
@@ -31,21 +31,21 @@ class Machine(Protocol):
         ...
 
     def attach(self, endpoint: Any, host: str, port: int) -> int:
-        """Reserve a port for a socket and return it: one of the machine's choice where ``port`` is 0."""
+        """Reserve a port for a socket and return it: an ephemeral port if ``port`` is 0."""
         ...
 
     def detach(self, endpoint: Any) -> None:
         """Free the port of a socket."""
 
     def path_mtu(self, destination: str) -> int:
-        """Return the largest packet that is known to pass to ``destination``, in bytes."""
+        """Return the known path MTU to ``destination``, in bytes."""
         ...
 
     def remember(self, endpoint: Any) -> None:
-        """Note that a socket was made."""
+        """Register a new socket."""
 
     def forget(self, endpoint: Any) -> None:
-        """Note that a socket was closed."""
+        """Unregister a socket that is being closed."""
 
     def next_number(self) -> int:
         """Return the number of the next datagram."""
@@ -60,9 +60,9 @@ class Machine(Protocol):
         ...
 
     def interface_mtu(self, destination: str) -> int:
-        """Return the largest packet that the interface towards ``destination`` takes, in bytes."""
+        """Return the MTU of the interface towards ``destination``, in bytes."""
         ...
 
     def send(self, packet: Packet, index: int, *, back: bool) -> None:
-        """Send a packet out by the interface ``index``, 0 for whichever the route takes; with ``back`` what is for
-        many is for this machine's sockets, too."""
+        """Send a packet by the interface ``index``, 0 for that of the route; with ``back`` a multicast or broadcast
+        packet is also delivered to this machine's sockets."""

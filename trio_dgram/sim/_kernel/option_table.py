@@ -1,6 +1,7 @@
 """The options of Linux's UDP sockets whose value is a number: defaults and domains, probed on Linux 6.18.
 
-What else an option does is decided where it is done; most of those listed here have no effect on a simulated network.
+Other effects of options are implemented where they apply; most options listed here have no effect on a simulated
+network.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ class Number:
     lowest: int = _LOWEST
     highest: int = _HIGHEST
     minus_one: int | None = None
-    """What -1 stands for; ``None`` for itself."""
+    """The value that -1 selects; ``None`` stores -1 itself."""
     is_flag: bool = False
     """Whether any value but 0 is stored as 1."""
     mask: int = -1
-    """Which bits of a value count."""
+    """The bits of a value that count."""
 
 
 def _flags(level: int, *numbers: int, default: int = 0) -> dict[Place, Number]:
@@ -100,7 +101,7 @@ OF_IPV6: Final[dict[Place, Number]] = {
 
 
 def stored(number: Number, value: int) -> int | None:
-    """Return what the kernel stores if an option is set to ``value``; ``None`` if it refuses."""
+    """Return the stored value of an option that is set to ``value``; ``None`` if the kernel refuses it."""
     if number.is_flag:
         return int(bool(value))
     if value == -1 and number.minus_one is not None:

@@ -22,7 +22,7 @@ from .option_table import IP_UNICAST_IF, IPV6_UNICAST_IF, OF_IPV4, OF_IPV6, SO_R
 _SO_PROTOCOL: Final = 38
 _SO_DOMAIN: Final = 39
 LARGEST_BUFFER: Final = 212_992
-"""Linux's limit for what a program asks for, in bytes (net.core.rmem_max)."""
+"""Linux's limit for a requested buffer size, in bytes (net.core.rmem_max)."""
 
 _SOL, _IP, _IPV6, _UDP = socket.SOL_SOCKET, socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_UDP
 _TIMESTAMPS: Final = ((_SOL, SO_TIMESTAMP), (_SOL, SO_TIMESTAMPNS))
@@ -31,7 +31,7 @@ _STRUCTURES: Final = {(_SOL, socket.SO_LINGER): 8, (_SOL, socket.SO_RCVTIMEO): 1
 _HIGHEST: Final = 2**31 - 1
 _UDP_ENCAP: Final = (_UDP, 100)
 _ENCAPSULATIONS: Final = (0, 2)
-# Options that each family has its own of, to be indexed by whether it is IPv6.
+# Options with a number of their own in each family, indexed by whether it is IPv6.
 HOP_LIMIT: Final = ((_IP, socket.IP_TTL), (_IPV6, socket.IPV6_UNICAST_HOPS))
 MULTICAST_HOP_LIMIT: Final = ((_IP, socket.IP_MULTICAST_TTL), (_IPV6, socket.IPV6_MULTICAST_HOPS))
 MULTICAST_LOOPBACK: Final = ((_IP, socket.IP_MULTICAST_LOOP), (_IPV6, socket.IPV6_MULTICAST_LOOP))
@@ -86,7 +86,7 @@ class Settings:
         """Set an option as setsockopt(2) does.
 
         Raises:
-          OSError: what Linux says of an unknown option or a value that it does not take.
+          OSError: the errno of Linux for an unknown option or an invalid value.
         """
         place = (level, number)
         if isinstance(value, bytes) and self._set_structure(place, value):
@@ -122,12 +122,12 @@ class Settings:
         if place == SO_RCVLOWAT:
             value = (value or 1) if value >= 0 else _HIGHEST
         if place in _TIMESTAMPS:
-            # A socket has one kind or none.
+            # The kinds of timestamps exclude each other.
             self._values |= dict.fromkeys(_TIMESTAMPS, 0)
         self._values[place] = value
 
     def _set_structure(self, place: tuple[int, int], value: bytes) -> bool:
-        """Set an option whose value is no number; return whether it is one."""
+        """Set an option whose value is a structure; return whether it is one."""
         if place == (_SOL, socket.SO_BINDTODEVICE):
             name = os.fsdecode(value.rstrip(b"\0"))
             if name and name not in INTERFACES.values():
@@ -172,7 +172,7 @@ class Settings:
             raise refusal(errno.EOPNOTSUPP)
         if place == (_SOL, SO_MEMINFO):
             words = [0] * 9
-            words[0], words[1], words[SO_MEMINFO_DROPS] = self.buffer.taken, self.buffer.size, self.buffer.drops
+            words[0], words[1], words[SO_MEMINFO_DROPS] = self.buffer.charged, self.buffer.size, self.buffer.drops
             return struct.pack("=9I", *words)[:size]
         if place == (_SOL, socket.SO_RCVBUF):
             value = self.buffer.size
@@ -195,7 +195,7 @@ _DEFAULTS: Final = {
 
 
 def _capped(size: int) -> int:
-    # The kernel takes it as unsigned.
+    # The kernel reads it as unsigned.
     return LARGEST_BUFFER if size < 0 else min(size, LARGEST_BUFFER)
 
 
@@ -203,7 +203,7 @@ def _integer(value: int | bytes) -> int:
     if isinstance(value, int):
         return value
     if len(value) == 1:
-        # Linux takes the multicast options as a byte, too.
+        # Linux accepts the multicast options as a byte, too.
         return value[0]
     if len(value) < 4:
         raise refusal(errno.EINVAL)

@@ -1,4 +1,4 @@
-"""What ICMP has said about the datagrams of a simulated socket, and what the socket says of it (ip(7), udp(7))."""
+"""The ICMP errors of a simulated socket: its error queue and its pending error (ip(7), udp(7))."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DISCOVER_DO: Final = 2
 DISCOVER_PROBE: Final = 3
 """Values of IP_MTU_DISCOVER."""
 _MOST: Final = 512
-"""How many entries an error queue keeps."""
+"""The most entries of an error queue."""
 
 
 class SocketErrors:
-    """The error queue of one socket, and the error that its next call fails with."""
+    """The error queue and the pending error of one socket."""
 
     __slots__ = ("_queue", "_settings", "due")
 
@@ -27,24 +27,26 @@ class SocketErrors:
         self._settings = settings
         self._queue: deque[QueuedError] = deque()
         self.due = 0
-        """The errno that the next call fails with, 0 if there is none (SO_ERROR)."""
+        """The errno of the pending error, which the next call raises; 0 if there is none (SO_ERROR)."""
 
     def __bool__(self) -> bool:
         return bool(self.due or self._queue)
 
-    def told(self, message: Packet, said: Report, *, connected: bool) -> None:
-        """Take an ICMP message; without an error queue only a connected socket says something of it."""
-        ipv6 = said.about.is_ipv6
-        number, hard = errno_of(said.type, said.code, ipv6=ipv6)
+    def received_icmp(self, message: Packet, report: Report, *, connected: bool) -> None:
+        """Process an ICMP message; without an error queue only a connected socket reports it."""
+        ipv6 = report.about.is_ipv6
+        number, hard = errno_of(report.type, report.code, ipv6=ipv6)
         if number == errno.EMSGSIZE:
             hard = self._settings[MTU_DISCOVERY[ipv6]] != DISCOVER_DONT
         if self._is_kept(ipv6=ipv6):
-            self.note(QueuedError(number, said.about, message.source.host, said.type, said.code, said.mtu), due=True)
+            self.note(
+                QueuedError(number, report.about, message.source.host, report.type, report.code, report.mtu), due=True
+            )
         elif hard and connected:
             self.due = number
 
     def note(self, error: QueuedError, *, due: bool) -> None:
-        """Put an entry into the queue, if the program has asked for one; with ``due`` the next call fails with it."""
+        """Queue an entry if the program has enabled the error queue; with ``due`` it becomes the pending error."""
         if self._is_kept(ipv6=error.packet.is_ipv6):
             if len(self._queue) < _MOST:
                 self._queue.append(error)
@@ -52,11 +54,11 @@ class SocketErrors:
                 self.due = error.number
 
     def read(self) -> QueuedError:
-        """Take the first entry; ``BlockingIOError`` if there is none."""
+        """Remove and return the first entry; ``BlockingIOError`` if there is none."""
         if not self._queue:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         error = self._queue.popleft()
-        # What is next in the queue is what the next call fails with.
+        # The next entry of the queue becomes the pending error.
         self.due = self._queue[0].number if self._queue and self._queue[0].offender else 0
         return error
 

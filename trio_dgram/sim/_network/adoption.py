@@ -2,7 +2,7 @@
 
 Rule 1: an internet datagram socket is replaced by a simulated one with its address and sharing options. The original
     stays open until that is closed, so that its ``getsockname`` keeps working, but nothing is sent or received by it.
-Rule 2: one that cannot be replaced raises, since it would reach the real network without a word.
+Rule 2: an internet datagram socket that cannot be replaced raises: it would silently use the real network.
 Rule 3: every other socket, such as the listener of a web server, passes through untouched.
 """
 
@@ -29,12 +29,12 @@ _real_from_stdlib_socket: Final = trio.socket.from_stdlib_socket
 _real_fromfd: Final = trio.socket.fromfd
 _depth: Final[trio.lowlevel.RunVar[int]] = trio.lowlevel.RunVar("trio_dgram.sim networks that adopt", 0)
 _installed: Final[list[None]] = []
-"""One entry for each network that is open in this process."""
+"""The open networks of this process, one entry each."""
 
 
 @contextmanager
 def adopting() -> Generator[None]:
-    """Put datagram sockets of the standard library that become Trio's in this run on its network."""
+    """Replace standard-library datagram sockets that Trio adopts in this run with simulated ones."""
     trio.socket.from_stdlib_socket, trio.socket.fromfd = _from_stdlib_socket, _fromfd
     _installed.append(None)
     _depth.set(_depth.get() + 1)
@@ -73,12 +73,12 @@ def _is_internet_datagram(sock: socket.socket) -> bool:
 
 
 def _adopt(sock: socket.socket, call: str) -> SimulatedSocket:
-    """Return the simulated socket that takes the place of ``sock``."""
+    """Return the simulated socket that replaces ``sock``."""
     made = trio.socket.socket(sock.family, sock.type)
     if not isinstance(made, SimulatedSocket):  # pragma: no cover -- another factory was installed meanwhile
-        raise TypeError(f"{call}: the simulated network is no longer where sockets are made")
+        raise TypeError(f"{call}: another socket factory has replaced that of the simulated network")
     try:
-        _take_over(made, sock)
+        _transfer(made, sock)
     except OSError as error:
         machine = made.kernel_socket().machine
         made.close()
@@ -89,7 +89,7 @@ def _adopt(sock: socket.socket, call: str) -> SimulatedSocket:
     return made
 
 
-def _take_over(made: SimulatedSocket, sock: socket.socket) -> None:
+def _transfer(made: SimulatedSocket, sock: socket.socket) -> None:
     try:
         peer = sock.getpeername()
     except OSError:

@@ -45,7 +45,7 @@ class HostStoppedError(Exception):
 class Process:
     """What runs on a host from one start until ``kill``, ``crash`` or ``restart``: tasks, and the sockets they make.
 
-    Rule 1: a task belongs to the process that was current when it was started, whatever becomes of the host.
+    Rule 1: a task belongs to the process that was current when it was started, regardless of later events.
     Rule 2: a process that has ended makes no sockets, and those that it had are closed: nothing that its tasks still
         do, in a ``finally`` or behind a shield, reaches the network.
     """
@@ -58,7 +58,7 @@ class Process:
 
     @contextmanager
     def current(self) -> Generator[None]:
-        """Belong to this process in the ``with`` block."""
+        """Make this the current process in the ``with`` block."""
         token = current_process.set(self)
         try:
             yield
@@ -70,21 +70,21 @@ class Process:
         """Cancel the ``with`` block when the process ends."""
         scope = trio.CancelScope()
         if not self.alive:
-            # It ended before this task had begun.
+            # The process ended before the first step of the task.
             scope.cancel()
         self._running[scope] = None
         try:
             with scope:
                 yield
         except Exception:
-            # The errors of a program that has been killed reach nobody.
+            # Exceptions of a killed program are discarded.
             if not scope.cancel_called:
                 raise
         finally:
             del self._running[scope]
 
     def end(self) -> None:
-        """End the process: from now on its tasks are cancelled, and can make no sockets."""
+        """End the process: its tasks are cancelled, and they cannot make sockets any more."""
         self.alive = False
         for scope in list(self._running):
             scope.cancel()
@@ -125,14 +125,14 @@ class Host:
 
     @property
     def is_up(self) -> bool:
-        """Whether it is on the network: not since ``crash``."""
+        """Whether it is on the network: False from ``crash`` until ``restart``."""
         return self._machine.up
 
     # Programs
 
     @contextmanager
     def active(self) -> Generator[None]:
-        """Be on this host in the ``with`` block: sockets that it makes are, and tasks that it starts.
+        """Run the ``with`` block on this host: sockets made and tasks started in it belong to the host.
 
         After ``kill``, ``crash`` or ``restart`` the block, and tasks that were started in it, can make no sockets.
         """
@@ -147,7 +147,7 @@ class Host:
           args: its positional arguments.
           name: the name of the task in a task tree. Default: None, that of the function.
 
-        It is cancelled when the network is closed. What it raises leaves :func:`open_network`.
+        The task is cancelled when the network is closed. Its exceptions propagate from :func:`open_network`.
         """
         _check_async_fn(async_fn)
         process = self._process
@@ -164,7 +164,7 @@ class Host:
           name: the name of the task. Default: the function's.
 
         Returns:
-          What it passes to ``task_status.started``.
+          The value passed to ``task_status.started``.
 
         Raises:
           HostStoppedError: if the host is stopped before.
@@ -222,19 +222,19 @@ class Host:
     # Faults
 
     def crash(self) -> None:
-        """Cut the power: nothing leaves it from now on, its tasks are cancelled, and whoever asks it hears nothing."""
+        """Cut the power: the host sends nothing any more, answers nothing, and its tasks are cancelled."""
         self._note("crashes: its power is cut", "crash")
         self._machine.up = False
         self._stop()
 
     def kill(self) -> None:
-        """Kill what runs on it, as SIGKILL does: its sockets are closed, its tasks cancelled, and its ports answer with
-        ICMP."""
+        """Kill its programs, as SIGKILL does: their sockets are closed, their tasks cancelled, and their ports answer
+        with ICMP."""
         self._note("its programs are killed")
         self._stop()
 
     def restart(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Stop what still runs, switch the host on if it was off, and start a task on it.
+        """Stop the programs that still run, switch the host on if it is off, and start a task on it.
 
         Args:
           async_fn: the async function that the task runs, such as a server.
@@ -247,19 +247,19 @@ class Host:
         self.start_soon(async_fn, *args)
 
     def pause(self) -> None:
-        """Let every call of its sockets wait until :meth:`resume`. Other calls, such as ``trio.sleep``, go on.
+        """Block every call of its sockets until :meth:`resume`. Other calls, such as ``trio.sleep``, continue.
 
-        What comes in is queued while there is room.
+        Incoming datagrams are queued until the receive buffer is full.
         """
         self._note("its programs are paused")
         self._machine.pause(paused=True)
 
     def freeze(self) -> None:
-        """Stop its tasks until :meth:`resume`, as SIGSTOP or a long pause of a garbage collector does: its sockets, as
-        :meth:`pause` does, and its timers. A deadline that passes meanwhile expires then.
+        """Stop its tasks until :meth:`resume`, as SIGSTOP or a long garbage collection does: its sockets, as with
+        :meth:`pause`, and its timers. A deadline that passes meanwhile expires on resume.
 
         Raises:
-          RuntimeError: if this release of Trio has moved what that takes.
+          RuntimeError: if this release of Trio lacks the internals that this needs.
         """
         _freezer.freeze(self)
         self._note("its programs and their timers are frozen")
@@ -273,9 +273,10 @@ class Host:
         _freezer.thaw(self)
 
     def clock_skew(self, offset: float = 0.0, rate: float = 1.0) -> None:
-        """Let its time of day be wrong: ``time.time`` and ``datetime.now``, as its tasks see them.
+        """Skew its time of day: ``time.time`` and ``datetime.now``, as its tasks see them.
 
-        It takes a virtual time of day, as ``sim.run`` and the fixtures have. Timers and ``time.monotonic`` are right.
+        This needs a virtual time of day, as ``sim.run`` and the fixtures provide. Timers and ``time.monotonic`` are
+        unaffected.
 
         Args:
           offset: seconds that it is ahead of the network's time of day from now on.
@@ -292,7 +293,7 @@ class Host:
         return skew.offset + (now - skew.since) * (skew.rate - 1)
 
     def _stop(self) -> None:
-        # The process ends and its sockets close first: nothing that cancelled tasks do reaches the network.
+        # End the process and close its sockets first, so that cancelled tasks cannot reach the network.
         process, self._process = self._process, Process(self, self._report)
         for endpoint in list(self._machine.endpoints):
             endpoint.close()
@@ -303,8 +304,8 @@ class Host:
         self._machine.wire.note(self.name, text, kind)
 
     def sockets(self) -> str:
-        """Return a table of its sockets, and of those closed last: local address, peer, how many datagrams are queued
-        and how many were dropped for want of room."""
+        """Return a table of its open sockets and of the last closed ones: local address, peer, queued datagrams, and
+        datagrams dropped because the receive buffer was full."""
         return self._machine.sockets()
 
     def __repr__(self) -> str:

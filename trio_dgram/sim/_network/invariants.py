@@ -15,18 +15,18 @@ class InvariantError(AssertionError):
 
 @attrs.define(eq=False)
 class Invariant:
-    """One check: it holds where it returns true or None and raises nothing."""
+    """One check: it holds if it returns true or None and raises nothing."""
 
     check: Callable[[], object]
     name: str
     within: float | None = None
-    """How many seconds it has to hold once; None if it must hold always."""
+    """The seconds within which it must hold once; None if it must hold always."""
 
     def holds(self) -> bool:
         """Whether it holds now.
 
         Raises:
-          Exception: what the check raises, but AssertionError, which means that it does not hold.
+          Exception: any exception of the check except AssertionError, which means that it does not hold.
         """
         result = self.check()
         return result is None or bool(result)
@@ -38,13 +38,13 @@ class Invariants(trio.abc.Instrument):
     def __init__(self) -> None:
         self.failure: InvariantError | None = None
         self.on_failure: Callable[[InvariantError, trio.lowlevel.Task | None], object] = lambda _failure, _task: None
-        """Is called once, with the error of the first check that does not hold, and the task after whose step it does
-        not, None where it is no task's."""
+        """Called once, with the error of the first check that does not hold, and the task whose step broke it, None
+        without such a task."""
         self._invariants: list[Invariant] = []
         self._is_installed = False
 
     def add(self, invariant: Invariant) -> None:
-        """Call a check from now on."""
+        """Add a check."""
         if not self._is_installed:
             self._is_installed = True
             trio.lowlevel.add_instrument(self)
@@ -69,7 +69,8 @@ class Invariants(trio.abc.Instrument):
 
     @contextmanager
     def raising(self) -> Generator[None]:
-        """Raise the failure, if there is one, instead of what the ``with`` block raises, which it has cancelled."""
+        """Raise the failure, if there is one, in place of the exceptions of the ``with`` block, which it has
+        cancelled."""
         try:
             yield
         except Exception:
@@ -85,7 +86,7 @@ class Invariants(trio.abc.Instrument):
     def _check(self, invariant: Invariant, task: trio.lowlevel.Task | None) -> None:
         try:
             holds = invariant.holds()
-        except Exception as error:  # noqa: BLE001 -- Trio would log it and go on without the checks
+        except Exception as error:  # noqa: BLE001 -- Trio would log it and continue without the checks
             if isinstance(error, AssertionError) and invariant.within is not None:
                 return
             failure = InvariantError(f"{invariant.name}: {error if str(error) else repr(error)}")

@@ -31,13 +31,13 @@ class Mirror:
         self._shown = False
 
     def show(self, *, readable: bool) -> None:
-        """Let the descriptor be readable, or not."""
+        """Make the descriptor readable, or unreadable."""
         if readable != self._shown:
             self._shown = readable
             if readable:
                 self._ours.send(b"!")
             else:
-                # Somebody may have read it himself.
+                # The program may have read from the descriptor itself.
                 with suppress(BlockingIOError):
                     self.theirs.recv(1)
 
@@ -46,7 +46,7 @@ class Mirror:
         return self.theirs.fileno()
 
     def close(self) -> None:
-        """Close it, and end what waits for it."""
+        """Close it, and end every wait for it."""
         if self.theirs.fileno() != -1:
             trio.lowlevel.notify_closing(self.theirs)
             self.theirs.close()
@@ -62,10 +62,10 @@ class Mirror:
 
 
 class KernelSocket(Endpoint):
-    """A simulated socket that can be waited for."""
+    """A simulated socket with support for waiting."""
 
     capabilities: Final = attrs.evolve(COMPLETE, receive_offload=False)
-    """What it can do, whatever platform it is simulated on. Datagrams are never coalesced."""
+    """Its capabilities, the same on every platform. Datagrams are never coalesced."""
 
     def __init__(self, machine: Machine, family: socket.AddressFamily) -> None:
         super().__init__(machine, family)
@@ -77,11 +77,11 @@ class KernelSocket(Endpoint):
         self.changed: Callable[[], None] | None = self._show
 
     async def wait_readable(self) -> None:
-        """Wait until something can be read; ``trio.ClosedResourceError`` when the socket is closed."""
+        """Wait until the socket is readable; ``trio.ClosedResourceError`` when the socket is closed."""
         await self._wait_while(lambda: not self.readable)
 
     async def wait_writable(self) -> None:
-        """Wait until there is room to send, which only a paused host has not."""
+        """Wait until the socket is writable: always, except on a paused host."""
         await self._wait_while(lambda: self.machine.paused)
 
     async def _wait_while(self, not_yet: Callable[[], bool]) -> None:
@@ -97,7 +97,7 @@ class KernelSocket(Endpoint):
         return self.machine.owns(unmapped(host.partition("%")[0]))
 
     def fileno(self) -> int:
-        """Return a descriptor that can be read whenever the socket can; -1 once it is closed."""
+        """Return a descriptor that is readable whenever the socket is; -1 once it is closed."""
         if self.closed:
             return -1
         if self._mirror is None:
@@ -106,8 +106,8 @@ class KernelSocket(Endpoint):
         return self._mirror.fileno()
 
     def watch_errors(self) -> Mirror:
-        """Return a descriptor that can be read while there is an error."""
-        # The one before was closed by whoever watched it.
+        """Return a descriptor that is readable while there is an error."""
+        # The caller closes each descriptor, so make a new one.
         self._error_mirror = Mirror()
         self._show()
         return self._error_mirror

@@ -10,8 +10,8 @@ import trio
 
 from .._values.places import is_ipv6, plain
 
-Trouble: TypeAlias = Literal["not found", "try again"]
-"""What can be wrong with looking up a name."""
+LookupFailure: TypeAlias = Literal["not found", "try again"]
+"""The errors of a name lookup."""
 _ERRORS: Final = {
     "not found": (socket.EAI_NONAME, "Name or service not known"),
     "try again": (socket.EAI_AGAIN, "Temporary failure in name resolution"),
@@ -21,14 +21,14 @@ _LOOPBACK: Final = ("127.0.0.1", "::1")
 
 @attrs.frozen
 class Answer:
-    """How looking up a name goes."""
+    """The result of a name lookup, as configured."""
 
-    error: Trouble | None = None
+    error: LookupFailure | None = None
     delay: float = 0.0
 
 
 class Resolver(trio.abc.HostnameResolver):
-    """Looks names up among those of the network's hosts."""
+    """Resolves the names of the network's hosts."""
 
     def __init__(self) -> None:
         self.addresses: dict[str, tuple[str, ...]] = {}
@@ -44,7 +44,7 @@ class Resolver(trio.abc.HostnameResolver):
         proto: int = 0,
         flags: int = 0,
     ) -> Any:
-        """Resolve a name as getaddrinfo(3) does, with no other names than the network's."""
+        """Resolve a name as getaddrinfo(3) does, among the names of the network only."""
         name = canonical_name(host.decode()) if host else ""
         answer = self.answers.get(name, Answer())
         if answer.delay:
@@ -53,7 +53,7 @@ class Resolver(trio.abc.HostnameResolver):
             await trio.lowlevel.checkpoint()
         addresses = _LOOPBACK if name == "localhost" else self.addresses.get(name, ())
         if not host or _is_numeric(name):
-            # Trio asks for an address with the name of a service, too.
+            # Trio also resolves a numeric host if the port is the name of a service.
             return socket.getaddrinfo(name or None, port, family, type, proto, flags | socket.AI_NUMERICHOST)
         wanted = [
             address for address in addresses if family in (0, socket.AF_INET6 if is_ipv6(address) else socket.AF_INET)
@@ -95,5 +95,5 @@ def _is_numeric(name: str) -> bool:
 
 
 def canonical_name(name: str) -> str:
-    """Return a name as it is compared: DNS knows no case, and a dot at the end means nothing here (RFC 4343)."""
+    """Return a name in its canonical form: DNS ignores case, and the trailing dot has no meaning here (RFC 4343)."""
     return name.lower().removesuffix(".")

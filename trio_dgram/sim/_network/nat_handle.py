@@ -1,4 +1,4 @@
-"""What a program has in hand of a NAT."""
+"""The public handle of a NAT."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class NatHandle:
 
     @property
     def address(self) -> str:
-        """Its IPv4 address outside."""
+        """Its outside IPv4 address."""
         return self._nat.address
 
     @property
     def mappings(self) -> list[Mapping]:
-        """What is mapped now."""
+        """Its current mappings."""
         return self._nat.mappings(self._fabric.now())
 
     def rebind(self) -> None:
-        """Forget every mapping and take another address, as when a line is dialled anew: what comes in to the old one
-        reaches nobody, and whoever is inside goes on under the new one."""
+        """Drop every mapping and change the outside address, as a router does that redials: datagrams to the old
+        address are dropped, and inside hosts continue with the new one."""
         self._rebound += 1
         self._fabric.rebind(self._nat, self._fabric.free_address(f"{self._nat.name}, {self._rebound} times rebound"))
         self._fabric.note("", f"{self._nat.name} rebinds to {self.address}", "fault")

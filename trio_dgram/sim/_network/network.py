@@ -1,4 +1,4 @@
-"""The simulated network: its hosts, the paths between them, and what goes wrong when."""
+"""The simulated network: its hosts, the paths between them, and faults over time."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from .adoption import adopting
 from .host import Host, current_process
 from .invariants import Invariants
 from .kernel_socket import KernelSocket
-from .names import Answer, Resolver, Trouble, canonical_name
+from .names import Answer, LookupFailure, Resolver, canonical_name
 from .nat_handle import NatHandle
 from .observable import Observable
 from .pump import EPOCH, TIMER_SLACK, Pump
 from .trio_socket import SocketFactory
 
 TRACE_LIMIT: Final = 100_000
-"""How many records a trace keeps if nothing else is said."""
+"""The default number of records that a trace keeps."""
 HERE: Final = "here"
-"""The name of the host that tasks are on that nobody has put on another."""
+"""The name of the host of tasks that were not started on another host."""
 
 AnyHost: TypeAlias = Host | str
 Direction: TypeAlias = Literal["both", "there", "back"]
@@ -66,15 +66,15 @@ class Network(Observable):
         """Return the host ``name``, a new one the first time.
 
         Args:
-          name: what it is called in the trace; it also resolves to its addresses.
-          names: further names that do.
+          name: its name in the trace; it also resolves to its addresses.
+          names: further names that resolve to its addresses.
           addresses: numeric IPv4 and IPv6 addresses, with a prefix length if it is not 24 or 64: ``"198.18.1.1/16"``.
-            The last address of an IPv4 network is its broadcast address. Of each family in which there is none it is
-            assigned one, which follows from its name, in 10.0.0.0/8.
+            The last address of an IPv4 network is its broadcast address. In a family without an address, one derived
+            from the name is assigned, in 10.0.0.0/8 for IPv4.
 
         Raises:
-          TypeError, ValueError: if a name is no text or an address not numeric, another host's, or the host exists
-            already and is given names or addresses, or a NAT has that name.
+          TypeError, ValueError: if a name is not text, an address is not numeric or belongs to another host, the host
+            exists already and names or addresses are given, or a NAT has that name.
         """
         if not isinstance(name, str) or not name:
             raise ValueError(f"name must be the name of a host, not {describe_value(name)}")
@@ -86,7 +86,7 @@ class Network(Observable):
         aliases = tuple(names)
         if name in self._hosts:
             if own or aliases:
-                raise ValueError(f"there is a host {name!r} already: its names and addresses stay as they are")
+                raise ValueError(f"names and addresses cannot be given for {name!r}, a host that exists already")
             return self._hosts[name]
         if name in self._fabric.nat_names:
             raise ValueError(f"name must be free: {name!r} is a NAT's")
@@ -101,17 +101,17 @@ class Network(Observable):
 
     @property
     def hosts(self) -> tuple[Host, ...]:
-        """Every host, in the order in which they were made."""
+        """Every host, in order of creation."""
         return tuple(self._hosts.values())
 
     def path(self, a: AnyHost, b: AnyHost, *, symmetric: bool = False, **knobs: Unpack[Knobs]) -> Pipe:
-        """Say how the path from host ``a`` to host ``b`` is; what is left out is as by default.
+        """Configure the path from host ``a`` to host ``b``; omitted conditions get their defaults.
 
         Args:
-          a: where it begins: a host or its name.
-          b: where it ends.
-          symmetric: whether the path back is the same.
-          **knobs: the conditions, as :class:`Knobs` tells.
+          a: the sending end: a host or its name.
+          b: the receiving end.
+          symmetric: whether the path back gets the same conditions.
+          **knobs: the conditions, documented in :class:`Knobs`.
 
         Returns:
           The pipe from ``a`` to ``b``, whose ``set`` changes single knobs later.
@@ -123,10 +123,10 @@ class Network(Observable):
         return there
 
     def defaults(self, **knobs: Unpack[Knobs]) -> None:
-        """Set what every path is like that has not been given conditions of its own, by ``path`` or ``pipe.set``.
+        """Configure every path that has no conditions of its own, set by ``path`` or ``pipe.set``.
 
         Args:
-          **knobs: the conditions, as :class:`Knobs` tells; what is left out is as by default.
+          **knobs: the conditions, documented in :class:`Knobs`; omitted ones get their defaults.
         """
         self._fabric.set_default(change(knobs))
 
@@ -154,7 +154,7 @@ class Network(Observable):
           function: a function that is not async.
           args: its positional arguments.
 
-        What it raises leaves :func:`open_network`.
+        Its exceptions propagate from :func:`open_network`.
         """
         if not isinstance(time, int | float) or math.isnan(time) or time < self.time:
             raise ValueError(f"time must be seconds since the network was opened, from {self.time} on, not {time!r}")
@@ -166,11 +166,11 @@ class Network(Observable):
         self._fabric.schedule(time, act)
 
     def schedule(self, changes: Iterable[tuple[float, Pipe, Knobs]], *, repeat: float | None = None) -> None:
-        """Change pipes in time.
+        """Change the conditions of pipes over time.
 
         Args:
-          changes: for each its time in seconds from now, the pipe, and the knobs to be set.
-          repeat: do all of it again every so many seconds; not at all if it is None.
+          changes: for each change its time in seconds from now, the pipe, and the knobs to set.
+          repeat: the period in seconds with which all changes are repeated; None for no repetition.
         """
         planned = list(changes)
         longest = max((time for time, _, _ in planned), default=0.0)
@@ -197,13 +197,13 @@ class Network(Observable):
         direction: Direction = "both",
         drop_in_flight: bool = False,
     ) -> Generator[None]:
-        """Let nothing pass between the hosts ``a`` and the hosts ``b`` while the ``with`` block runs.
+        """Drop every datagram between the hosts ``a`` and the hosts ``b`` while the ``with`` block runs.
 
         Args:
           a: hosts on one side.
           b: hosts on the other.
-          direction: ``"both"``; or only what goes from ``a`` to ``b``, ``"there"``, or ``"back"``.
-          drop_in_flight: whether what is on its way when the block begins is dropped; as on a wire, it arrives.
+          direction: ``"both"``, or only from ``a`` to ``b``, ``"there"``, or only ``"back"``.
+          drop_in_flight: whether to drop datagrams that are in flight when the block begins; by default they arrive.
         """
         check_choice("direction", direction, ("both", "there", "back"))
         check_bool("drop_in_flight", drop_in_flight)
@@ -225,7 +225,7 @@ class Network(Observable):
             self._fabric.note("", f"the partition ends: {sides}", "fault")
 
     def hold(self, a: AnyHost, b: AnyHost) -> None:
-        """Keep everything that enters the path from ``a`` to ``b``, until :meth:`release` was called as often."""
+        """Hold every datagram that enters the path from ``a`` to ``b``, until :meth:`release` was called as often."""
         pipe = self.pipe(a, b)
         pipe.hold()
         self._fabric.note("", f"hold {pipe.name}", "fault")
@@ -244,11 +244,11 @@ class Network(Observable):
         self._fabric.release(self._named(a).name, self._named(b).name)
 
     def swizzle_clog(self, hosts: Iterable[AnyHost], *, seconds: float) -> None:
-        """Hold up what goes to and from ``hosts``, one after another, and let them go on in another order.
+        """Hold the datagrams to and from each of ``hosts``, one host after another, and release them in another order.
 
         Args:
-          hosts: which.
-          seconds: how long it takes altogether; when each begins and ends is drawn by lot.
+          hosts: the hosts or their names.
+          seconds: the total duration; each hold begins and ends at a random time.
         """
         if check_number("seconds", seconds, 0) == 0:
             raise ValueError("seconds must be more than 0")
@@ -280,19 +280,19 @@ class Network(Observable):
         """Put hosts behind a NAT: others see its address instead of their IPv4 addresses (RFC 4787).
 
         Args:
-          inside: the hosts behind it. Among themselves nothing is translated, nor is IPv6. What they send to groups and
-            to everybody does not leave it.
-          mapping: whether what a socket is outside is independent of whom it sends to, ``"endpoint"``; or another port
-            for each ``"address"``, or each ``"address-port"``.
-          filtering: whose datagrams are let in, by the same words; as ``mapping`` if it is None.
-          timeout: how long a mapping lasts by which nothing goes out, in seconds.
-          hairpin: whether the hosts inside reach each other by their addresses outside.
-          name: what it is called in the trace; ``"NAT 1"`` and so on if it is None.
+          inside: the hosts behind it. IPv6, and packets among them, are not translated. Their multicast and broadcast
+            packets do not leave.
+          mapping: ``"endpoint"`` if a socket has the same outside port for all destinations; ``"address"`` or
+            ``"address-port"`` if it has another one for each.
+          filtering: which sources may send in, by the same values; None for that of ``mapping``.
+          timeout: the lifetime of a mapping without outgoing datagrams, in seconds.
+          hairpin: whether the hosts inside reach each other by their outside addresses.
+          name: its name in the trace; None for ``"NAT 1"`` and so on.
 
-        Paths are between hosts, as without it: it is at their end, and one hop. Its address follows from its name.
+        Paths stay between hosts: the NAT is at the end of each path, and one hop. Its address is derived from its name.
 
         Raises:
-          TypeError, ValueError: if an argument is wrong, a host is behind a NAT already, or the name is another's.
+          TypeError, ValueError: if an argument is invalid, a host is behind a NAT already, or the name is in use.
         """
         if isinstance(inside, (str, Host)) or not isinstance(inside, Iterable):
             raise TypeError(f"inside must be a list of hosts or their names, not {describe_value(inside)}")
@@ -331,34 +331,35 @@ class Network(Observable):
             raise ValueError(f"name must be free: {name!r} is another NAT's or a host's")
         return name
 
-    def look_up(self, name: str, *, error: Trouble | None = None, delay: float = 0.0) -> None:
-        """Say how looking up a name goes from now on.
+    def look_up(self, name: str, *, error: LookupFailure | None = None, delay: float = 0.0) -> None:
+        """Configure the lookup of a name from now on.
 
         Args:
           name: the name.
-          error: ``"not found"`` (NXDOMAIN) or ``"try again"``, as ``socket.gaierror``; ``None`` for its addresses.
-          delay: how long it takes, in seconds.
+          error: ``"not found"`` (NXDOMAIN) or ``"try again"``, raised as ``socket.gaierror``; ``None`` for its
+            addresses.
+          delay: the duration of a lookup, in seconds.
         """
         if error is not None:
             check_choice("error", error, ("not found", "try again"))
         check_number("delay", delay, 0)
         self._resolver.answers[canonical_name(name)] = Answer(error, delay)
 
-    # What programs see
+    # The view of the programs
 
     @property
     def current_host(self) -> Host:
-        """The host that the current task is on: one named ``"here"`` if nobody has put it on another."""
+        """The host of the current task: ``"here"`` unless the task was started on another host."""
         process = current_process.get()
         host = None if process is None else process.host
         return host if host is not None and self._hosts.get(host.name) is host else self.host(HERE)
 
     def interfaces(self) -> list[Interface]:
-        """Return the network interfaces of the host that the current task is on."""
+        """Return the network interfaces of the host of the current task."""
         return self.current_host.interfaces()
 
     def open_sockets(self) -> list[Endpoint]:
-        """Return every socket that is open, host by host."""
+        """Return every open socket, host by host."""
         return [endpoint for machine in self._fabric.machines.values() for endpoint in machine.endpoints]
 
     def netstat(self) -> str:
@@ -394,17 +395,17 @@ async def open_network(
 ) -> AsyncGenerator[Network]:
     """Run the ``async with`` block on a simulated network.
 
-    Every datagram socket that is made in this Trio run meanwhile, by whatever library, is on it, on the host that its
-    task is on. Sockets and names are the machine's again afterwards, however the block ends.
+    Every datagram socket that any library makes in this Trio run meanwhile is simulated, on the host of the current
+    task. Real sockets and names are restored when the block ends, also by an exception.
 
     Args:
-      seed: what everything random follows from; ``None`` for the test's under pytest, and for 0 elsewhere.
-      payload: whether ``digest`` covers the payloads, too.
-      trace_limit: how many records the trace keeps; ``None`` for all.
+      seed: the seed of all randomness; ``None`` for that of the test under pytest, and for 0 elsewhere.
+      payload: whether ``digest`` includes the payloads.
+      trace_limit: the most records that the trace keeps; ``None`` for all.
       timer_slack: how late a sleeping task wakes in virtual time, in seconds. Deliveries are exact.
 
-    What the block raises leaves it as it is, what tasks of hosts raise in an exception group; a note tells the seed,
-    the digest, and the end of the story.
+    Exceptions of the block propagate unchanged, those of tasks on hosts in an exception group; a note contains the
+    seed, the digest, and the end of the story.
     """
     test_run = current_test_run()
     chosen = check_seed("seed", test_run.seed if seed is None else seed)
@@ -429,7 +430,7 @@ async def open_network(
                         invariants.expire_all()
                 except Exception as error:  # noqa: BLE001 -- it is raised below, when nothing wraps it
                     failure = error
-                # Frozen tasks would not notice that they are cancelled.
+                # Frozen tasks cannot notice their cancellation, so resume them first.
                 for host in network.hosts:
                     host.resume()
                 nursery.cancel_scope.cancel()
@@ -438,7 +439,7 @@ async def open_network(
 
 
 def _machine_of_task(network: Network, fabric: Fabric) -> Machine:
-    """Return the machine that a socket of the current task is on; ENETDOWN if its process has ended."""
+    """Return the machine for a socket of the current task; ENETDOWN if its process has ended."""
     process, host = current_process.get(), network.current_host
     if process is not None and not process.alive and host is process.host:
         raise OSError(errno.ENETDOWN, f"the program on {host.name} was stopped by kill, crash or restart")
@@ -459,12 +460,12 @@ def _closing_mirrors(fabric: Fabric) -> Generator[None]:
 
 @contextmanager
 def _installed(network: Network, factory: SocketFactory, resolver: Resolver) -> Generator[None]:
-    """Let sockets, names and interfaces be the network's for this Trio run."""
+    """Install the network's sockets, names and interfaces in this Trio run."""
     factory_before = trio.socket.set_custom_socket_factory(factory)
     resolver_before = trio.socket.set_custom_hostname_resolver(resolver)
     budget = current_budget()
     seconds, budget.seconds = budget.seconds, math.inf
-    # Not by tokens: a fixture may end in another context than it began.
+    # ContextVar tokens do not work here: a fixture may end in another context than it began in.
     interfaces_before, networks_before = listing.get(), _open.get()
     listing.set(network.interfaces)
     _open.set((*networks_before, network))
@@ -474,7 +475,7 @@ def _installed(network: Network, factory: SocketFactory, resolver: Resolver) -> 
     finally:
         overtaken = network in _open.get() and _open.get()[-1] is not network
         if network in _open.get():
-            # What a network that was opened later and is still open found here is no longer to be restored.
+            # A network that was opened later and is still open must not restore the values that it found here.
             _open.set(networks_before)
             listing.set(interfaces_before)
             budget.seconds = seconds

@@ -1,4 +1,4 @@
-"""What a network shows: its trace, the program's notes, and checks that stop the run where they do not hold."""
+"""The observable side of a network: its trace, the program's notes, and checks that stop the run when they fail."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .invariants import Invariant, InvariantError, Invariants
 
 
 class Observable:
-    """The part of a network that a test looks at."""
+    """The part of a network that a test observes."""
 
     def __init__(self, nursery: trio.Nursery, fabric: Fabric, report: FailureReport, invariants: Invariants) -> None:
         self.trace: Trace = report.trace
         self._nursery = nursery
         self._fabric = fabric
         self.report: FailureReport = report
-        """What a person needs to understand a failure, as text: ``str(network.report)``."""
+        """The report that explains a failure, as text: ``str(network.report)``."""
         self._invariants = invariants
         invariants.on_failure = self._stop
 
     @property
     def seed(self) -> Seed:
-        """What everything random here follows from."""
+        """The seed of all randomness."""
         return self._fabric.seed
 
     @property
@@ -57,19 +57,19 @@ class Observable:
         self._fabric.note(_name_of_host(current_process.get()), text, "note")
 
     def decode(self, port: int, function: Callable[[bytes], object]) -> None:
-        """Show the payloads to and from a port as ``function`` puts them into words.
+        """Decode the payloads to and from a port with ``function``.
 
         Args:
           port: the port, from 1 to 65535.
-          function: takes a payload and returns text for it. It is called when a story or picture is made; where it
-            raises an exception, the payload is shown as without it.
+          function: returns text for a payload. It is called when a story or picture is made; if it raises an exception,
+            the payload is shown undecoded.
 
         Raises:
-          TypeError, ValueError: if an argument is something else.
+          TypeError, ValueError: if an argument is invalid.
         """
         check_integer("port", port, 1, 65535)
         if not callable(function):
-            raise TypeError(f"function must take a payload and return text, not {describe_value(function)}")
+            raise TypeError(f"function must accept a payload and return text, not {describe_value(function)}")
         self.trace.decode(port, function)
 
     def always(self, check: Callable[[], object], name: str) -> None:
@@ -78,26 +78,26 @@ class Observable:
         The check is called now, and after each step of a task, so after each delivery and each timer.
 
         Args:
-          check: a function without arguments. It holds if it returns true, or returns None, as one does that asserts.
-          name: says what holds, such as ``"at most one leader"``.
+          check: a function without arguments. It holds if it returns true, or None, as a function with assertions does.
+          name: a description of the check, such as ``"at most one leader"``.
 
         Raises:
-          TypeError: if an argument is something else.
+          TypeError: if an argument is invalid.
         """
         self._invariants.add(Invariant(_check_function(check), _check_name(name)))
 
     def eventually(self, check: Callable[[], object], name: str, *, within: float) -> None:
         """Stop the run with :exc:`InvariantError` unless a check has held once within so many seconds from now.
 
-        A scenario that ends earlier must have seen it hold.
+        If the scenario ends earlier, the check must have held by then.
 
         Args:
           check: as for :meth:`always`.
-          name: says what holds, such as ``"a leader"``.
-          within: how long it may take, in virtual seconds.
+          name: a description of the check, such as ``"a leader"``.
+          within: the time limit, in virtual seconds.
 
         Raises:
-          TypeError, ValueError: if an argument is something else.
+          TypeError, ValueError: if an argument is invalid.
         """
         invariant = Invariant(_check_function(check), _check_name(name), check_number("within", within, 0))
         self._invariants.add(invariant)
@@ -123,5 +123,5 @@ def _check_function(check: Callable[[], object]) -> Callable[[], object]:
 
 def _check_name(name: str) -> str:
     if not isinstance(name, str) or not name:
-        raise TypeError(f"name must say what the check is about, not {describe_value(name)}")
+        raise TypeError(f"name must be text that describes the check, not {describe_value(name)}")
     return name

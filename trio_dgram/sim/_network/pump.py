@@ -12,23 +12,23 @@ import trio.testing
 EPOCH: Final = 1_767_225_600.0
 """The time of day at which every network is opened: the first second of 2026, UTC, as a Unix time."""
 TIMER_SLACK: Final = 1e-6
-"""How late a sleeping task wakes unless the network is opened with another value, in seconds."""
+"""The default timer slack: how late a sleeping task wakes, in seconds."""
 
 
 class Driven(Protocol):
-    """What a pump lets time pass for."""
+    """The interface of the object that a pump drives."""
 
     @property
     def next_time(self) -> float | None:
-        """When something happens next, in seconds since the network was opened; ``None`` if nothing does."""
+        """The time of the next event, in seconds since the network was opened; ``None`` without one."""
         ...
 
     def advance(self, now: float) -> None:
-        """Do what is due at ``now``."""
+        """Process the events that are due at ``now``."""
 
 
 class Pump:
-    """Sleeps until something is due, has it done, and sleeps again.
+    """Sleeps until an event is due, processes it, and repeats.
 
     Args:
       slack: how late a task that sleeps on a ``MockClock`` wakes, in seconds.
@@ -48,27 +48,27 @@ class Pump:
         return trio.current_time() - self._started_at
 
     def sooner(self) -> None:
-        """Look again when something is due: sooner than before."""
+        """Wake up when an event is due that is earlier than all others."""
         self._sleep.deadline = self._wake_up_at()
 
     @property
     def due(self) -> float:
-        """When something happens next, by Trio's clock; infinity if nothing does."""
+        """The time of the next event by Trio's clock; infinity without one."""
         due = None if self._driven is None else self._driven.next_time
         return math.inf if due is None else self._started_at + due
 
     def _wake_up_at(self) -> float:
-        # The jump wakes the pump itself. Its deadline is there for Trio to jump at all, and lies beside the instant:
-        # a deadline at the instant is a task's.
+        # The jump wakes the pump itself. Its deadline only makes Trio jump at all, and lies beside the instant: a
+        # deadline at the instant belongs to a task.
         return self.due if self._jumps is None else self.due + self.slack / 2
 
     def wake(self, due: float) -> None:
-        """Do what is due at ``due``, by Trio's clock, although the clock may be a rounding error behind it."""
+        """Process the events due at ``due``, by Trio's clock, although the clock may be a rounding error behind it."""
         self._woken_for = due
         self._sleep.cancel()
 
     async def run(self, driven: Driven) -> None:
-        """Let time pass for ``driven``, for ever."""
+        """Drive ``driven`` as time passes, for ever."""
         self._driven = driven
         if self._jumps is not None:
             self._jumps.add(self)
@@ -83,9 +83,10 @@ class Pump:
 
 
 class Jumps:
-    """Where a ``MockClock`` jumps to: exactly to what is due on a network, and past deadlines by the timer slack.
+    """The jumps of a ``MockClock``: exactly to the next event of a network, and past deadlines by the timer slack.
 
-    A timer never fires exactly at its deadline anywhere else. A program that compares its deadlines with the time, as
+    On a real clock, a timer never fires exactly at its deadline. A program that compares its deadlines with the time,
+    as
     aioquic does, may find that nothing is due yet and set the same timer again, for ever.
     """
 
@@ -95,19 +96,19 @@ class Jumps:
         self._pumps: list[Pump] = []
 
     def add(self, pump: Pump) -> None:
-        """Jump for one more network."""
+        """Add a network to the jumps."""
         if not self._pumps:
             setattr(self._clock, "jump", self.jump)  # noqa: B010 -- it replaces a method
         self._pumps.append(pump)
 
     def remove(self, pump: Pump) -> None:
-        """Jump for one network less."""
+        """Remove a network from the jumps."""
         self._pumps.remove(pump)
         if not self._pumps:
             delattr(self._clock, "jump")
 
     def jump(self, seconds: float) -> None:
-        """Jump as ``MockClock.jump`` does; if it is Trio that jumps to the next deadline, perhaps further."""
+        """Jump as ``MockClock.jump`` does; extend Trio's own jumps to the next deadline by the timer slack."""
         now = self._clock.current_time()
         if _in_a_task():
             self._jump(seconds)
@@ -119,17 +120,17 @@ class Jumps:
                 pump.wake(pump.due)
 
     def _target(self, deadline: float) -> float:
-        """Return where to jump to if the next deadline of any task is ``deadline``."""
+        """Return the target of a jump if the next deadline of any task is ``deadline``."""
         due = min(pump.due for pump in self._pumps)
         late = deadline + max(pump.slack for pump in self._pumps)
         if late < due:
             return late
-        # A task whose deadline is the very instant wakes after what is delivered then.
+        # A task whose deadline is exactly this instant wakes after the deliveries of the instant.
         return due - _rounding(due) / 2 if abs(deadline - due) <= _rounding(due) / 4 else due
 
 
 def _rounding(time: float) -> float:
-    """Return more than sums and differences of times like ``time`` can be wrong by."""
+    """Return an upper bound for the rounding error of sums and differences of times like ``time``."""
     return 16 * math.ulp(time)
 
 

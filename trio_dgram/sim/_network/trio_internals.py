@@ -1,7 +1,7 @@
 """Trio's private names: the only module that knows them.
 
-Trio has no public way to fix the order in which it runs tasks, to run threads inline, to keep tasks from running, or
-to end them whatever they shield.
+Trio has no public API to fix the order in which it runs tasks, to run threads inline, to freeze tasks, or to end tasks
+that are shielded.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _private(module: str, *names: str) -> Any:
     """Return a module of Trio's that has ``names``.
 
     Raises:
-      RuntimeError: if this release of Trio has moved them.
+      RuntimeError: if this release of Trio lacks them.
     """
     found = importlib.import_module(module)
     for name in names:
@@ -56,10 +56,10 @@ def _private(module: str, *names: str) -> Any:
 
 @contextmanager
 def deterministic_scheduling(seed: Seed) -> Generator[None]:
-    """Have Trio run tasks in an order that follows from ``seed`` alone.
+    """Make Trio's order of tasks depend on ``seed`` alone.
 
     Raises:
-      RuntimeError: if this release of Trio has moved what that takes.
+      RuntimeError: if this release of Trio lacks the internals that this needs.
     """
     scheduler = _private(_SCHEDULER, _ALLOW, _ORDER)
     order: random.Random = getattr(scheduler, _ORDER)
@@ -93,12 +93,12 @@ def threads_run(*, inline: bool) -> Generator[None]:
 
 
 class TaskEndedError(BaseException):
-    """Ends a task whatever it shields or swallows, short of every exception."""
+    """Ends a task that is shielded or swallows ``Cancelled``, unless it swallows every exception."""
 
 
 def outlives_its_cancellation(task: Any) -> bool:
-    """Whether a task goes on although it was cancelled, perhaps outside a shield. One that waits for its children does
-    not."""
+    """Whether a task still runs although it was cancelled, perhaps outside a shield. A task that waits for its children
+    does not count."""
     if any(nursery._parent_waiting_in_aexit for nursery in task.child_nurseries):  # noqa: SLF001 -- likewise
         return False
     status = task._cancel_status  # noqa: SLF001 -- this module is for that
@@ -110,7 +110,7 @@ def outlives_its_cancellation(task: Any) -> bool:
 
 
 def end_task(task: Any, reason: str) -> None:
-    """Have a task raise TaskEndedError where it waits, also behind a shield; one that has just begun goes on."""
+    """Raise TaskEndedError in a task where it waits, also behind a shield; a task before its first step continues."""
 
     def raise_ended() -> NoReturn:
         raise TaskEndedError(reason)
@@ -134,7 +134,7 @@ class Freezer:
         self._reschedule: Any = None
 
     def freeze(self, group: object) -> None:
-        """Hold back the tasks of a group that become runnable from now on."""
+        """Freeze the tasks of a group that become runnable from now on."""
         if not self._held:
             runner = getattr(_private(_SCHEDULER, _RUNNER), _RUNNER)
             self._reschedule = getattr(runner, _RESCHEDULE)
@@ -146,12 +146,12 @@ class Freezer:
         if held is None:
             self._reschedule(runner, task, *result)
         else:
-            # It waits no longer: a cancellation must not end the wait once more.
+            # Its wait has ended already: a cancellation must not end it a second time.
             task._abort_func = None  # noqa: SLF001 -- this module is for that
             held.append((task, result))
 
     def thaw(self, group: object) -> None:
-        """Let the tasks of a group run again, in the order in which they became runnable."""
+        """Resume the tasks of a group, in the order in which they became runnable."""
         held = self._held.pop(group, [])
         if not self._held and self._reschedule is not None:
             setattr(getattr(_private(_SCHEDULER, _RUNNER), _RUNNER), _RESCHEDULE, self._reschedule)

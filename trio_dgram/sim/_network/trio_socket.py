@@ -1,4 +1,4 @@
-"""Simulated sockets as Trio's programs know them."""
+"""Simulated sockets with the interface of Trio's sockets."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .kernel_socket import KernelSocket
 T = TypeVar("T")
 
 _LARGEST: Final = 65536
-"""More bytes than a datagram can bring."""
+"""More bytes than any datagram has."""
 
 
 class SimulatedSocket(trio.socket.SocketType):
-    """A datagram socket on the simulated network, with everything that ``trio.socket`` has for one."""
+    """A datagram socket on the simulated network, with the whole interface of ``trio.socket`` for one."""
 
     def __init__(self, kernel_socket: KernelSocket) -> None:
         self._sock = kernel_socket
-        """Where anyio looks for the standard library's socket."""
+        """anyio reads the standard library's socket from this attribute."""
         self._sending_ended = False
 
     def kernel_socket(self) -> KernelSocket:
-        """Return the socket without Trio, which this library runs on."""
+        """Return the synchronous socket beneath, which this library uses."""
         return self._sock
 
     def __enter__(self) -> Self:
@@ -66,35 +66,35 @@ class SimulatedSocket(trio.socket.SocketType):
     # At once
 
     def fileno(self) -> int:
-        """Return a descriptor that can be read whenever the socket can; -1 once it is closed."""
+        """Return a descriptor that is readable whenever the socket is; -1 once it is closed."""
         return self._sock.fileno()
 
     def close(self) -> None:
-        """Close the socket; who waits for it gets ``trio.ClosedResourceError``."""
+        """Close the socket; waiting tasks get ``trio.ClosedResourceError``."""
         self._sock.close()
 
     def detach(self) -> int:
-        """Refuse: there is no descriptor that could go on without the network."""
+        """Refuse: no descriptor works without the network."""
         _refuse("detached from its network")
 
     def dup(self) -> NoReturn:
-        """Refuse: there is one of each."""
+        """Refuse: a simulated socket has no duplicates."""
         _refuse("duplicated")
 
-    def share(self, process_id: int, /) -> bytes:  # noqa: ARG002 -- refused whatever it is
-        """Refuse: no other process has the network."""
+    def share(self, process_id: int, /) -> bytes:  # noqa: ARG002 -- refused for any value
+        """Refuse: other processes cannot reach the network."""
         _refuse("shared with another process")
 
-    def listen(self, backlog: int = 0, /) -> None:  # noqa: ARG002 -- refused whatever it is
+    def listen(self, backlog: int = 0, /) -> None:  # noqa: ARG002 -- refused for any value
         """Refuse: there are only datagrams."""
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     def get_inheritable(self) -> bool:
-        """Whether child processes have it, too: never."""
+        """Whether child processes inherit it: never."""
         return False
 
     def set_inheritable(self, inheritable: bool) -> None:  # noqa: FBT001 -- Trio's signature
-        """Refuse to let child processes have it."""
+        """Refuse inheritance by child processes."""
         if inheritable:
             _refuse("inherited by other processes")
 
@@ -121,13 +121,13 @@ class SimulatedSocket(trio.socket.SocketType):
             self._sending_ended = True
 
     def is_readable(self) -> bool:
-        """Whether something can be read at once."""
+        """Whether the socket is readable now."""
         return self._sock.readable
 
     # Awaited
 
     async def wait_writable(self) -> None:
-        """Wait until there is room to send."""
+        """Wait until the socket is writable."""
         await self._sock.wait_writable()
 
     async def accept(self) -> NoReturn:
@@ -136,13 +136,13 @@ class SimulatedSocket(trio.socket.SocketType):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     async def bind(self, address: Any) -> None:
-        """Take a local address; a name is resolved."""
+        """Bind to a local address; a name is resolved."""
         sockaddr = await self._resolve(address, local=True)
         await trio.lowlevel.checkpoint()
         self._sock.bind(sockaddr)
 
     async def connect(self, address: Any) -> None:
-        """Fix the peer; a name is resolved."""
+        """Set the peer; a name is resolved."""
         sockaddr = await self._resolve(address, local=False)
         await trio.lowlevel.checkpoint()
         self._sock.connect(sockaddr)
@@ -156,14 +156,14 @@ class SimulatedSocket(trio.socket.SocketType):
         return (await self.recvfrom_into(buffer, nbytes, flags))[0]
 
     async def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
-        """Receive a datagram and where it came from."""
+        """Receive a datagram and its source address."""
         return await self._reading(self._sock.recvfrom, bufsize, flags)
 
     async def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
-        """Receive a datagram into a buffer; return its size and where it came from."""
+        """Receive a datagram into a buffer; return its size and its source address."""
         view = memoryview(buffer).cast("B")[: nbytes or None]
         if flags & socket.MSG_TRUNC:
-            # Linux returns the size of the whole datagram then.
+            # With MSG_TRUNC Linux returns the size of the whole datagram.
             data, _, _, source = await self.recvmsg(_LARGEST, 0, flags)
         else:
             data, source = await self.recvfrom(len(view), flags)
@@ -171,11 +171,11 @@ class SimulatedSocket(trio.socket.SocketType):
         return len(data), source
 
     async def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        """Receive a datagram, with what is told beside it."""
+        """Receive a datagram with its control messages."""
         return await self._reading(self._sock.recvmsg, bufsize, ancbufsize, flags)
 
     async def recvmsg_into(self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        """Receive a datagram into several buffers, with what is told beside it."""
+        """Receive a datagram into several buffers, with its control messages."""
         views = [memoryview(buffer).cast("B") for buffer in buffers]
         data, *rest = await self.recvmsg(sum(map(len, views)), ancbufsize, flags)
         left = data
@@ -195,7 +195,7 @@ class SimulatedSocket(trio.socket.SocketType):
         return await self._sending(self._sock.sendto, *rest, sockaddr)
 
     async def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> int:
-        """Send to an address, or the peer, with something beside the payload."""
+        """Send to an address, or the peer, with control messages."""
         sockaddr = None if address is None else await self._resolve(address, local=False)
         return await self._sending(self._sock.sendmsg, list(buffers), ancdata, flags, sockaddr)
 
@@ -219,7 +219,7 @@ class SimulatedSocket(trio.socket.SocketType):
             else:
                 return address
         flags = socket.AI_PASSIVE if local else 0
-        if self.family == socket.AF_INET6 and self._sock.takes_ipv4:
+        if self.family == socket.AF_INET6 and self._sock.accepts_ipv4:
             flags |= socket.AI_V4MAPPED
         host = "255.255.255.255" if host == "<broadcast>" else host or None
         found = await trio.socket.getaddrinfo(host, port, self.family, self.type, 0, flags)
@@ -227,10 +227,10 @@ class SimulatedSocket(trio.socket.SocketType):
 
 
 class SocketFactory(trio.abc.SocketFactory):
-    """Makes what ``trio.socket.socket`` returns on a simulated network.
+    """Makes the sockets of ``trio.socket.socket`` on a simulated network.
 
     Args:
-      machine: returns the machine that the current task is on.
+      machine: returns the machine for the current task.
     """
 
     def __init__(self, machine: Callable[[], Machine]) -> None:
@@ -257,7 +257,8 @@ def _refuse(what: str) -> NoReturn:
 
 
 async def _when_possible(wait: Callable[[], Awaitable[None]], call: Callable[..., T], *args: Any) -> T:
-    """Return what ``call`` does once it can: a checkpoint always, and cancelled only before it took effect."""
+    """Return the result of ``call`` once it does not block: always a checkpoint, and cancelled only before it took
+    effect."""
     await trio.lowlevel.checkpoint_if_cancelled()
     try:
         result = call(*args)
@@ -269,6 +270,6 @@ async def _when_possible(wait: Callable[[], Awaitable[None]], call: Callable[...
     else:
         await trio.lowlevel.cancel_shielded_checkpoint()
         return result
-    # When the wait is over it can: nobody else comes in between.
+    # No other task runs between the end of the wait and this call, so it cannot block.
     await wait()
     return call(*args)

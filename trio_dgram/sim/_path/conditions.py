@@ -1,4 +1,4 @@
-"""The conditions of a path: every knob of one direction, checked."""
+"""The conditions of a path: every knob of one direction, validated."""
 
 from __future__ import annotations
 
@@ -19,54 +19,53 @@ from .delays import Distribution, check_distribution
 from .losses import Loss, check_loss
 
 TooBig: TypeAlias = Literal["fragment", "icmp", "blackhole"]
-"""What becomes of a packet that is larger than the path takes."""
+"""The treatment of packets that are larger than the MTU of the path."""
 
 SMALLEST_MTU: Final = 68
-"""What every link must take whole, in bytes (RFC 791, 3.2)."""
+"""The smallest MTU of a link, in bytes (RFC 791, 3.2)."""
 LARGEST_MTU: Final = 65575
 """The largest packet with a UDP datagram, over IPv6, in bytes."""
 _MOST: Final = 2**63 - 1
 
 
 class Knobs(TypedDict, total=False):
-    """The keyword arguments of a path; what is left out keeps its default, or what it was."""
+    """The keyword arguments of a path; omitted ones keep their default or their current value."""
 
     delay: float
-    """Seconds from the end of a packet's sending to its arrival. Default: 0.001."""
+    """Seconds from the end of a packet's transmission to its arrival. Default: 0.001."""
     jitter: float
-    """How much the delay varies, in seconds; what exactly that means depends on ``distribution``. Default: 0."""
+    """The variation of the delay, in seconds, as defined by ``distribution``. Default: 0."""
     distribution: Distribution
-    """How the delay varies. Default: ``"uniform"``."""
+    """The distribution of the delay. Default: ``"uniform"``."""
     keep_order: bool
     """Whether a later datagram never overtakes an earlier one, however the delays vary. Default: True."""
     loss: Loss
     """Which packets are lost: a probability, a model, or a function of the packet. Default: 0."""
     duplicate: float
-    """How likely a datagram is sent twice, 0 to 1. Default: 0."""
+    """The probability that a datagram is duplicated, 0 to 1. Default: 0."""
     reorder: float
-    """How likely a datagram overtakes by having no delay at all, 0 to 1. Default: 0."""
+    """The probability that a datagram overtakes others by having no delay at all, 0 to 1. Default: 0."""
     gap: int
-    """At least every how many datagrams ``reorder`` may take one: 5 has at least 4 delayed in between. Default: 1."""
+    """The smallest distance between reordered datagrams: 5 keeps at least 4 delayed ones in between. Default: 1."""
     corrupt: float
-    """How likely a datagram has a wrong checksum on arrival, which drops it there, 0 to 1. Default: 0."""
+    """The probability that a datagram arrives with a wrong checksum, and so is dropped, 0 to 1. Default: 0."""
     corrupt_undetected: float
-    """How likely a datagram arrives with one bit of its payload flipped, 0 to 1. Default: 0."""
+    """The probability that one bit of a datagram's payload is flipped, 0 to 1. Default: 0."""
     rate: float | None
-    """Bits a second, IP and UDP headers counted. Default: None, unlimited."""
+    """The bandwidth in bits per second, IP and UDP headers included. Default: None, unlimited."""
     queue: int
-    """The bytes that can wait for their sending where there is a ``rate``; what finds no room is dropped.
-    Default: 150,000."""
+    """The size of the queue in front of a link with a ``rate``, in bytes; packets beyond it are dropped. Default:
+    150,000."""
     queue_delay: float | None
-    """The seconds that a packet may have to wait for its sending; if given, ``queue`` does not count.
-    Default: None."""
+    """The longest queueing delay in seconds; if given, ``queue`` is ignored. Default: None."""
     mtu: int
-    """The largest packet that passes whole, IP header included: 68 to 65,575 bytes. Default: 1500."""
+    """The MTU: the largest packet that is not fragmented, IP header included: 68 to 65,575 bytes. Default: 1500."""
     too_big: TooBig
-    """What becomes of larger ones: ``"fragment"`` cuts them, whatever the family and the sender's wish, and they are
-    reassembled; ``"icmp"`` cuts what may be cut (IPv4 without "don't fragment") and reports others to the sender;
-    ``"blackhole"`` drops them in silence. Default: ``"fragment"``."""
+    """The treatment of larger packets: ``"fragment"`` fragments them, even against family and "don't fragment", and
+    reassembles them; ``"icmp"`` fragments where it is allowed (IPv4 without "don't fragment") and reports the others to
+    the sender; ``"blackhole"`` drops them silently. Default: ``"fragment"``."""
     seed: Seed | None
-    """What this path's random sources are made from. Default: None, the network's."""
+    """The seed of this path's random sources. Default: None, the network's."""
 
 
 def _checked(check: Callable[..., object], *bounds: object) -> Callable[[object, attrs.Attribute[Any], object], None]:
@@ -86,14 +85,14 @@ def _optional(validator: Callable[..., None]) -> Callable[..., None]:
 
 
 def _freeze(distribution: Distribution) -> Distribution:
-    """Keep what somebody may change later as it is now."""
+    """Copy a value that the caller could change later."""
     value: Any = distribution
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else distribution
 
 
 @attrs.frozen(kw_only=True)
 class Conditions:
-    """What one direction of a path is like. :class:`Knobs` tells what each means.
+    """The conditions of one direction of a path, documented in :class:`Knobs`.
 
     Raises:
       TypeError: if a knob has a value of the wrong type.
@@ -126,7 +125,7 @@ _PERFECT: Final = Conditions()
 
 
 def differences(before: Conditions, after: Conditions) -> str:
-    """Return the knobs that differ and their values after, in words."""
+    """Return the changed knobs and their new values, in words."""
     values = attrs.asdict(after, recurse=False)
     return ", ".join(f"{name}={value!r}" for name, value in values.items() if value != getattr(before, name))
 

@@ -1,4 +1,4 @@
-"""Delay: how long each packet is on its way, once it has been sent."""
+"""Delay: the time that each packet is in flight, after its transmission."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ Shape: TypeAlias = Literal["uniform", "normal", "pareto", "exponential"]
 """The distributions that have a name."""
 
 Distribution: TypeAlias = "Shape | Sequence[float] | Callable[[random.Random], float]"
-"""How delays vary.
+"""The distribution of delays.
 
-- ``"uniform"``: by up to ``jitter`` either way;
+- ``"uniform"``: up to ``jitter`` more or less;
 - ``"normal"``: ``jitter`` is the standard deviation;
-- ``"pareto"``: most a little shorter, few much longer, with a standard deviation of about ``jitter``, as netem's;
+- ``"pareto"``: most slightly shorter, few much longer, with a standard deviation of about ``jitter``, as netem's;
 - ``"exponential"``: only longer, by ``jitter`` on average, as behind a queue;
-- a table of samples, in units of ``jitter``, of which each packet gets one by chance;
-- a function of a random source that returns what is added to ``delay``, in seconds; ``jitter`` does not count then.
+- a table of samples, in units of ``jitter``, of which one is drawn for each packet;
+- a function of a random source that returns the value to add to ``delay``, in seconds; ``jitter`` is ignored then.
 
 No delay is ever less than 0.
 """
 
 SHAPES: Final = ("uniform", "normal", "pareto", "exponential")
 
-# As fine as the tables of netem, and rounded as those are: what the logarithm of one machine has in its last bit and
-# that of another has not never shows.
+# Quantised like the tables of netem, so that the last bit of a machine's logarithm has no effect.
 _TABLE_SIZE: Final = 4096
 _SCALE: Final = 8192
 _LONGEST_PARETO: Final = 4
-"""In units of jitter: what the tables of netem, of 16 bits, have room for."""
+"""In units of jitter: the range of netem's 16-bit tables."""
 
 
 def check_distribution(name: str, value: object) -> None:
@@ -78,7 +77,7 @@ def delay_process(
 
 @cache
 def _table(shape: str) -> tuple[float, ...]:
-    """Return samples of a distribution in units of jitter, as many in each part of it as belong there."""
+    """Return samples of a distribution in units of jitter, spaced by equal probability."""
     quantile = _QUANTILES[shape]
     return tuple(round(_SCALE * quantile((index + 0.5) / _TABLE_SIZE)) / _SCALE for index in range(_TABLE_SIZE))
 

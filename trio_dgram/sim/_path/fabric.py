@@ -1,4 +1,4 @@
-"""The fabric: every host, the pipes between them, and what is under way. It has no clock: it is told the time."""
+"""The fabric: every host, the pipes between them, and packets in flight. It has no clock: callers pass the time."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _HOST_UNREACHABLE: Final = {False: (3, 1), True: (1, 3)}
 _TOO_BIG_REPORT: Final = {False: (3, 4), True: (2, 0)}
 """ICMP's type and code, by whether it is IPv6."""
 _SLACK: Final = 1e-9
-"""By so much a clock that has slept until a time may be behind it, in seconds."""
+"""How far a clock that has slept until a time may be behind it, in seconds."""
 
 
 def _port_of(packet: Packet) -> int:
-    """Return the outside port that a packet for a translator is about."""
+    """Return the outside port that a packet for a translator concerns."""
     return packet.destination.port if packet.report is None else packet.report.about.source.port
 
 
 _Event: TypeAlias = tuple[float, int, int, int, Callable[[], object], tuple[Pipe, Packet, str] | None]
-"""Something that happens: its time; at one instant the order of pipes, the pipe, and which of that pipe's it is; what
-it does; and for an arrival the pipe, the packet, and the name of its receiver."""
+"""An event: its time; its order at that instant (of the pipe, the pipe, of the event within the pipe); its action; and
+for an arrival the pipe, the packet, and the name of its receiver."""
 
 
 class Recorder(Protocol):
@@ -50,7 +50,7 @@ class Recorder(Protocol):
         """Record the fate of a packet."""
 
     def note(self, at: float, host: str, text: str, kind: NoteKind) -> None:
-        """Record what else happened, at a host or, if that is empty, on the network."""
+        """Record another event, at a host or, if that is empty, on the network."""
 
 
 class Fabric:
@@ -71,9 +71,9 @@ class Fabric:
         self.owners: dict[str, Machine] = {}
         """By address."""
         self.nats: dict[str, Nat] = {}
-        """By the name of the host that is behind it."""
+        """The translators by the name of the host behind them."""
         self.outside: dict[str, Nat] = {}
-        """By the address that it has outside."""
+        """The translators by their outside address."""
         self.pipes: dict[tuple[str, str], Pipe] = {}
         """By the names of the hosts at its two ends."""
         self._clock = clock
@@ -85,12 +85,12 @@ class Fabric:
         self._sooner = sooner
         self._numbers = 0
         self._due: list[_Event] = []
-        """What happens when, as a heap."""
+        """The pending events, as a heap by time."""
         self._count = 0
         self._ties = stream(seed, "ties").getrandbits(32)
 
     def add(self, name: str, addresses: tuple[str, ...], broadcasts: Iterable[str] = ()) -> Machine:
-        """Make a host; it gets an address of each family in which it was given none."""
+        """Make a host; a family without an address is assigned one."""
         ipv4, ipv6 = assigned(name, self._is_taken)
         own = tuple(addresses)
         if not any(not is_ipv6(address) for address in own):
@@ -108,11 +108,11 @@ class Fabric:
 
     @property
     def nat_names(self) -> set[str]:
-        """What the translators are called."""
+        """The names of the translators."""
         return {nat.name for nat in self.outside.values()}
 
     def rebind(self, nat: Nat, address: str) -> None:
-        """Give a translator another address outside."""
+        """Change the outside address of a translator."""
         del self.outside[nat.address]
         nat.rebind(address)
         self.outside[address] = nat
@@ -122,7 +122,7 @@ class Fabric:
         return assigned(name, self._is_taken)[0]
 
     def holder(self, address: str) -> str:
-        """Return the name of the host or translator that has an address, an empty one if none has."""
+        """Return the name of the host or translator with an address, an empty one without such a host."""
         holder = self.owners.get(address) or self.outside.get(address)
         return holder.name if holder is not None else ""
 
@@ -143,18 +143,18 @@ class Fabric:
         return pipe
 
     def set_default(self, conditions: Conditions) -> None:
-        """Set what pipes are like that nobody has set."""
+        """Set the conditions of pipes that have none of their own."""
         before, self.default = self.default, conditions
         for pipe in self.pipes.values():
             pipe.set_default(conditions)
         self._note_change("by default", before, conditions)
 
     def _note_change(self, path: str, before: Conditions, after: Conditions) -> None:
-        # What is set before anything happened is no change.
+        # Conditions that are set before the first event are no change to be noted.
         if self.now() > 0 and (changes := differences(before, after)):
             self.note("", f"path {path}: {changes}", "fault")
 
-    # What machines ask
+    # The interface for machines
 
     def note(self, host: str, text: str, kind: NoteKind) -> None:
         """Record something that happens now, at a host or, if that is empty, on the network."""
@@ -162,12 +162,12 @@ class Fabric:
 
     def now(self) -> float:
         """Return the time, in seconds since the network was opened."""
-        # What happens on the network happens when it was to happen, also where the clock is a little late.
+        # An event happens exactly at its time, even if the clock is slightly late.
         return self._clock() if self._instant is None else self._instant
 
     def nanoseconds(self, time: float) -> int:
         """Return the time of day at a time of the network's, as a Unix time in nanoseconds."""
-        # Each for itself: a float has no room for nanoseconds since 1970.
+        # Convert both numbers separately: a float cannot hold nanoseconds since 1970.
         return int(self._epoch) * 1_000_000_000 + round((self._epoch % 1 + time) * 1_000_000_000)
 
     def next_number(self) -> int:
@@ -176,17 +176,17 @@ class Fabric:
         return self._numbers
 
     def record(self, packet: Packet, reason: str, receiver: str) -> None:
-        """Note what became of a packet; ``reason`` is empty if it was delivered."""
+        """Record the fate of a packet; ``reason`` is empty if it was delivered."""
         self._add(Record(packet, self.now(), "dropped" if reason else "delivered", reason, receiver))
 
     def transmit(self, machine: Machine, packet: Packet) -> None:
-        """Take a packet that leaves a host."""
+        """Route a packet that leaves a host."""
         host = packet.destination.host
         receiver = self.owners.get(host)
         if receiver is not None and not self.nats:
             self._enter(machine, receiver.name, packet, receiver.receive)
         elif (kind := machine.kind_of(host)) in ("group", "broadcast"):
-            # A host that nobody listens on is not asked: that it is there changes nothing.
+            # Skip hosts without a matching socket, so that their existence has no effect.
             for other in self.machines.values():
                 if other is not machine and self._is_addressed(machine, other, host, kind) and other.wants(packet):
                     self._enter(machine, other.name, packet, other.receive)
@@ -202,7 +202,7 @@ class Fabric:
                 self._complain(machine, packet, _HOST_UNREACHABLE[packet.is_ipv6], 0, self.pipe("", machine.name))
 
     def _is_addressed(self, sender: Machine, other: Machine, host: str, kind: Kind) -> bool:
-        """Whether what ``sender`` sends to many gets as far as another machine's interface."""
+        """Whether a multicast or broadcast packet of ``sender`` reaches another machine's interface."""
         return self._are_beside(sender, other) and (kind == "group" or other.kind_of(host) == "broadcast")
 
     def _are_beside(self, one: Machine, other: Machine) -> bool:
@@ -210,7 +210,7 @@ class Fabric:
         return self.nats.get(one.name) is self.nats.get(other.name)
 
     def _is_reached(self, sender: Machine, receiver: Machine, packet: Packet) -> bool:
-        """Whether a host's own address is one to send to; IPv6 is not translated."""
+        """Whether a host is reachable at its own address; IPv6 is not translated."""
         return packet.is_ipv6 or receiver.name not in self.nats or self._are_beside(sender, receiver)
 
     def _enter(self, sender: Machine, receiver: str, packet: Packet, deliver: Callable[[Packet], None]) -> None:
@@ -219,12 +219,12 @@ class Fabric:
         self._bring(pipe, pipe.enter(self.now(), packet), sender, receiver, deliver)
 
     def _arrive(self, packet: Packet) -> None:
-        """Bring a packet for one host there, past the translators that are at the end of its way."""
+        """Deliver a unicast packet, through the translators at the end of its path."""
         leaving, entering = self._translators(packet)
-        # Turned back by the only one there is, it has been there once.
+        # A packet that hairpins leaves and enters by one translator, which counts once.
         hops = len({nat for nat in (leaving, entering) if nat is not None})
         if hops and packet.hop_limit <= hops:
-            # No message of ICMP's comes from so near its end.
+            # The ICMP error arises so close to the sender that its own hop limit does not matter.
             self.record(packet, HOP_LIMIT, "")
             sender = self.machines[packet.sender]
             self._complain(sender, packet, _HOP_LIMIT_REPORT, 0, self.pipe("", sender.name))
@@ -240,14 +240,14 @@ class Fabric:
             passing = passed
         receiver = self.owners.get(passing.destination.host)
         if receiver is None:
-            # A translator had the address when it was sent, and has another by now.
+            # The translator's outside address has changed since the packet was sent.
             self.record(passing, NO_SUCH_HOST, "")
         else:
             receiver.receive(passing)
 
     def _translators(self, packet: Packet) -> tuple[Nat | None, Nat | None]:
-        """Return the translators that a packet for one host leaves and enters by."""
-        # What a router says of a host's packet comes from no host.
+        """Return the translators by which a unicast packet leaves and enters."""
+        # An ICMP message of a router has no sending host.
         source = self.owners.get(packet.source.host)
         receiver = self.owners.get(packet.destination.host)
         if packet.is_ipv6 or source is None or (receiver is not None and self._are_beside(source, receiver)):
@@ -257,7 +257,7 @@ class Fabric:
     def _bring(
         self, pipe: Pipe, outcomes: list[Outcome], sender: Machine, receiver: str, deliver: Callable[[Packet], None]
     ) -> None:
-        """See to it that what a pipe says comes true."""
+        """Schedule the outcomes of a pipe."""
         for at, packet, reason in outcomes:
             if not reason:
                 self._push(
@@ -270,7 +270,7 @@ class Fabric:
                 self._complain(sender, packet, _TOO_BIG_REPORT[packet.is_ipv6], pipe.conditions.mtu, back)
 
     def release(self, sender: str, receiver: str) -> None:
-        """Let go what is held in the pipe between two hosts."""
+        """Release the packets held in the pipe between two hosts."""
         pipe = self.pipe(sender, receiver)
         held_for = partial(self._arrive_held, self.machines[receiver])
         self._bring(pipe, pipe.release(self.now()), self.machines[sender], receiver, held_for)
@@ -279,7 +279,7 @@ class Fabric:
         (self._arrive if receiver.kind_of(packet.destination.host) == "unicast" else receiver.receive)(packet)
 
     def _complain(self, sender: Machine, packet: Packet, kind: tuple[int, int], mtu: int, back: Pipe) -> None:
-        """Let the router say to ``sender`` what became of its packet."""
+        """Send ``sender`` the router's ICMP message about its packet."""
         source = ROUTER6 if packet.is_ipv6 else ROUTER4
         message = Packet(
             self.next_number(),
@@ -290,14 +290,15 @@ class Fabric:
             self.now(),
             report=Report(*kind, mtu, packet),
         )
-        # Whoever sends it back is no host: what gets lost of it is told to nobody.
+        # The sender of this message is no host, so its loss is reported to no host.
         self._sent(message, sender.name)
         self._bring(back, back.enter(self.now(), message), sender, sender.name, sender.receive)
 
-    # What happens when
+    # Events
 
     def schedule(self, at: float, action: Callable[[], object]) -> None:
-        """Have ``action`` done at a time, in seconds since the network was opened, before what arrives then."""
+        """Schedule ``action`` at a time, in seconds since the network was opened, before the arrivals of that
+        instant."""
         self._push((at, -1, 0, self._next(), action, None))
 
     def _next(self) -> int:
@@ -310,7 +311,7 @@ class Fabric:
             self._sooner()
 
     def drop_in_flight(self, pipes: Container[Pipe]) -> None:
-        """Drop what is on its way in ``pipes``."""
+        """Drop the packets in flight in ``pipes``."""
         kept: list[_Event] = []
         for event in sorted(self._due):
             if event[-1] is not None and event[-1][0] in pipes:
@@ -321,11 +322,11 @@ class Fabric:
 
     @property
     def next_time(self) -> float | None:
-        """When something happens next, in seconds since the network was opened; ``None`` if nothing does."""
+        """The time of the next event, in seconds since the network was opened; ``None`` without one."""
         return self._due[0][0] if self._due else None
 
     def advance(self, now: float) -> None:
-        """Do what is due at ``now``."""
+        """Process the events that are due at ``now``."""
         limit = now + _SLACK
         try:
             while self._due and self._due[0][0] <= limit:

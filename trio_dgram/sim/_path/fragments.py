@@ -1,4 +1,4 @@
-"""Fragmentation: which packets a datagram travels in (RFC 791, 3.2; RFC 8200, 4.5).
+"""Fragmentation: the packets that carry a datagram (RFC 791, 3.2; RFC 8200, 4.5).
 
 Rule 1: all fragments but the last carry a multiple of 8 bytes.
 Rule 2: an IPv6 fragment has a header more than a whole packet.
@@ -13,11 +13,11 @@ from .._values.records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet
 IPV6_FRAGMENT_HEADER: Final = 8
 """In bytes (RFC 8200, 4.5)."""
 MOST_HEADERS: Final = IPV6_HEADER + UDP_HEADER
-"""What a packet that is whole has besides its payload, at most, in bytes."""
+"""The most header bytes of an unfragmented packet."""
 
 
 def sent_sizes(packet: Packet) -> list[int]:
-    """Return the sizes of the packets that the sender has cut this one into, IP headers included, in bytes."""
+    """Return the sizes of the fragments that the sender makes of this packet, IP headers included, in bytes."""
     size = packet.ip_size
     if size <= packet.fragment_size:
         return [size]
@@ -26,7 +26,7 @@ def sent_sizes(packet: Packet) -> list[int]:
 
 
 def cut_sizes(packet: Packet, sizes: list[int], mtu: int) -> list[int]:
-    """Return the sizes once each of ``sizes``, in which ``packet`` was sent, has been cut to at most ``mtu`` bytes."""
+    """Return the sizes after fragmenting each of ``sizes``, in which ``packet`` was sent, to at most ``mtu`` bytes."""
     header = _fragment_header(packet)
     whole_header = IPV6_HEADER if packet.is_ipv6 and len(sizes) == 1 else header
     cut = []
@@ -40,7 +40,7 @@ def _fragment_header(packet: Packet) -> int:
 
 
 def _split(content: int, largest: int, header: int) -> list[int]:
-    # There is no link so small that it would leave no room, but what a caller passes shall end, too.
+    # Every valid MTU has space for payload, but the loop must end for any argument.
     room = max(8, (largest - header) // 8 * 8)
     sizes = []
     while content > max(room, largest - header):

@@ -1,4 +1,4 @@
-"""The link of a pipe that has a rate: one packet after the other, with a queue in front."""
+"""The link of a pipe with a rate: it transmits one packet at a time, with a queue in front."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import deque
 
 
 class Link:
-    """Sends one packet at a time; the others wait, and what finds no room to wait is dropped (drop-tail).
+    """Transmits one packet at a time; others wait in the queue, and are dropped if it is full (drop-tail).
 
     Args:
       rate: bits a second.
       queue: the bytes that can wait; the packet being sent is not among them.
-      queue_delay: the seconds that a packet may have to wait, instead of ``queue``; None for no such bound.
+      queue_delay: the longest queueing delay in seconds, instead of ``queue``; None for no such bound.
     """
 
     __slots__ = ("_free_at", "_waiting", "_waiting_bytes", "queue", "queue_delay", "rate")
@@ -25,7 +25,7 @@ class Link:
         self._waiting_bytes = 0
 
     def send(self, now: float, size: int) -> float | None:
-        """Return when the last bit of ``size`` bytes that come now has been sent; None if they are dropped."""
+        """Return when the last bit of ``size`` bytes that arrive now is sent; None if they are dropped."""
         start = self._free_at
         if start <= now:
             start = now

@@ -1,7 +1,7 @@
 """Loss: which packets do not arrive.
 
-A model is a value that says how packets are lost; a process is that model at work on one pipe, asked about one
-packet after the other (about each fragment, where one is cut).
+A model is a value that describes how packets are lost; a process is the state of that model on one pipe and decides
+about one packet after the other (about each fragment of a fragmented packet).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..._values.arguments import check_integer, check_probability, describe_valu
 from .._values.records import Packet
 
 LossProcess: TypeAlias = Callable[[Packet], bool]
-"""Says of one packet after the other whether it is lost."""
+"""Decides about one packet after the other whether it is lost."""
 
 
 def _probability(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -31,15 +31,15 @@ def _length(_instance: object, attribute: attrs.Attribute[Any], value: object) -
 class GilbertElliott:
     """Losses in bursts: a link that is good or bad, and may change with each packet.
 
-    It begins good. The two states last 1/p and 1/r packets on average, and p / (p + r) of all packets meet the bad one.
-    It is what tc-netem(8) calls ``gemodel p r 1-h 1-k``, and decides as Linux does: a packet meets the state that the
-    one before it has left.
+    It begins good. The two states last 1/p and 1/r packets on average, and a share of p / (p + r) of all packets meets
+    the bad one. It equals ``gemodel p r 1-h 1-k`` of tc-netem(8) and decides in the order of Linux: a packet meets the
+    state that the previous one has left.
 
     Args:
-      p: how likely each packet makes a good link bad, 0 to 1.
-      r: how likely each packet makes a bad link good, 0 to 1.
-      bad: how likely a packet is lost while the link is bad, 0 to 1.
-      good: how likely a packet is lost while it is good, 0 to 1.
+      p: the probability that a packet turns a good link bad, 0 to 1.
+      r: the probability that a packet turns a bad link good, 0 to 1.
+      bad: the probability of loss while the link is bad, 0 to 1.
+      good: the probability of loss while the link is good, 0 to 1.
     """
 
     p: float = attrs.field(validator=_probability)
@@ -51,7 +51,7 @@ class GilbertElliott:
         """Return a new link of this kind.
 
         Args:
-          source: draws the losses; the network passes one for each path.
+          source: the random source; the network passes one for each path.
         """
         draw = source.random
         to_bad, to_good, lost_when_bad, lost_when_good = self.p, self.r, self.bad, self.good
@@ -70,21 +70,21 @@ class GilbertElliott:
 
 @attrs.frozen
 class Markov4:
-    """Losses in bursts that let single packets through, and single losses between the bursts.
+    """Losses in bursts within which single packets are received, and single losses between the bursts.
 
     The states are those of tc-netem(8), ``loss state p13 p31 p32 p23 p14``, and a packet meets the state that it leads
     to, as in Linux. 1: received, between bursts, where it begins; 2: received within a burst; 3: lost within a
     burst; 4: a single loss, after which the next is received.
 
     Args:
-      p13: how likely a burst begins, 0 to 1.
-      p31: how likely it ends after a loss, 0 to 1.
-      p32: how likely a packet within a burst gets through after a loss, 0 to 1.
-      p23: how likely it is lost after one that got through, 0 to 1.
-      p14: how likely a single packet is lost between bursts, 0 to 1.
+      p13: the probability that a burst begins, 0 to 1.
+      p31: the probability that it ends after a loss, 0 to 1.
+      p32: the probability that a packet within a burst is received after a loss, 0 to 1.
+      p23: the probability that a packet within a burst is lost after one that was received, 0 to 1.
+      p14: the probability of a single loss between bursts, 0 to 1.
 
     Raises:
-      ValueError: if what can follow one state adds up to more than 1.
+      ValueError: if the probabilities of the transitions from one state add up to more than 1.
     """
 
     p13: float = attrs.field(validator=_probability)
@@ -103,10 +103,10 @@ class Markov4:
         """Return a new link of this kind.
 
         Args:
-          source: draws the losses; the network passes one for each path.
+          source: the random source; the network passes one for each path.
         """
         draw = source.random
-        # For each state what can follow it, with the bound below which a draw leads there.
+        # For each state its successors, each with the upper bound of the draws that lead to it.
         ways = {
             1: ((self.p14, 4), (self.p14 + self.p13, 3), (1, 1)),
             2: ((self.p23, 3), (1, 2)),
@@ -161,7 +161,7 @@ class DropList:
 class Burst:
     """Each packet is lost with the same probability, but never too many in a row.
 
-    Args:
+    rate: the probability of loss, 0 to 1.
       rate: how likely one is lost, 0 to 1.
       longest: the most that are lost in a row, at least 1; the next one gets through.
     """
@@ -173,7 +173,7 @@ class Burst:
         """Return a new link of this kind.
 
         Args:
-          source: draws the losses; the network passes one for each path.
+          source: the random source; the network passes one for each path.
         """
         draw = source.random
         rate, longest = self.rate, self.longest
@@ -189,7 +189,7 @@ class Burst:
 
 
 Loss: TypeAlias = "float | GilbertElliott | Markov4 | DropList | Burst | LossProcess"
-"""How packets are lost: a probability, a model, or a function that is asked about each and returns whether it is."""
+"""How packets are lost: a probability, a model, or a function of a packet that returns whether it is lost."""
 
 _MODELS = (GilbertElliott, Markov4, DropList, Burst)
 
@@ -206,7 +206,7 @@ def check_loss(name: str, value: object) -> None:
 
 
 def loss_process(loss: Loss, source: random.Random) -> LossProcess:
-    """Return ``loss`` at work, drawing from ``source``."""
+    """Return the process of ``loss``, which draws from ``source``."""
     if isinstance(loss, (int, float)):
         draw = source.random
         return lambda _packet: draw() < loss

@@ -1,5 +1,5 @@
-"""Network address translation, without a clock: which address an inside host has outside, and who may answer it
-(RFC 4787)."""
+"""Network address translation, without a clock: the outside addresses of inside hosts, and the filter for incoming
+packets (RFC 4787)."""
 
 from __future__ import annotations
 
@@ -25,36 +25,35 @@ NO_HAIRPIN: Final = "the NAT does not turn packets back"
 
 _PORTS: Final = range(1024, 65536)
 _MOST_PEERS: Final = 4096
-"""How many peers a mapping remembers that may answer it, and a translator of those that something came from."""
+"""The most peers that a mapping remembers as allowed to send in, and a translator as having sent in."""
 
 
 @attrs.define
 class Mapping:
-    """What an inside address is outside, towards everybody or some."""
+    """The outside port of an inside address, for all peers or for some."""
 
     inside: Address
     """The inside address."""
     port: int
-    """The port that it has outside."""
+    """Its outside port."""
     last_used: float
-    """When something last went out by it, in seconds since the network was opened."""
+    """The time of its last outgoing packet, in seconds since the network was opened."""
     peers: dict[Address, None] = attrs.field(factory=dict, repr=False)
-    """To whom something went out by it, the latest last."""
+    """The destinations of its outgoing packets, the latest last."""
 
 
 class Nat:
     """One translator.
 
     Args:
-      name: what it is called in the trace.
-      address: its address outside.
-      mapping: whether an inside address has one port outside for all peers, or one for each address, or each address
+      name: its name in the trace.
+      address: its outside address.
+      mapping: whether an inside address has one outside port for all peers, or one for each address, or each address
         and port.
-      filtering: whose answers are let in: everybody's, or those of addresses, or of addresses and ports, that
-        something was sent to.
-      timeout: how long a mapping lasts by which nothing goes out, in seconds.
+      filtering: which sources may send in: all, or only addresses, or addresses and ports, that were sent to.
+      timeout: the lifetime of a mapping without outgoing packets, in seconds.
       hairpin: whether inside hosts reach each other by their outside addresses.
-      ports: decides which ports are taken.
+      ports: the random source of outside ports.
     """
 
     def __init__(
@@ -78,29 +77,29 @@ class Nat:
         self._by_use: dict[tuple[Address, object], Mapping] = {}
         self._by_port: dict[int, Mapping] = {}
         self._came_in: dict[tuple[Address, Address], int] = {}
-        """The port outside by which something came in last, by inside address and peer."""
+        """The outside port of the last incoming packet, by inside address and peer."""
 
     def rebind(self, address: str) -> None:
-        """Forget every mapping and have another address outside."""
+        """Drop every mapping and change the outside address."""
         self.address = address
         self._by_use.clear()
         self._by_port.clear()
         self._came_in.clear()
 
     def mappings(self, now: float) -> list[Mapping]:
-        """Return what is mapped now, as copies."""
+        """Return the current mappings, as copies."""
         lasting = [mapping for mapping in self._by_port.values() if self._lasts(mapping, now)]
         return [attrs.evolve(mapping, peers=dict(mapping.peers)) for mapping in lasting]
 
     def find(self, port: int, now: float) -> Address | None:
-        """Return the inside address that has ``port`` outside, if any has."""
+        """Return the inside address of the outside ``port``, if it is mapped."""
         mapping = self._by_port.get(port)
         return mapping.inside if mapping is not None and self._lasts(mapping, now) else None
 
-    # What passes
+    # Translation
 
     def leave(self, packet: Packet, now: float) -> Packet | str:
-        """Return a packet from inside as it is outside, or why it does not get there."""
+        """Return the translated form of a packet from inside, or the reason of its drop."""
         if packet.report is not None:
             return self._leave_report(packet, packet.report, now)
         mapping = self._map(packet.source, packet.destination, now)
@@ -109,7 +108,7 @@ class Nat:
         return attrs.evolve(packet, source=Address(self.address, mapping.port))
 
     def enter(self, packet: Packet, now: float) -> Packet | str:
-        """Return a packet for the outside address as it is inside, or why it does not get there."""
+        """Return the translated form of a packet to the outside address, or the reason of its drop."""
         if packet.report is not None:
             return self._enter_report(packet, packet.report, now)
         mapping = self._by_port.get(packet.destination.port)
@@ -117,24 +116,24 @@ class Nat:
             return NO_MAPPING
         if packet.source.host == self.address and not self._hairpin:
             return NO_HAIRPIN
-        if not self._lets_in(mapping, packet.source):
+        if not self._accepts(mapping, packet.source):
             return FILTERED
         _remember(self._came_in, (mapping.inside, packet.source), mapping.port)
         return attrs.evolve(packet, destination=mapping.inside)
 
-    def _lets_in(self, mapping: Mapping, peer: Address) -> bool:
+    def _accepts(self, mapping: Mapping, peer: Address) -> bool:
         if self._filtering == "endpoint":
             return True
         if self._filtering == "address":
             return any(host == peer.host for host, _ in mapping.peers)
         return peer in mapping.peers
 
-    # What ICMP quotes is translated with it (RFC 5508)
+    # ICMP errors: the quoted packet is translated, too (RFC 5508)
 
     def _leave_report(self, packet: Packet, report: Report, now: float) -> Packet | str:
-        """It is about a packet that came in: outside that was for an outside address."""
+        """Translate an error about an incoming packet: outside its destination was an outside address."""
         about = report.about
-        # Not where an answer would go out by: it may have come in by what is mapped for another peer.
+        # Use the port by which the packet came in; an answer could leave by the mapping of another peer.
         port = self._came_in.get((about.destination, about.source), 0)
         if self.find(port, now) != about.destination:
             return NO_MAPPING
@@ -142,7 +141,7 @@ class Nat:
         return attrs.evolve(packet, source=Address(self.address, 0), report=attrs.evolve(report, about=quoted))
 
     def _enter_report(self, packet: Packet, report: Report, now: float) -> Packet | str:
-        """It is about a packet that went out: inside that came from an inside address."""
+        """Translate an error about an outgoing packet: inside its source was an inside address."""
         inside = self.find(report.about.source.port, now)
         if inside is None:
             return NO_MAPPING
@@ -152,7 +151,7 @@ class Nat:
     # Mappings
 
     def _part(self, peer: Address) -> object:
-        """Return what of a peer a mapping depends on."""
+        """Return the part of a peer's address that a mapping depends on."""
         return {"endpoint": None, "address": peer.host, "address-port": peer}[self._mapping]
 
     def _lasts(self, mapping: Mapping, now: float) -> bool:
@@ -188,7 +187,7 @@ class Nat:
 
 
 def _remember(latest: dict[K, V], key: K, value: V) -> None:
-    """Put something last, and forget what has been there longest if that is too much."""
+    """Move a key to the end, and evict the oldest beyond the limit."""
     latest.pop(key, None)
     latest[key] = value
     if len(latest) > _MOST_PEERS:

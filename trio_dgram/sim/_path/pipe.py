@@ -1,12 +1,12 @@
-"""A pipe: one direction between two hosts. It has no clock: it is told what time it is, and says what becomes of each
-packet and when.
+"""A pipe: one direction between two hosts. It has no clock: callers pass the time, and it returns the fate of each
+packet and the time of that.
 
-Rule 1: a packet passes fragmentation, partition, duplication, the queue, sending, loss, corruption, delay and
-    reordering, in this order; what is lost has used the bandwidth.
-Rule 2: each knob has a random source of its own, made once it is needed. A knob that is off draws nothing.
-Rule 3: a knob that is on draws for every packet that gets past the partition, also for those that another knob has
-    taken away, and copies have sources of their own: no knob shifts what another draws.
-Rule 4: a change is for what enters from now on; what is under way stays so.
+Rule 1: a packet passes fragmentation, partition, duplication, the queue, transmission, loss, corruption, delay and
+reordering, in this order; a lost packet has used the bandwidth.
+Rule 2: each knob has a random source of its own, made on first use. A knob that is off draws nothing.
+Rule 3: a knob that is on draws for every packet that passes the partition, also for those that another knob has
+dropped, and copies have sources of their own: no knob shifts the draws of another.
+Rule 4: a change applies to packets that enter later; packets in flight are unaffected.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ QUEUE_FULL: Final = "queue full"
 LOST: Final = "lost"
 FRAGMENT_LOST: Final = "a fragment was lost"
 TOO_BIG: Final = "too big for the path"
-"""The sender is to be told, with the MTU of the conditions."""
-TOO_BIG_SILENT: Final = "too big for the path, which tells nobody"
+"""The sender receives an ICMP message with the MTU of the conditions."""
+TOO_BIG_SILENT: Final = "too big for the path, without an ICMP message"
 
 _ORDER_MASK: Final = 2**64 - 1
 _MIXER: Final = 0x9E3779B97F4A7C15
 
 Outcome: TypeAlias = tuple[float, Packet, str]
-"""When it is decided what becomes of a packet, the packet as it is then, and why it is dropped, or :data:`ARRIVES`."""
+"""The time of the outcome, the packet as it is then, and the reason of its drop, or :data:`ARRIVES`."""
 
 
 class Pipe:
     """One direction between two hosts.
 
     Args:
-      name: what it is called; with the seed it decides all that chance does here.
-      conditions: what it is like.
-      seed: what its random sources are made from, unless the conditions have a seed.
-      rank: a random number, from which the order of pipes at one instant follows.
-      on_change: is called after ``set`` with the name, and the conditions before and after.
+      name: its name; with the seed it determines every random decision.
+      conditions: its conditions.
+      seed: the seed of its random sources, unless the conditions have a seed.
+      rank: a random number that determines the order of pipes at one instant.
+      on_change: called after ``set`` with the name, and the conditions before and after.
     """
 
     __slots__ = (
@@ -88,7 +88,7 @@ class Pipe:
         self._on_change = on_change
         self._cuts = 0
         self.is_named: bool = False
-        """Whether somebody has set its conditions, so that the defaults of the network are no longer for it."""
+        """Whether it has conditions of its own, so that the defaults of the network do not apply."""
         self.rank: int = rank
         self._held: list[Packet] = []
         self._holds = 0
@@ -98,16 +98,16 @@ class Pipe:
 
     @property
     def conditions(self) -> Conditions:
-        """What it is like now."""
+        """Its current conditions."""
         return self._conditions
 
     def set(self, **knobs: Unpack[Knobs]) -> None:
-        """Change some conditions, for what enters from now on.
+        """Change some conditions, for packets that enter from now on.
 
-        A model of loss that is set begins anew, and a seed begins everything anew; all else goes on from where it is.
+        Setting a loss model restarts it, and setting a seed restarts every knob; everything else continues.
 
         Args:
-          knobs: the conditions to change, as in :class:`Knobs`. Conditions that are left out stay as they are.
+          knobs: the conditions to change, as in :class:`Knobs`. Omitted conditions are unchanged.
 
         Raises:
           TypeError: if there is no such knob, or for a value of the wrong type.
@@ -125,18 +125,18 @@ class Pipe:
             self._apply(conditions, KNOBS)
 
     def order_at(self, time: float) -> int:
-        """Return where what arrives at ``time`` comes among that of other pipes at the same instant: drawn, but the
-        same for all that this pipe brings then."""
+        """Return the order of this pipe's arrivals at ``time`` among those of other pipes: random, but the same for all
+        of them."""
         # Multiplying by an odd constant mixes the lower bits into the upper ones (Knuth's multiplicative hash).
         return ((round(time * 1e9) ^ self.rank) * _MIXER) & _ORDER_MASK
 
     def cut(self) -> None:
-        """Drop what enters from now on, until :meth:`mend` has been called as often as this."""
+        """Drop packets that enter from now on, until :meth:`mend` has been called as often as this."""
         self._cuts += 1
         self._is_plain = False
 
     def mend(self) -> None:
-        """Take one :meth:`cut` back.
+        """Undo one :meth:`cut`.
 
         Raises:
           RuntimeError: if there is none.
@@ -147,14 +147,14 @@ class Pipe:
         self._is_plain = self._get_is_plain()
 
     def hold(self) -> None:
-        """Keep what enters from now on, until :meth:`release` was called as often; it waits in front of everything
-        else, a cut too."""
+        """Hold packets that enter from now on, until :meth:`release` was called as often; a hold precedes everything
+        else, also a cut."""
         self._holds += 1
         self._is_plain = False
 
     def release(self, now: float) -> list[Outcome]:
-        """Take one :meth:`hold` back; with the last one, let what was kept enter now, in its order, and return what
-        becomes of it; the network calls it.
+        """Undo one :meth:`hold`; the last call makes the held packets enter now, in order, and returns their outcomes;
+        the network calls it.
 
         Args:
           now: the virtual time in seconds.
@@ -172,15 +172,15 @@ class Pipe:
         return [outcome for packet in held for outcome in self.enter(now, packet)]
 
     def enter(self, now: float, packet: Packet) -> list[Outcome]:
-        """Return what becomes of a packet that enters now: nothing if it is held, two outcomes if it is duplicated.
+        """Return the outcomes of a packet that enters now: none if it is held, two if it is duplicated.
 
         Args:
-          now: in seconds, never less than before.
-          packet: as it comes from the sender; what changes on the way is in the outcomes.
+          now: the time in seconds, never less than before.
+          packet: the packet as sent; changes on the path are in the outcomes.
         """
         most = len(packet.payload) + MOST_HEADERS
         if self._is_plain and most <= self._mtu and most <= packet.fragment_size:
-            # Nearly every packet of nearly every pipe comes this way.
+            # Fast path: nearly every packet of nearly every pipe.
             if self._loss is not None and self._loss(packet):
                 return [(now, packet, LOST)]
             at = now + self._delay
@@ -206,7 +206,7 @@ class Pipe:
         return outcomes
 
     def _cut_to_size(self, packet: Packet) -> tuple[list[int], str]:
-        """Return the sizes of the packets that it travels in, and why it cannot."""
+        """Return the sizes of its fragments, and the reason if it cannot pass."""
         sizes = sent_sizes(packet)
         if max(sizes) <= self._mtu:
             return sizes, ""
@@ -231,7 +231,7 @@ class Pipe:
             sent_at = fragment_sent_at
             if is_lost:
                 reason = reason or (LOST if len(sizes) == 1 else FRAGMENT_LOST)
-            # It is there once all of it is, and the fragments may overtake each other.
+            # The datagram is complete when its last fragment arrives, and fragments may overtake each other.
             arrival = max(arrival, sent_at if overtakes else sent_at + delay)
         arriving = lane.spoil(packet)
         if reason:
@@ -278,13 +278,13 @@ class Pipe:
             self._link.queue_delay = conditions.queue_delay
 
     def _get_is_plain(self) -> bool:
-        """Whether there is nothing but delay and loss."""
+        """Whether only delay and loss apply."""
         stops = self._cuts or self._holds
         return not stops and self._link is None and self._duplicates is None and self._originals.is_plain
 
 
 class _Lane:
-    """What chance decides about each of the packets, or of their copies; None for what it does not decide."""
+    """The random decisions about each packet, or each copy; None for a knob that is off."""
 
     __slots__ = ("_breaks", "_flips", "_key", "_sources", "delay", "loses", "overtakes")
 
@@ -299,15 +299,15 @@ class _Lane:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing but loss is left to chance."""
+        """Whether loss is the only random decision."""
         return self.delay is self.overtakes is self._breaks is self._flips is None
 
     def make_other(self, name: str) -> _Lane:
-        """Return a new one with other random sources."""
+        """Return a copy with other random sources."""
         return _Lane(*self._key[:-1], name)
 
     def set(self, conditions: Conditions, changed: Container[str]) -> None:
-        """Decide as ``conditions`` says; ``changed`` are the knobs that were turned."""
+        """Apply ``conditions``; ``changed`` are the knobs that were set."""
         if "loss" in changed:
             loss = conditions.loss
             self.loses = None if loss == 0 else loss_process(loss, self._source("loss"))
@@ -319,7 +319,7 @@ class _Lane:
         self._flips = self.chance("corrupt_undetected", conditions.corrupt_undetected)
 
     def chance(self, knob: str, probability: float) -> Callable[[], bool] | None:
-        """Return a function that is true that often; None if it never is."""
+        """Return a function that is true with that probability; None if it is 0."""
         if probability == 0:
             return None
         draw = self._source(knob).random
@@ -357,7 +357,7 @@ class _Lane:
 
         def overtakes() -> bool:
             nonlocal delayed
-            # As in netem, whose count runs on while nothing overtakes.
+            # As in netem, the count continues while no packet overtakes.
             if delayed < gap - 1 or not happens():
                 delayed += 1
                 return False

@@ -1,4 +1,4 @@
-"""One clock: every function of the standard library that tells the time follows Trio's."""
+"""One clock: every time function of the standard library follows Trio's clock."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .._values.replacing import replaced
 
 _NANO: Final = 1_000_000_000
 _OF_NOW: Final = ("gmtime", "localtime", "ctime")
-"""Functions of ``time`` that take a time, and now if there is none."""
+"""Functions of ``time`` with an optional time, by default now."""
 _OF_FIELDS: Final = {"asctime": 0, "strftime": 1}
-"""Functions of ``time`` that take the fields of a time, and now if there are none, with their place."""
+"""Functions of ``time`` with optional fields of a time, by default now, and their position."""
 _CLOCKS_OF_DAY: Final = ("CLOCK_REALTIME", "CLOCK_TAI")
 _CLOCKS_OF_UPTIME: Final = ("CLOCK_MONOTONIC", "CLOCK_MONOTONIC_RAW", "CLOCK_BOOTTIME")
 
@@ -44,7 +44,7 @@ def _skewed(now: float) -> float:
 
 @contextmanager
 def virtual_time() -> Generator[None]:
-    """Let the module ``time`` follow Trio's clock, and ``datetime`` too where time-machine is installed.
+    """Make the module ``time`` follow Trio's clock, and ``datetime`` too where time-machine is installed.
 
     The time of day starts at :data:`EPOCH`, and is skewed on hosts that have a clock skew. ``time.perf_counter``,
     ``time.process_time`` and ``time.thread_time`` measure the program itself and stay real.
@@ -86,7 +86,8 @@ def virtual_time() -> Generator[None]:
         replacements["clock_gettime"] = of_clock("clock_gettime", of_day, monotonic)
         replacements["clock_gettime_ns"] = of_clock("clock_gettime_ns", of_day_ns, monotonic_ns)
     with ExitStack() as stack:
-        # First: it patches the C functions that it finds in the module, and corrupts memory if they are others.
+        # This comes first: time-machine patches the C functions in the module, and corrupts memory if they were
+        # replaced.
         if importlib.util.find_spec("time_machine") is not None:
             stack.enter_context(_virtual_datetime(of_day_ns))
         stack.enter_context(replaced(time, **replacements))
@@ -95,7 +96,7 @@ def virtual_time() -> Generator[None]:
 
 @contextmanager
 def _virtual_datetime(of_day_ns: Callable[[], int]) -> Generator[None]:
-    """Let ``datetime`` follow, and names that were imported from ``time`` and ``datetime`` before."""
+    """Make ``datetime`` follow, and names that were imported from ``time`` and ``datetime`` before."""
     import time_machine  # noqa: PLC0415 -- it is optional
 
     real_ns = time_machine.escape_hatch.time.time_ns
@@ -105,6 +106,6 @@ def _virtual_datetime(of_day_ns: Callable[[], int]) -> Generator[None]:
             return real_ns() if _virtual_now() is None else of_day_ns()
 
     with time_machine.travel(EPOCH, tick=False):
-        # It has no public way to follow another clock: its functions ask the last one of these.
+        # time-machine has no public API to follow another clock: its functions query the last of these.
         time_machine.traveller_stack[-1] = Follower(0, None, tick=False)
         yield

@@ -1,4 +1,4 @@
-"""Comparing runs of one scenario, also with one in a process of its own."""
+"""Comparing runs of one scenario, including a run in a separate process."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ NOT_PICKLED: Final = "a result that cannot be pickled"
 
 
 class NotDeterministicError(Exception):
-    """Two runs of one scenario with one seed were not the same."""
+    """Two runs of one scenario with one seed differ."""
 
 
 class ScriptHasBegunError(BaseException):
-    """A script that is loaded for its functions has come to its own ``sim.run``."""
+    """A script that was loaded for its functions has reached its own ``sim.run``."""
 
 
 @attrs.frozen
 class Outcome:
-    """What one run of a scenario came to."""
+    """The outcome of one run of a scenario."""
 
     result: object
     digest: str
@@ -40,7 +40,7 @@ class Outcome:
 
 
 def outcome_of(result: object, network: Network) -> Outcome:
-    """Return what a run came to."""
+    """Return the outcome of a run."""
     return Outcome(result, network.digest, tuple(network.trace.lines()))
 
 
@@ -48,9 +48,9 @@ def compare(first: Outcome, second: Outcome, where: str) -> None:
     """Raise NotDeterministicError if two runs differ.
 
     Args:
-      first: what the first run came to.
-      second: what the second one did.
-      where: where the second one ran, for the message.
+      first: the outcome of the first run.
+      second: the outcome of the second run.
+      where: where the second run was, for the message.
     """
     for one, other in zip_longest(first.lines, second.lines, fillvalue="nothing"):
         if one != other:
@@ -74,7 +74,7 @@ def _are_same(one: object, other: object) -> bool:
 
 
 def outcome_elsewhere(scenario: object, args: tuple[Any, ...], settings: object) -> Outcome | None:
-    """Return what a run in a process with another PYTHONHASHSEED comes to; ``None`` if the scenario cannot be imported
+    """Return the outcome of a run in a process with another PYTHONHASHSEED; ``None`` if the scenario cannot be imported
     there.
 
     Raises:

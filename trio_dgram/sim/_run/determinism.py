@@ -1,4 +1,4 @@
-"""What makes a run the same every time: Trio's order of tasks, time, threads, and randomness."""
+"""Deterministic runs: Trio's order of tasks, time, threads, and randomness."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .._values.replacing import replaced
 from .clocks import virtual_time
 
 Threads: TypeAlias = Literal["inline", "refuse"]
-"""What becomes of the threads of a scenario."""
+"""The treatment of threads that a scenario starts."""
 
 _lock: Final = threading.RLock()
 
@@ -25,7 +25,7 @@ _lock: Final = threading.RLock()
 def deterministic(
     seed: Seed, *, fake_time: bool = True, fake_randomness: bool = True, threads: Threads = "inline"
 ) -> Generator[None]:
-    """Make a Trio run on a ``MockClock`` the same every time: the order of its tasks, threads, and on request time and
+    """Make a Trio run on a ``MockClock`` deterministic: the order of its tasks, threads, and on request time and
     randomness.
 
     Raises:
@@ -51,7 +51,7 @@ def deterministic(
 
 @contextmanager
 def seeded_randomness(seed: Seed) -> Generator[None]:
-    """Let ``random``, ``os.urandom``, ``os.getrandom``, ``secrets`` and ``uuid`` return what follows from ``seed``."""
+    """Derive ``random``, ``os.urandom``, ``os.getrandom``, ``secrets`` and ``uuid`` from ``seed``."""
     source = stream(seed, "os.urandom")
 
     def urandom(size: int, /) -> bytes:
@@ -60,7 +60,7 @@ def seeded_randomness(seed: Seed) -> Generator[None]:
     def getrandom(size: int, flags: int = 0) -> bytes:  # noqa: ARG001 -- the signature of os.getrandom
         return source.randbytes(size)
 
-    # secrets and SystemRandom ask for it by the name in random; uuid1 would ask the C library and the network card.
+    # secrets and SystemRandom use the name in random; uuid1 would query the C library and the network card.
     patches: list[tuple[Any, dict[str, Any]]] = [
         (os, {"urandom": urandom}),
         (random, {"_urandom": urandom}),

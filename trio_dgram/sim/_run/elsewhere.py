@@ -1,4 +1,4 @@
-"""The process that runs a scenario once more, with another hash seed."""
+"""The process that repeats a scenario with another hash seed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .running import run_once
 
 
 def answer() -> None:  # pragma: no cover -- in a process of its own
-    """Run the scenario that the standard input names, and write its outcome to the standard output."""
-    # What the scenario prints is not part of the answer.
+    """Run the scenario named on standard input, and write its outcome to standard output."""
+    # The output of the scenario must not mix with the answer.
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
         main, job = pickle.load(sys.stdin.buffer)  # noqa: S301 -- from a process of this program
@@ -47,7 +47,7 @@ def _pickled(outcome: Outcome) -> bytes:
 
 
 def _load_main(path: str) -> None:
-    """Run a script as far as its first ``sim.run``, and let it be the main module."""
+    """Run a script up to its first ``sim.run``, as the main module."""
     spec = importlib.util.spec_from_file_location("__trio_dgram_check__", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python module")

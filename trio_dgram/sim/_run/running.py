@@ -1,4 +1,4 @@
-"""Running a scenario on a simulated network, in virtual time, the same every time."""
+"""Running a scenario on a simulated network, in virtual time, deterministically."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """How a scenario is run; :func:`run` tells what each means."""
+    """The settings of a run, documented at :func:`run`."""
 
     seed: Seed
     time_limit: float = TIME_LIMIT
@@ -61,43 +61,43 @@ def run(
     timer_slack: float = TIMER_SLACK,
     threads: Threads = "inline",
 ) -> T:
-    """Run ``scenario(network, *args)`` to its end and return what it returns.
+    """Run ``scenario(network, *args)`` to its end and return its result.
 
     Time is virtual: it stands still while a task runs, and jumps when all of them wait. The order in which tasks run,
-    and everything random on the network, follows from ``seed``.
+        and all randomness on the network, derive from ``seed``.
 
     Args:
-      scenario: an async function that takes a :class:`Network` first.
-      args: what else it takes.
-      seed: what everything random follows from; ``None`` for the test's under pytest, and for 0 elsewhere.
-      time_limit: how long it may take, in virtual seconds.
+      scenario: an async function whose first argument is the :class:`Network`.
+      args: its other arguments.
+      seed: the seed of all randomness; ``None`` for that of the test under pytest, and for 0 elsewhere.
+      time_limit: the longest duration, in virtual seconds.
       check: whether to run it twice here, and once in a process with another hash seed if ``scenario`` and ``args`` can
         be imported and pickled there, and compare: results, records and digests. All records are kept meanwhile.
-      payload: whether the digest covers the payloads, too.
-      trace_limit: how many records the trace keeps; ``None`` for all.
-      fake_time: whether the time of the modules ``time`` and ``datetime`` is virtual; the year begins when the scenario
-        does. For ``datetime``, and names imported from either before, install the extra ``sim``.
-      fake_randomness: whether ``random``, ``secrets``, ``os.urandom``, ``os.getrandom`` and ``uuid`` follow from
-        ``seed``. What draws randomness in C, such as OpenSSL, does not.
-      passes: how often tasks may run in one instant of virtual time.
-      quiet_limit: how long the scenario's own task may wait without a deadline of its own while other tasks run, in
+      payload: whether the digest includes the payloads.
+      trace_limit: the most records that the trace keeps; ``None`` for all.
+      fake_time: whether the time of the modules ``time`` and ``datetime`` is virtual; the scenario begins at the start
+        of a year. For ``datetime``, and names imported from either before, install the extra ``sim``.
+      fake_randomness: whether ``random``, ``secrets``, ``os.urandom``, ``os.getrandom`` and ``uuid`` derive from
+        ``seed``. Randomness drawn in C, such as by OpenSSL, does not.
+      passes: the most scheduler passes in one instant of virtual time.
+      quiet_limit: the longest wait of the scenario's own task without a deadline of its own while other tasks run, in
         virtual seconds.
       timer_slack: how late a sleeping task wakes, in seconds, as everywhere else. Deliveries are exact.
       threads: ``"inline"`` runs the functions of ``trio.to_thread.run_sync`` at once, where a thread would start; one
         that waits for another task deadlocks. ``"refuse"`` raises :exc:`ThreadStartedError`.
 
     Raises:
-      StuckError: if it waits for what will never happen, waits longer than ``quiet_limit``, or runs on and on while
-        time stands still.
-      ThreadStartedError: if it starts a thread, which ``threads`` refuses.
+      StuckError: if it waits for an event that cannot happen, waits longer than ``quiet_limit``, or runs without end
+        while time stands still.
+      ThreadStartedError: if it starts a thread with ``threads="refuse"``.
       NotDeterministicError: if ``check`` finds a difference.
       trio.TooSlowError: if it takes longer than ``time_limit``.
       RuntimeError: if another thread runs a simulated network.
 
-    The errors that end a run list every waiting task and socket. They hold against tasks that are shielded or swallow
-    ``Cancelled``: their waits fail, and in the end they are abandoned and never run again. What the scenario raises
-    leaves it as it is, what tasks of hosts raise in an exception group; a note tells the seed, the digest, and the end
-    of the story.
+    The errors that end a run list every waiting task and socket. They also end tasks that are shielded or swallow
+    ``Cancelled``: their waits fail, and in the end they are abandoned and never run again. Exceptions of the scenario
+    propagate unchanged, those of tasks on hosts in an exception group; a note contains the seed, the digest, and the
+    end of the story.
     """
     stop_loading()
     _check_scenario(scenario)
@@ -147,7 +147,7 @@ def run_once(scenario: Callable[..., Awaitable[T]], args: tuple[Any, ...], setti
         try:
             return trio.run(_run, scenario, args, settings, watches, clock=clock)
         except (Exception, BaseExceptionGroup, TaskEndedError) as error:
-            # Beside the failure, what the tasks raise that it ends is of no interest.
+            # Discard the exceptions of tasks that the failure has ended.
             for watch in watches:
                 if watch.failure is not None:
                     raise watch.failure from None
@@ -174,7 +174,7 @@ async def _run(
             quiet_limit=settings.quiet_limit,
         )
         watches.append(watch)
-        # To the end of the run: tasks of hosts may not end when the network is closed.
+        # Until the end of the run: tasks of hosts may outlive the network.
         trio.lowlevel.add_instrument(watch)
         with scope:
             try:

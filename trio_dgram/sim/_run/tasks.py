@@ -8,7 +8,7 @@ import trio
 
 
 def all_tasks() -> Iterator[trio.lowlevel.Task]:
-    """Go through the tasks of this run, Trio's own too."""
+    """Iterate over the tasks of this run, including Trio's own."""
     root = trio.lowlevel.current_root_task()
     to_visit = [root] if root is not None else []
     while to_visit:

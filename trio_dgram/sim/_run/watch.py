@@ -1,4 +1,4 @@
-"""Ending runs that never end by themselves."""
+"""Ending runs that would never end by themselves."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from .._network.trio_internals import end_task, outlives_its_cancellation
 from .tasks import all_tasks
 
 TIME_LIMIT: Final = 86_400.0
-"""How long a scenario may take unless another limit is given, in virtual seconds: a day."""
+"""The default time limit of a scenario, in virtual seconds: a day."""
 PASSES: Final = 100_000
-"""How often tasks may run in one instant of virtual time."""
+"""The most scheduler passes in one instant of virtual time."""
 QUIET_LIMIT: Final = 3600.0
-"""How long the scenario's own task may wait without a deadline, in virtual seconds."""
+"""The longest wait of the scenario's own task without a deadline, in virtual seconds."""
 _GRACE: Final = 10_000
-"""How many passes of Trio's scheduler cancelled tasks have to end."""
+"""The scheduler passes in which cancelled tasks must end."""
 _LAST: Final = 100
-"""How many more they have to end once their waits fail."""
+"""The further passes in which they must end once their waits fail."""
 _PATIENCE: Final = 1.0
-"""How long something outside may take to happen, such as a real descriptor becoming readable, in real seconds."""
+"""The longest wait for an outside event, such as a real descriptor becoming readable, in real seconds."""
 _BETWEEN_LOOKS: Final = 16
 _PACKAGES: Final = (str(Path(trio.__file__).parent), str(Path(__file__).parents[2]))
 
 
 class StuckError(Exception):
-    """A scenario waits for what will never happen, or goes round in circles while no time passes."""
+    """A scenario waits for an event that cannot happen, or loops without end while no time passes."""
 
 
 class Watch(trio.abc.Instrument):
     """Ends a run that will never end by itself.
 
-    Rule 1: what is wrong is noticed between two passes of Trio's scheduler; then the run is cancelled.
-    Rule 2: tasks that have not ended :data:`_GRACE` passes later, since they are shielded or swallow ``Cancelled``,
-        raise TaskEndedError wherever they wait.
+    Rule 1: a failure is detected between two passes of Trio's scheduler; then the run is cancelled.
+    Rule 2: tasks that have not ended :data:`_GRACE` passes later, because they are shielded or swallow ``Cancelled``,
+    raise TaskEndedError where they wait.
     Rule 3: tasks that swallow that, too, are abandoned :data:`_LAST` passes later: Trio's run ends with
         TrioInternalError, whose cause is the failure.
 
     Args:
-      network: the network it is on.
-      end: what to call then.
-      time_limit: when it has to be over, in seconds since the network was opened.
-      passes: how often tasks may run in one instant of virtual time.
+      network: the network of the run.
+      end: called to cancel the run.
+      time_limit: the latest end of the run, in seconds since the network was opened.
+      passes: the most scheduler passes in one instant of virtual time.
       task: the scenario's own task, if the run is for it alone; ``None`` to allow it to wait for ever while others run.
-      quiet_limit: how long that may wait without a deadline, in virtual seconds.
+      quiet_limit: the longest wait of that task without a deadline, in virtual seconds.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Watch(trio.abc.Instrument):
             self._quiet_since = trio.current_time() if trio.current_effective_deadline() == math.inf else math.inf
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 -- Trio's signature
-        """Look whether anything can still happen."""
+        """Check whether any event can still happen."""
         if self.failure is not None:
             self._grace -= 1
             if self._grace == 0:
@@ -103,25 +103,25 @@ class Watch(trio.abc.Instrument):
             self._check_limits(now)
             return
         self._left -= 1
-        # Not each time: a run that is stuck stays so.
+        # Checking at intervals suffices: a run that is stuck stays stuck.
         if self._left % _BETWEEN_LOOKS == 0:
-            self._look(now)
+            self._check(now)
 
     def _check_limits(self, now: float) -> None:
-        # Not by a deadline: then there would always be one left.
+        # A deadline would not do: the run could then never be found without one.
         if self.network.time > self._time_limit:
             self._fail(trio.TooSlowError(f"the scenario takes longer than {self._time_limit} s\n{self._waiting()}"))
         elif now - self._quiet_since > self._quiet_limit:
             self._fail(
                 StuckError(
                     f"the scenario has waited for {self._quiet_limit} s without a deadline of its own, while others "
-                    f"run; if that is as it should be, raise quiet_limit\n{self._waiting()}"
+                    f"run; if that is intended, raise quiet_limit\n{self._waiting()}"
                 )
             )
 
-    def _look(self, now: float) -> None:
+    def _check(self, now: float) -> None:
         if self._left <= 0:
-            self._fail(StuckError(f"tasks run on and on while time stands still at {now:.6f} s\n{self._waiting()}"))
+            self._fail(StuckError(f"tasks run without end while time stands still at {now:.6f} s\n{self._waiting()}"))
             return
         statistics = trio.lowlevel.current_statistics()
         if (
@@ -158,12 +158,12 @@ class Watch(trio.abc.Instrument):
         self._end()
 
     def scenario_ended(self) -> None:
-        """Watch on, but without the scenario's own task."""
+        """Continue to watch, but without the scenario's own task."""
         self._task = None
         self._quiet_since = math.inf
 
     def _outliving_tasks(self) -> list[trio.lowlevel.Task]:
-        # Trio's own task ends last, after what it does for its run. In a run that is not the scenario's alone, such as
+        # Trio's own task ends last, after its work for the run. In a run that is not the scenario's alone, such as
         # that of a test with fixtures, only tasks of hosts are known to be the program's.
         root = trio.lowlevel.current_root_task()
         return [
@@ -181,7 +181,7 @@ class Watch(trio.abc.Instrument):
             def current_time() -> NoReturn:
                 raise failure
 
-            # An exception in the clock is the only one that ends Trio's loop whatever its tasks do.
+            # Only an exception in the clock ends Trio's loop regardless of its tasks.
             setattr(trio.lowlevel.current_clock(), "current_time", current_time)  # noqa: B010 -- a method
 
 
@@ -198,10 +198,10 @@ async def guard(
     quiet_limit: float = QUIET_LIMIT,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
-    """Raise what is wrong once the run of ``network`` will never end by itself. See :class:`Watch`."""
+    """Raise the failure if the run of ``network`` will never end by itself. See :class:`Watch`."""
     failed = trio.Event()
     watch = Watch(network, failed.set, time_limit=time_limit, passes=passes, task=task, quiet_limit=quiet_limit)
-    # To the end of the run: tasks of hosts may not end when the network is closed.
+    # Until the end of the run: tasks of hosts may outlive the network.
     trio.lowlevel.add_instrument(watch)
     task_status.started()
     await failed.wait()
@@ -209,7 +209,7 @@ async def guard(
 
 
 def waiting_in(network: Network) -> str:
-    """Return which tasks wait where, and the table of sockets."""
+    """Return the waiting tasks with their positions, and the table of sockets."""
     sockets = [f"  {line}" for line in network.netstat().splitlines()]
     return "\n".join(["Tasks:", describe_tasks(all_tasks()), "Sockets:", *sockets])
 
@@ -225,7 +225,7 @@ def describe_tasks(tasks: Iterable[trio.lowlevel.Task]) -> str:
 
 
 def _place_of(task: trio.lowlevel.Task) -> str | None:
-    """Return the innermost line of a program's own that a task is at, ``None`` where it is none of the program's."""
+    """Return the innermost line of the program at which a task waits, ``None`` without one."""
     place = None
     for frame, line in task.iter_await_frames():
         code = frame.f_code

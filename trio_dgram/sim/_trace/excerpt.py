@@ -1,8 +1,8 @@
-"""What texts and pictures show of a trace: its end, in the order of sending, with repetitions folded.
+"""The part of a trace that texts and pictures show: its end, in the order of sending, with repetitions folded.
 
-Rule 1: a block of entries repeats where it comes again with the same hosts, ports, fates and words, and each number in
-    the words grows by the same amount each time. The order within a block does not matter.
-Rule 2: of three repetitions and more the first and the last are shown.
+Rule 1: a block of entries is a repetition if it has the same hosts, ports, fates and words, and each number in the
+words grows by the same amount each time. The order within a block does not matter.
+Rule 2: of three or more repetitions the first and the last are shown.
 Rule 3: notes are never folded.
 """
 
@@ -41,7 +41,7 @@ class Fold(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What is said instead of them."""
+        """The text in their place."""
         these = "this datagram" if self.block == 1 else f"these {self.block} datagrams"
         times = self.datagrams // self.block
         return f"{these} again, {times} time{'' if times == 1 else 's'}, until {self.until:.6f} s"
@@ -51,11 +51,11 @@ Entry: TypeAlias = Record | Note | Fold
 
 
 class Excerpt(NamedTuple):
-    """What is shown of a trace."""
+    """The shown part of a trace."""
 
     entries: Sequence[Entry] = ()
     omitted: int = 0
-    """How many datagrams before them are left out."""
+    """The number of datagrams before them that are left out."""
     down: frozenset[str] = frozenset()
     """The hosts that are down when it begins."""
     hosts: Sequence[str] = ()
@@ -63,7 +63,7 @@ class Excerpt(NamedTuple):
 
     @property
     def datagrams(self) -> int:
-        """How many datagrams it covers, those included that are folded."""
+        """The number of datagrams that it covers, including folded ones."""
         return sum(entry.datagrams if isinstance(entry, Fold) else isinstance(entry, Record) for entry in self.entries)
 
 
@@ -75,14 +75,14 @@ def excerpt(
     rows: int | None = None,
     rows_of_record: int = 1,
 ) -> Excerpt:
-    """Return what is shown of a trace.
+    """Return the shown part of a trace.
 
     Args:
-      records: what became of each packet.
-      notes: what else happened.
-      payloads: puts payloads into words.
+      records: the fates of the packets.
+      notes: the other events.
+      payloads: decodes payloads into text.
       rows: the size of the excerpt; None for everything, unfolded.
-      rows_of_record: the rows that a record takes; all else takes one.
+      rows_of_record: the rows of a record; every other entry has one.
     """
     words = payloads or Payloads()
     for record in records:
@@ -134,7 +134,7 @@ def _down_after(notes: Iterable[Note]) -> frozenset[str]:
 # Folding
 
 _Key: TypeAlias = tuple[int, tuple[int, ...]]
-"""A number for what must be equal, and the numbers that may grow."""
+"""A number for the parts that must be equal, and the numbers that may grow."""
 
 
 def _keys(entries: Sequence[Entry], payloads: Payloads) -> list[_Key | None]:
@@ -180,7 +180,7 @@ def _fold(records: Sequence[Record], block: int) -> Fold:
 
 
 def _longest_repetition(keys: Sequence[_Key | None], place: int) -> tuple[int, int]:
-    """Return the size of the block at ``place`` that covers most by its repetitions, and how many there are."""
+    """Return the size of the block at ``place`` whose repetitions cover most entries, and the number of repetitions."""
     best = (1, 1)
     for size in range(1, _LONGEST_BLOCK + 1):
         times = _repetitions(keys, place, size)
@@ -211,6 +211,6 @@ def _repetitions(keys: Sequence[_Key | None], place: int, size: int) -> int:
 
 
 def _block(keys: Sequence[_Key | None], place: int, size: int) -> list[_Key] | None:
-    """Return the keys of a block in an order of their own; None where it has a note, or the entries end."""
+    """Return the keys of a block in a canonical order; None if it has a note, or the entries end."""
     block = sorted(filter(None, keys[place : place + size]))
     return block if len(block) == size else None

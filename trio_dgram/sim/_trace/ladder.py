@@ -1,7 +1,7 @@
 """The trace as a picture: hosts as columns, datagrams as arrows between them, time downwards (SVG).
 
-Only elements and attributes that every renderer knows are used: no style sheet, no markers, and white behind texts in
-place of outlines. Classes are for those who style the picture themselves.
+Only elements and attributes that every renderer supports are used: no style sheet, no markers, and a white background
+behind texts in place of outlines. Classes allow programs to style the picture.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ ROWS_OF_RECORD: Final = 2
 """A datagram has a row for its sending and one for its end."""
 
 _MARGIN: Final = 8
-"""Around everything, in pixels, as are all lengths here."""
+"""The margin around everything, in pixels, as are all lengths here."""
 _LEFT: Final = 110
-"""For the times, at least."""
+"""The smallest width for times."""
 _TOP: Final = 92
-"""For names and addresses."""
+"""The height for names and addresses."""
 _NARROWEST, _WIDEST = 330, 560
-"""How far one host is from the next, depending on what is to be written between them."""
+"""The distance between hosts, depending on the texts between them."""
 _ALL_COLUMNS, _NARROWEST_OF_MANY = 4000, 120
-"""How wide all columns together are at most, unless there are so many that each would be narrower than this."""
+"""The largest width of all columns together, unless there are so many that each would be narrower than this."""
 _ROW: Final = 22
-"""Between two events: enough for what is written above one and beside the other."""
+"""The distance between two events: space for the text above one and beside the other."""
 _BREAK: Final = 26
-"""What a long silence adds to that."""
+"""The additional distance for a long silence."""
 _LONG: Final = 8
-"""A silence is long that lasts so many times as long as the usual one."""
+"""A silence is long if it lasts so many times as long as the usual one."""
 _LINE: Final = 15
 """Between two addresses of a host."""
 _MOST_ADDRESSES: Final = 2
 _DROPPED_AT: Final = 0.45
-"""How far on its way one ends that was dropped or is in flight: the reason has the rest."""
+"""The fraction of its arrow that is drawn for a datagram dropped or in flight; the reason has the rest."""
 _LOOP: Final = 34
-"""How far one goes away that a host sends to itself."""
+"""The length of the arrow of a datagram that a host sends to itself."""
 _CROSS: Final = 5
 _BESIDE_CROSS: Final = 2 * _CROSS
 _HEAD, _HALF_HEAD = 9, 4
@@ -53,7 +53,7 @@ _HEAD, _HALF_HEAD = 9, 4
 _DOT: Final = 4
 """The radius of the dot at a note."""
 _NOTE_ROOM: Final = 700
-"""How much is written of a note at most."""
+"""The most characters shown of a note."""
 
 _CHARACTER: Final = 7.2
 """The width of a character, on average, in fonts that are rather wide."""
@@ -81,21 +81,21 @@ _TEXTS: Final = {
 """The look of texts, by class."""
 
 _SENT, _ARRIVED, _AT_ONCE = 1, 0, 2
-"""What comes first of what happens at one time: what arrives, then what is sent or noted, then what arrives at once."""
+"""The order of events at one time: arrivals, then sends and notes, then arrivals without delay."""
 
 
 def ladder(excerpt: Excerpt, payloads: Payloads | None = None) -> str:
     """Return the picture as an SVG document.
 
-    Each event has a row of its own, so that what is written never covers something else; where time passes without
-    any, the rows are closer than their times, and a long silence is marked with how long it lasts. What is too long
-    to be written whole is shown whole where a pointer rests on it. The column of a host is dashed while it is down.
+    Each event has a row of its own, so that texts never cover anything else; while nothing happens, the rows are closer
+    than their times, and a long silence is marked with its duration. A truncated text is shown in full under the
+    pointer. The column of a host is dashed while it is down.
     """
     return _Picture(excerpt, payloads or Payloads()).draw()
 
 
 class _Label(NamedTuple):
-    """Something written: ``room`` is how much there is for it."""
+    """A text: ``room`` is the space for it."""
 
     x: int
     y: int
@@ -106,12 +106,12 @@ class _Label(NamedTuple):
 
     @property
     def width(self) -> float:
-        """How wide it is at most."""
+        """Its largest width."""
         return min(self.room, len(self.text) * (_BOLD_CHARACTER if self.kind == "violation" else _CHARACTER))
 
     @property
     def right(self) -> float:
-        """How far it goes to the right at most."""
+        """The largest x coordinate that it reaches."""
         return self.x + (self.width if self.direction > 0 else 0)
 
     def draw(self) -> Iterator[str]:
@@ -140,7 +140,7 @@ class _Picture:
         self._columns = {name: left + number * self._column for number, name in enumerate(headings)}
         self._first_column = left
         labels = (label for numbered in enumerate(self._records) for label in self._labels(*numbered))
-        # Duplicates are sent once, and copies for a group: the farthest receiver leaves most room.
+        # Duplicates, and copies to a group, are sent once: the farthest receiver leaves the most space.
         written = {(label.x, label.y, label.direction): label for label in sorted(labels, key=lambda each: each.room)}
         self._written = [*written.values(), *self._notes()]
         rightmost = max(self._columns.values(), default=left) + widths[-1] / 2
@@ -160,7 +160,7 @@ class _Picture:
         for number, record in enumerate(self._records):
             title = f"#{record.packet.number} {about(record.packet, self._payloads)}, {outcome(record)}"
             lines += [f'<g class="datagram"><title>{escape(title)}</title>', *self._draw_arrow(number, record), "</g>"]
-        # No arrow strikes through what is written on top of them all.
+        # Texts are drawn last, so that no arrow crosses them.
         lines += [line for label in self._written for line in label.draw()]
         return "\n".join([*lines, "</svg>", ""])
 
@@ -193,7 +193,7 @@ class _Picture:
                 yield _text("faint", x, 42 + number * _LINE, address, "middle")
 
     def _times_down(self, host: str, top: int, bottom: int) -> Iterator[tuple[int, int]]:
-        """Yield from where to where the column of a host is dashed."""
+        """Yield the ranges of y in which the column of a host is dashed."""
         begin = top if host in self._excerpt.down else None
         for number, entry in enumerate(self._others):
             if not isinstance(entry, Note) or entry.host != host:
@@ -249,7 +249,7 @@ class _Picture:
     # Datagrams
 
     def _ends(self, number: int, record: Record) -> tuple[int, int, int, int]:
-        """Return where the arrow of a record begins and ends: x and y, x and y."""
+        """Return the start and the end of a record's arrow: x and y, x and y."""
         begin, end = self._columns[record.packet.sender], self._columns[record.receiver]
         if record.fate != "delivered":
             end = begin + round((end - begin) * _DROPPED_AT) if end != begin else begin + _LOOP
@@ -329,7 +329,7 @@ def _room_for_reason(column: int) -> int:
 
 
 def _headings(records: Sequence[Record], others: Sequence[Note | Fold], hosts: Sequence[str]) -> dict[str, list[str]]:
-    """Return the name of each host that is shown, and after it the addresses that it is known to have."""
+    """Return the name of each shown host, with its known addresses."""
     names = {name for record in records for name in (record.packet.sender, record.receiver)}
     names.update(entry.host for entry in others if isinstance(entry, Note) and entry.host)
     addresses: dict[str, dict[str, None]] = {name: {} for name in hosts if name in names}
@@ -338,7 +338,7 @@ def _headings(records: Sequence[Record], others: Sequence[Note | Fold], hosts: S
         if record.fate == "delivered":
             found.append((record.receiver, record.packet.destination.host))
         for name, host in found:
-            # Others have the address of a group too.
+            # A multicast or broadcast address belongs to other hosts too.
             if kind_of(host) == "unicast":
                 addresses[name][host] = None
     return {name: [shown(name), *_few(list(own))] for name, own in addresses.items()}
@@ -359,7 +359,7 @@ def _short_heading(lines: Sequence[str], room: int) -> list[str]:
     return [_fitted(title, room, _BOLD_CHARACTER), *addresses]
 
 
-# When what happens
+# Times of events
 
 _Event = tuple[float, int, float, float, int]
 
@@ -371,7 +371,7 @@ def _sending(_: int, record: Record) -> _Event:
 
 def _ending(number: int, record: Record) -> _Event:
     kind = _ARRIVED if record.at > record.packet.sent_at else _AT_ONCE
-    # Of several to a group the one for the farthest column comes first, lest they lie in one line.
+    # Of the copies to a group the farthest comes first, so that their arrows do not overlap.
     return record.at, kind, record.packet.number, record.packet.sent_at, -number
 
 
@@ -382,9 +382,9 @@ def _other(number: int, entry: Note | Fold) -> _Event:
 
 class _Layout(NamedTuple):
     rows: dict[_Event, int]
-    """How far down each event is."""
+    """The y coordinate of each event."""
     texts: list[tuple[str, int]]
-    """What is written at the side: when it is, and how long nothing happens."""
+    """The texts at the side: times, and durations of silences."""
     silences: list[int]
     bottom: int
 
@@ -393,7 +393,7 @@ def _lay_out(records: Sequence[Record], others: Sequence[Note | Fold], *, is_cut
     found = {event(*record) for record in enumerate(records) for event in (_sending, _ending)}
     events = sorted(found.union(_other(*entry) for entry in enumerate(others)))
     ends = {_other(number, entry): entry.until for number, entry in enumerate(others) if isinstance(entry, Fold)}
-    # What happens at the same time says nothing of what is usual.
+    # Events at the same time do not count towards the usual silence.
     gaps = sorted(gap for one, other in pairwise(events) if (gap := other[0] - ends.get(one, one[0])) > 0)
     long = _LONG * gaps[len(gaps) // 2] if gaps else 0.0
     top = _TOP + (_ROW if is_cut else 0)

@@ -47,10 +47,10 @@ def sequence_diagram(excerpt: Excerpt, payloads: Payloads | None = None) -> str:
 
 
 def _name(host: str) -> str:
-    # A name that begins with "wrap:" would lose that, which is an order there.
+    # Mermaid removes a leading "wrap:", which is a directive there.
     return _escaped(shown(host)).replace(":", "#58;")
 
 
 def _escaped(text: str) -> str:
-    # What has a meaning in Mermaid is written as the number of its character, and so is what ends a line.
+    # Characters with a meaning in Mermaid, and line ends, are escaped by their numbers.
     return re.sub(r"[^\w .,:/()\[\]+-]", lambda found: f"#{ord(found.group())};", text)

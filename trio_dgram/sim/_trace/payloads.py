@@ -1,4 +1,4 @@
-"""What payloads say: by the program's own functions, as text, as a well-known protocol, or in hexadecimal."""
+"""Payloads in words: by the program's own functions, as text, as a well-known protocol, or in hexadecimal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CONTROLS: Final = frozenset("\r\n\t")
 
 
 class Payloads:
-    """Puts payloads into words."""
+    """Decodes payloads into text."""
 
     def __init__(self) -> None:
         self._functions: dict[int, Callable[[bytes], object]] = {}
@@ -23,11 +23,11 @@ class Payloads:
         """The pairs of addresses between which a QUIC connection was opened."""
 
     def decode(self, port: int, function: Callable[[bytes], object]) -> None:
-        """Let ``function`` put the payloads to and from a port into words."""
+        """Decode the payloads to and from a port with ``function``."""
         self._functions[port] = function
 
     def describe(self, packet: Packet) -> str:
-        """Return what the payload of a datagram says, on one line; an empty text for an empty one."""
+        """Return the payload of a datagram in words, on one line; an empty text for an empty one."""
         payload = packet.payload
         if not payload:
             return ""
@@ -42,18 +42,18 @@ class Payloads:
     def _as_quic(self, packet: Packet) -> str:
         ends = frozenset({packet.source, packet.destination})
         if ends in self._quic:
-            # Only the flow tells that this is QUIC: the header is one byte and an ID without a length.
+            # Only the flow identifies QUIC here: the short header is one byte and an ID without a length.
             return name_of(packet.payload, (quic_short,))
         return ""
 
     def learn(self, packet: Packet) -> None:
-        """Remember the flows of QUIC, whose later packets have no header to know them by."""
+        """Remember the flows of QUIC, whose later packets have short headers only."""
         if packet.payload and packet.payload[0] >> 6 == 3 and name_of(packet.payload).startswith("QUIC"):
             self._quic.add(frozenset({packet.source, packet.destination}))
 
 
 def one_line(text: str) -> str:
-    """Return a text on one line, with escapes for what does not print."""
+    """Return a text on one line, with unprintable characters escaped."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

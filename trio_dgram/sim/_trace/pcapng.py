@@ -20,22 +20,22 @@ _NANOSECONDS: Final = b"\x09"
 """if_tsresol: ten to the minus ninth of a second."""
 _DONT_FRAGMENT: Final = 0x4000
 _QUOTED: Final = {False: 8, True: 1192}
-"""How many bytes after its IP header an ICMP message quotes at most, by whether it is ICMPv6 (RFC 792, RFC 4443)."""
+"""The most bytes after its IP header that an ICMP message quotes, by whether it is ICMPv6 (RFC 792, RFC 4443)."""
 
 
 def write_pcapng(
     path: str | os.PathLike[str], records: Iterable[Record], opened_at: float = 0.0, notes: Sequence[Note] = ()
 ) -> None:
-    """Write a capture of all hosts: each packet when it left one, and again when it came to another.
+    """Write a capture of all hosts: each packet when it leaves a host, and again when it arrives at another.
 
-    The format has no place for notes between packets. They are in the comment of the packet before them, where there is
-    one at their host.
+    The format has no place for notes between packets. A note is in the comment of the packet before it, of its own host
+    if possible.
 
     Args:
-      path: where to.
-      records: what is to be written.
+      path: the path of the file.
+      records: the records to write.
       opened_at: the time of day when the network was opened, as a Unix time.
-      notes: what else happened.
+      notes: the other events.
 
     Raises:
       ImportError: if python-pcapng is not installed.
@@ -48,7 +48,7 @@ def write_pcapng(
         raise ImportError("captures are written with python-pcapng: pip install trio_dgram[capture]") from None
 
     with open(path, "wb") as file, warnings.catch_warnings():  # noqa: PTH123 -- any path-like does
-        # python-pcapng warns of its own way of declaring if_tsresol.
+        # python-pcapng warns about its own declaration of if_tsresol.
         warnings.simplefilter("ignore", DeprecationWarning)
         _write(pcapng.FileWriter, blocks, file, _annotated(_sightings(records), notes), opened_at)
 
@@ -77,17 +77,17 @@ def _write(writer_of: Any, blocks: Any, file: BinaryIO, sightings: Sequence[_Sig
 
 
 def _nanoseconds(opened_at: float, at: float) -> int:
-    # Each for itself: a float has no room for nanoseconds since 1970.
+    # Convert both numbers separately: a float cannot hold nanoseconds since 1970.
     return int(opened_at) * 1_000_000_000 + round((opened_at % 1 + at) * 1_000_000_000)
 
 
 _Sighting: TypeAlias = tuple[float, str, Packet, str]
-"""When and where a packet is seen, and its comment."""
+"""The time and host at which a packet is captured, and its comment."""
 
 
 def _annotated(sightings: list[_Sighting], notes: Sequence[Note]) -> list[_Sighting]:
     """Return sightings in the order of their times, with each note in the comment of the last one before it at its
-    host; if there is none, of the last one before it at all, or of the first one."""
+    host; without one, of the last one before it at any host, or of the first one."""
     ordered = sorted(sightings, key=lambda sighting: sighting[0])
     times = [at for at, *_ in ordered]
     for note in notes if ordered else ():
@@ -103,14 +103,14 @@ def _line(note: Note) -> str:
 
 
 def _sightings(records: Iterable[Record]) -> list[_Sighting]:
-    """Return when and where each packet is seen, and what there is to be said of it."""
-    # It leaves once, also for several receivers and with the duplicates that are made on the way.
+    """Return the sightings of each packet, with comments."""
+    # A packet leaves once, also for several receivers and with duplicates that are made on the path.
     sent: dict[int, list[Record]] = {}
     for record in records:
         sent.setdefault(record.packet.number, []).append(record)
     found: list[_Sighting] = []
     for copies in sent.values():
-        # One that is broken broke on the way, if another is not.
+        # A corrupted copy was corrupted on the path if another copy is intact.
         packet = next((record.packet for record in copies if not record.packet.broken), copies[0].packet)
         found.append((packet.sent_at, packet.sender, packet, _comment(copies)))
         found += [
@@ -122,7 +122,7 @@ def _sightings(records: Iterable[Record]) -> list[_Sighting]:
 
 
 def _comment(copies: list[Record]) -> str:
-    """Return what there is to be said of a packet when it leaves."""
+    """Return the comment of a packet that leaves."""
     words = [f"#{copies[0].packet.number}"]
     for record in copies:
         if record.fate == "dropped":
@@ -150,17 +150,17 @@ def _udp(packet: Packet) -> bytes:
     body = struct.pack("!HHHH", packet.source.port, packet.destination.port, length, 0) + packet.payload
     checksum = _checksum(_pseudo_header(packet, int(socket.IPPROTO_UDP), length) + body) or 0xFFFF
     if packet.broken:
-        # None at all, which is 0, would be right (RFC 768).
+        # A checksum of 0 means none and would pass (RFC 768).
         checksum = checksum ^ 0x5555 or 0xAAAA
     return body[:6] + struct.pack("!H", checksum) + body[8:]
 
 
 def _icmp(packet: Packet, report: Report) -> bytes:
-    # RFC 792, RFC 1191, RFC 4443: what it is about is quoted, IPv4 with the beginning of its datagram.
+    # RFC 792, RFC 1191, RFC 4443: the message quotes its packet, over IPv4 only the beginning of the datagram.
     ipv6 = packet.is_ipv6
     header = IPV6_HEADER if ipv6 else IPV4_HEADER
     quoted = encode(report.about)[: header + _QUOTED[ipv6]]
-    # The MTU is a number of four bytes, or of the latter two of them.
+    # The MTU has four bytes, or the latter two of them.
     body = struct.pack("!BBHI", report.type, report.code, 0, report.mtu) + quoted
     covered = (_pseudo_header(packet, int(socket.IPPROTO_ICMPV6), len(body)) if ipv6 else b"") + body
     return body[:2] + struct.pack("!H", _checksum(covered)) + body[4:]

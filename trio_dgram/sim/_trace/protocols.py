@@ -1,7 +1,7 @@
 """Well-known protocols by their first bytes.
 
-Each function names what a payload is, or returns an empty text. IndexError and struct.error mean that it is something
-else, too.
+Each function returns the name of a payload, or an empty text if it is something else; IndexError and struct.error mean
+the same.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _quic_integer(payload: bytes, place: int) -> tuple[int, int]:
 def _dns(payload: bytes) -> str:
     """Name a DNS message, where dnspython is installed."""
     questions, *others = struct.unpack_from("!4x4H", payload)
-    # Importing dnspython for each payload that is none would take longer than everything else.
+    # Exclude most other payloads first: dnspython is slow, its import above all.
     if questions > 8 or sum(others) > 256 or questions + sum(others) == 0:
         return ""
     try:
@@ -205,7 +205,7 @@ def _dns(payload: bytes) -> str:
 
 
 PROTOCOLS: Final[tuple[Callable[[bytes], str], ...]] = (_stun, _dtls, _quic, _coap, _dns)
-"""In the order in which they are tried: those that are hardest to mistake come first."""
+"""In the order of the attempts: the protocols that are hardest to mistake come first."""
 
 
 def name_of(payload: bytes, protocols: tuple[Callable[[bytes], str], ...] = PROTOCOLS) -> str:

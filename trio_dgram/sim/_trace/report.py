@@ -14,7 +14,7 @@ _LINES: Final = 30
 
 
 class FailureReport:
-    """What a person needs to understand a failure on a network. It ends with the first failure.
+    """The report that explains a failure on a network. It ends with the first failure.
 
     Args:
       seed: the seed of the network.

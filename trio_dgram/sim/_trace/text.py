@@ -13,7 +13,7 @@ from .payloads import Payloads, one_line
 _LONGEST_PAYLOAD: Final = 60
 """In characters."""
 _SIGNS: Final = {"note": "*", "violation": "!!"}
-"""What stands in the place of a number before a note; before faults it is an exclamation mark."""
+"""The mark in place of a number before a note; before faults it is an exclamation mark."""
 
 
 def story(shown: Excerpt, payloads: Payloads | None = None) -> str:
@@ -23,22 +23,22 @@ def story(shown: Excerpt, payloads: Payloads | None = None) -> str:
     with an asterisk, a fault with an exclamation mark, and a check that does not hold with two.
     """
     words = payloads or Payloads()
-    lines = [_cells(entry, words) for entry in shown.entries]
-    datagrams = [cells for cells in lines if len(cells) > _NOTE_CELLS]
-    early, few = (max((len(cells[column]) for cells in lines), default=0) for column in range(2))
+    rows = [_cells(entry, words) for entry in shown.entries]
+    datagrams = [cells for cells in rows if len(cells) > _NOTE_CELLS]
+    early, few = (max((len(cells[column]) for cells in rows), default=0) for column in range(2))
     ways, payload = (max((len(cells[column]) for cells in datagrams), default=0) for column in (2, 4))
-    # What ICMP reports is a sentence, and as wide as one the column would be empty most of the time.
+    # An ICMP report is a sentence; a column as wide would be empty most of the time.
     sizes = max((len(cells[3]) for cells in datagrams if not cells[3].startswith("ICMP")), default=0)
-    told = []
-    for time, number, text, *rest in lines:
+    lines = []
+    for time, number, text, *rest in rows:
         line = f"{time:>{early}}  {number:<{few}}  "
         if rest:
-            size, said, fate = rest
-            said = f"  {said:<{payload}}" if payload and not size.startswith("ICMP") else ""
-            told.append(f"{line}{text:{ways}}  {size:>{sizes}}{said}  {fate}")
+            size, payload_text, fate = rest
+            payload_text = f"  {payload_text:<{payload}}" if payload and not size.startswith("ICMP") else ""
+            lines.append(f"{line}{text:{ways}}  {size:>{sizes}}{payload_text}  {fate}")
         else:
-            told.append(line + text)
-    return "\n".join(told)
+            lines.append(line + text)
+    return "\n".join(lines)
 
 
 _NOTE_CELLS: Final = 3
@@ -52,12 +52,12 @@ def _cells(entry: Entry, payloads: Payloads) -> tuple[str, ...]:
         return f"{entry.at:.6f}", sign(entry), note_text(entry)
     packet = entry.packet
     ends = f"{_place(packet.sender, packet.source)} -> {_place(entry.receiver, packet.destination)}"
-    said = shortened(payloads.describe(packet))
-    return f"{packet.sent_at:.6f}", f"#{packet.number}", ends, contents(packet), said, outcome(entry)
+    payload_text = shortened(payloads.describe(packet))
+    return f"{packet.sent_at:.6f}", f"#{packet.number}", ends, contents(packet), payload_text, outcome(entry)
 
 
 def sign(note: Note) -> str:
-    """Return what stands before a note."""
+    """Return the mark before a note."""
     return _SIGNS.get(note.kind, "!")
 
 
@@ -72,32 +72,32 @@ def omitted_text(datagrams: int) -> str:
 
 
 def contents(packet: Packet) -> str:
-    """Return the size of a datagram, or what an ICMP message reports, in words."""
+    """Return the size of a datagram, or the report of an ICMP message, in words."""
     if packet.report is not None:
         return in_words(packet.report)
     return f"{len(packet.payload)} byte{'' if len(packet.payload) == 1 else 's'}"
 
 
 def about(packet: Packet, payloads: Payloads) -> str:
-    """Return the size of a datagram and its payload, or what an ICMP message reports, in words."""
-    said = "" if packet.report is not None else shortened(payloads.describe(packet))
-    return f"{contents(packet)} {said}".rstrip()
+    """Return the size of a datagram and its payload, or the report of an ICMP message, in words."""
+    payload_text = "" if packet.report is not None else shortened(payloads.describe(packet))
+    return f"{contents(packet)} {payload_text}".rstrip()
 
 
 def shortened(text: str) -> str:
-    """Return a text of at most so many characters as a line has place for."""
+    """Return a text truncated to the length that a line has space for."""
     return text if len(text) <= _LONGEST_PAYLOAD else text[: _LONGEST_PAYLOAD - 3] + "..."
 
 
 def outcome(record: Record) -> str:
-    """Return what became of a packet, in words."""
+    """Return the fate of a packet, in words."""
     if record.fate == "delivered":
         return f"delivered after {(record.at - record.packet.sent_at) * 1000:.3f} ms"
     return "in flight" if record.fate == "in flight" else f"dropped: {record.reason}"
 
 
 def in_words(report: Report) -> str:
-    """Return what an ICMP message says, and about which datagram."""
+    """Return the error of an ICMP message, and the datagram that it is about."""
     origin = ICMP6 if report.about.is_ipv6 else ICMP
     reason = ErrorRecord(0, origin, report.type, report.code, None, None).reason
     limit = f" (at most {report.mtu})" if report.mtu else ""
@@ -105,7 +105,7 @@ def in_words(report: Report) -> str:
 
 
 def shown(host: str) -> str:
-    """Return the name of a host as texts show it: on one line, whatever it is made of."""
+    """Return the name of a host for texts: on one line, with unprintable characters escaped."""
     return one_line(host) or "the network"
 
 

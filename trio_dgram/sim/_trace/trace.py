@@ -1,4 +1,4 @@
-"""The trace of a network: what became of each datagram, and a digest of all of it."""
+"""The trace of a network: the fate of each datagram, and a digest of all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .text import story
 
 
 class Trace:
-    """What became of each datagram, in the order in which that was decided."""
+    """The fate of each datagram, in the order in which the fates were decided."""
 
     def __init__(self, limit: int | None, *, payload: bool, opened_at: float) -> None:
         self._records: deque[Record] = deque(maxlen=limit)
@@ -35,7 +35,7 @@ class Trace:
         self._update: Callable[[bytes], None] = self._hash.update
         self._ended = False
         self.total: int = 0
-        """How many records there have been, those that are no longer kept included."""
+        """The number of records so far, including those that are no longer kept."""
 
     def sent(self, packet: Packet, receiver: str) -> None:
         """Record that a packet leaves its sender for a host, unless the trace has ended; the network does.
@@ -60,7 +60,7 @@ class Trace:
         self.total += 1
         self._append(record)
         if self._in_flight.pop(packet.number, None) is None:
-            # It has not left its host.
+            # A packet that never left its host is not in flight; only its number counts.
             self._last_number = max(self._last_number, packet.number)
         (host, port), (to_host, to_port) = packet.source, packet.destination
         size = len(packet.payload)
@@ -75,18 +75,18 @@ class Trace:
         Args:
           at: the time, in seconds since the network was opened.
           host: the name of the host that it concerns; empty for the network.
-          text: what happened.
-          kind: what sort of note it is. Default: ``"note"``.
+          text: the event in words.
+          kind: the kind of note. Default: ``"note"``.
         """
         if not self._ended:
             self._notes.append(Note(at, host, text, kind, self._last_number))
 
     def decode(self, port: int, function: Callable[[bytes], object]) -> None:
-        """Let a function put payloads into words; :meth:`Network.decode` does.
+        """Decode payloads with a function; :meth:`Network.decode` does.
 
         Args:
-          port: of the payloads, at either end.
-          function: takes a payload and returns text.
+          port: their port, at either end.
+          function: returns text for a payload.
         """
         self._payloads.decode(port, function)
 
@@ -121,15 +121,15 @@ class Trace:
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """What happened beside the datagrams: the program's notes, faults, and checks that did not hold."""
+        """The events beside the datagrams: the program's notes, faults, and checks that did not hold."""
         return tuple(self._notes)
 
     def excerpt(self, rows: int | None = None, rows_of_record: int = 1) -> Excerpt:
-        """Return what is shown of the trace: its end, with repetitions folded.
+        """Return the shown part of the trace: its end, with repetitions folded.
 
         Args:
           rows: how many rows. Default: None, all of it, unfolded.
-          rows_of_record: how many rows a datagram takes. Default: 1.
+          rows_of_record: the rows of a datagram. Default: 1.
         """
         records = (*self.records, *self.in_flight)
         return excerpt(records, self.notes, self._payloads, rows=rows, rows_of_record=rows_of_record)
@@ -144,7 +144,7 @@ class Trace:
         """Return the story in words: a line for each datagram and each note, in the order of sending.
 
         Args:
-          last: only so many lines, from the end; what repeats is folded into one. Default: None, all that are kept.
+          last: the most lines, from the end; repetitions are folded into one. Default: None, all that are kept.
 
         Raises:
           TypeError: if ``last`` is no integer.

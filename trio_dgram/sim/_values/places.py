@@ -1,4 +1,4 @@
-"""Numeric addresses on the simulated network: how they are written, and what kind of place each one is."""
+"""Numeric addresses on the simulated network: their canonical form, and their kinds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NETWORK: Final = ipaddress.IPv4Network("10.0.0.0/8")
 """The one IPv4 network that every host is on."""
 LOCAL_BROADCAST: Final = "127.255.255.255"
 BROADCASTS: Final = frozenset({"255.255.255.255", str(NETWORK.broadcast_address), LOCAL_BROADCAST})
-"""Everybody on the network, by either name, and everybody on this host."""
+"""The broadcast addresses of the network, limited and directed, and that of the loopback."""
 ROUTER4: Final = "10.0.0.1"
-"""Who says on IPv4 that something cannot be reached, or is too big."""
+"""The source of ICMP errors on IPv4."""
 ROUTER6: Final = "fd00::1"
-"""The same on IPv6."""
+"""The source of ICMP errors on IPv6."""
 
 LOOPBACK_INDEX: Final = 1
 INTERFACE_INDEX: Final = 2
@@ -58,7 +58,7 @@ def packed(host: str) -> bytes:
 
 @lru_cache(maxsize=4096)
 def kind_of(host: str) -> Kind:
-    """Return what kind of place a plain address is."""
+    """Return the kind of a plain address."""
     address = ipaddress.ip_address(host)
     if address.is_unspecified:
         return "wildcard"
@@ -105,14 +105,14 @@ def numeric(family: int, sockaddr: Any) -> tuple[str, int]:
 def assigned(name: str, taken: Callable[[str], bool]) -> tuple[str, str]:
     """Return an IPv4 and an IPv6 address for the host ``name``, none of them ``taken``.
 
-    They follow from the name alone, so that they stay the same whatever other hosts there are.
+    They derive from the name alone, so that they do not depend on other hosts.
     """
     attempt = 0
     while True:
         number = int.from_bytes(blake2b(f"{attempt} {name}".encode(), digest_size=3).digest(), "big")
         ipv4 = str(NETWORK[number])
         ipv6 = str(ipaddress.IPv6Address((0xFD00 << 112) | number))
-        # The first ones are the router's, and the last is everybody's.
+        # The first addresses belong to the router, and the last one is the broadcast address.
         if 256 <= number < NETWORK.num_addresses - 256 and not taken(ipv4) and not taken(ipv6):
             return ipv4, ipv6
         attempt += 1

@@ -1,8 +1,8 @@
-"""Randomness: a source of its own for everything that is decided by chance.
+"""Randomness: a random source of its own for each kind of decision.
 
-Rule 1: a source follows from its key alone: what else draws, or exists, changes nothing.
-Rule 2: the same on every machine, Python version and hash seed: only ``Random.random`` is drawn from, whose sequence
-    Python promises to keep, and what is made of it here is made by the arithmetic that IEEE 754 fixes.
+Rule 1: a source derives from its key alone: other sources and other draws change nothing.
+Rule 2: sequences are the same on every machine, Python version and hash seed: only ``Random.random`` is used, whose
+sequence Python promises to keep, with the arithmetic that IEEE 754 fixes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeAlias
 from ..._values.arguments import describe_value
 
 Seed: TypeAlias = "int | str | bytes"
-"""What random sources can be made from."""
+"""The types of seeds."""
 
 
 def check_seed(name: str, value: object) -> Seed:
@@ -38,7 +38,7 @@ def stream(*key: object) -> random.Random:
 
 
 def _encode(part: object) -> bytes:
-    """Return bytes that no other part has, nor any part followed by another."""
+    """Return an unambiguous encoding: no other part, and no sequence of parts, has the same."""
     if isinstance(part, tuple):
         kind, content = b"t", b"".join(map(_encode, part))
     elif isinstance(part, str):

@@ -1,4 +1,4 @@
-"""What travels on the simulated network, and what became of it."""
+"""The packets of the simulated network, and their fates."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ INTERFACE_MTU: Final = 1500
 """The largest packet that an interface of a host takes whole, in bytes."""
 
 Fate: TypeAlias = Literal["delivered", "dropped", "in flight"]
-"""What can become of a datagram; ``"in flight"`` where that is not decided yet."""
+"""The fates of a datagram; ``"in flight"`` while that is not decided."""
 
 
 @attrs.frozen
 class Report:
-    """An ICMP message: what somebody on the way says about a packet (RFC 792, RFC 4443)."""
+    """An ICMP message: an error about a packet, reported by a router or a host (RFC 792, RFC 4443)."""
 
     type: int
     """The type of the message, by ICMP's numbers or ICMPv6's."""
@@ -32,38 +32,37 @@ class Report:
     mtu: int
     """For a packet that was too big: the largest that would have passed, in bytes; else 0."""
     about: Packet
-    """The packet that it speaks of."""
+    """The packet that it is about."""
 
 
 @attrs.define(eq=False)
 class Packet:
-    """One datagram on its way, or an ICMP message. Nobody changes one that has been sent: what changes it on the way
-    sends on a copy."""
+    """One datagram, or an ICMP message. A packet is immutable once sent: a change on the path makes a copy."""
 
     number: int
-    """Which one it is, counted from 1 as they are sent. Its duplicates have the same."""
+    """Its number, counted from 1 in the order of sending. Its duplicates have the same."""
     source: Address
-    """Where it comes from; the port is 0 for an ICMP message."""
+    """The source; the port is 0 for an ICMP message."""
     destination: Address
-    """Where it goes; the port is 0 for an ICMP message."""
+    """The destination; the port is 0 for an ICMP message."""
     payload: bytes
-    """The bytes that it brings; none for an ICMP message."""
+    """The payload; empty for an ICMP message."""
     sender: str
     """The name of the host that sent it."""
     sent_at: float
-    """When, in seconds since the network was opened."""
+    """The time of sending, in seconds since the network was opened."""
     hop_limit: int = 64
-    """How many more hops it may go."""
+    """The remaining hop limit."""
     traffic_class: int = 0
     """DSCP and ECN, as one byte."""
     fragment_size: int = INTERFACE_MTU
-    """The sender has cut it into packets of at most so many bytes, IP header included."""
+    """The size to which the sender has fragmented it, in bytes, IP header included."""
     dont_fragment: bool = False
-    """Whether nobody on the way may cut it any further."""
+    """Whether it must not be fragmented on the path."""
     broken: bool = False
     """Whether its checksum is wrong by now."""
     report: Report | None = None
-    """What it says, if it is an ICMP message."""
+    """The error that it reports, if it is an ICMP message."""
 
     @property
     def is_ipv6(self) -> bool:
@@ -78,27 +77,26 @@ class Packet:
 
 
 class Record(NamedTuple):
-    """What became of one packet, or of one of its duplicates."""
+    """The fate of one packet, or of one of its duplicates."""
 
     packet: Packet
     at: float
-    """When that was decided, in seconds since the network was opened: for one that was delivered the time of its
-    arrival."""
+    """The time of that, in seconds since the network was opened: the arrival of a delivered packet."""
     fate: Fate
-    """Whether it came to a socket."""
+    """Whether it was delivered to a socket."""
     reason: str
-    """Why it was dropped, in words; empty if it was delivered."""
+    """The reason of the drop, in words; empty if it was delivered."""
     receiver: str
-    """The name of the host that it came to, or was on its way to; empty where no host has that address."""
+    """The name of the host that it was sent to; empty if no host has that address."""
 
 
 NoteKind: TypeAlias = Literal["note", "fault", "crash", "restart", "violation"]
-"""Who noted it: the program, the network about a fault, or a check that does not hold. ``"crash"`` and ``"restart"``
-are the faults between which a host is down."""
+"""The origin of a note: the program, a fault of the network, or a check that does not hold. ``"crash"`` and
+``"restart"`` are the faults between which a host is down."""
 
 
 class Note(NamedTuple):
-    """Something that happened beside the packets: a program's own note, a fault, or a check that does not hold."""
+    """An event beside the packets: a program's own note, a fault, or a check that does not hold."""
 
     at: float
     """When, in seconds since the network was opened."""
@@ -107,6 +105,6 @@ class Note(NamedTuple):
     text: str
     """What happened."""
     kind: NoteKind = "note"
-    """What sort of note it is."""
+    """The kind of note."""
     after: int = 0
     """The number of the last packet that was sent before."""
