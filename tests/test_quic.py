@@ -184,7 +184,7 @@ async def expect_closed(async_fn: Callable[[], Awaitable[object]]) -> None:
         await async_fn()
 
 
-async def test_an_exception_leaves_the_block_as_it_is_and_closes_at_once() -> None:
+async def test_an_exception_propagates_unchanged_and_closes_at_once() -> None:
     async with serving() as (listener,):
         failure = ValueError("of the block")
         with pytest.raises(ValueError, match="of the block") as caught:
@@ -451,7 +451,7 @@ async def test_a_failed_stream_handler_resets_its_stream_alone(caplog: pytest.Lo
 
 async def test_serving_streams_ends_with_the_connection() -> None:
     async with connected() as pair:
-        with pytest.raises(TypeError, match="handler must be an async function that takes a stream"):
+        with pytest.raises(TypeError, match="handler must be an async function that accepts a stream"):
             await pair.client.serve_streams(5)  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pair.client.serve_streams, talk_back)
@@ -527,7 +527,7 @@ async def test_datagrams_have_a_size_and_a_queue() -> None:
                 nursery.start_soon(expect_closed, ours.receive)
             await trio.testing.wait_all_tasks_blocked()
             await ours.aclose()
-        await theirs.send(b"nobody takes it")
+        await theirs.send(b"not received")
         await expect_closed(partial(ours.send, b""))
         await pair.server.ping()
         pair.client.close()
@@ -539,7 +539,7 @@ async def test_datagrams_have_a_size_and_a_queue() -> None:
             await theirs.send(b"late")
 
 
-async def test_datagrams_are_sent_as_the_network_takes_them() -> None:
+async def test_datagrams_are_sent_as_congestion_control_allows() -> None:
     both = {"datagrams": True}
     async with connected(both, both) as pair:
         async with trio.open_nursery() as nursery:

@@ -21,7 +21,7 @@ SERVER: Final = ("192.0.2.2", 4433)
 
 
 class Side:
-    """One end: an engine, and what it has reported."""
+    """One end: an engine, and the events that it has reported."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -75,7 +75,7 @@ class Pair:
         self.run()
 
     def run(self) -> None:
-        """Pass datagrams on, and let time pass, until nothing is left to send."""
+        """Pass datagrams on, and advance the time, until no datagram is left to send."""
         for _ in range(2000):
             moved = self._pass(self.client, self.server, CLIENT) + self._pass(self.server, self.client, SERVER)
             if not moved:
@@ -190,7 +190,7 @@ def test_streams_that_are_stopped_unread_return_their_credit() -> None:
         assert pair.server.engine.violation() is None
 
 
-def test_the_peer_may_open_as_many_streams_as_it_has_places() -> None:
+def test_the_peer_may_open_streams_up_to_its_limit() -> None:
     pair = Pair(server={"max_streams": (2, 1)})
     one, two = opened(pair), opened(pair)
     assert (one, two) == (0, 4)
@@ -238,7 +238,7 @@ def test_datagrams_have_a_size_that_fits() -> None:
     assert Pair().client.engine.max_datagram == 0
 
 
-def test_datagrams_shrink_to_what_the_path_takes() -> None:
+def test_datagrams_shrink_to_the_path_mtu() -> None:
     pair = Pair(client={"max_datagram_size": 1400})
     stream_id = opened(pair)
     pair.client.engine.send_stream_data(stream_id, bytes(5000))
@@ -278,7 +278,7 @@ def test_a_connection_without_packets_is_idle() -> None:
 
 
 def transfer(pair: Pair) -> set[str | None]:
-    """Move more than a window, all of it consumed; return what the guards report."""
+    """Move more than a window, all of it consumed; return the violations that the guards report."""
     violations: set[str | None] = set()
     stream_id = opened(pair)
     pair.client.engine.send_stream_data(stream_id, bytes(300_000))

@@ -1,4 +1,4 @@
-"""What QUIC servers bound: handshakes, connections, networks, answers to strangers; and hostile datagrams."""
+"""The limits of QUIC servers: handshakes, connections, networks, answers to unknown peers; and hostile datagrams."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def initial_flight(address: tuple[str, int] = SERVER, **settings: Any) -> list[b
 
 
 @asynccontextmanager
-async def stranger(listener: quic.Listener) -> AsyncGenerator[DatagramSocket]:
-    """Open a socket that sends what no client would."""
+async def raw_socket(listener: quic.Listener) -> AsyncGenerator[DatagramSocket]:
+    """Open a socket for datagrams that no client would send."""
     async with open_socket("udp4", port=0, host="127.0.0.1") as sock:
         await sock.connect(listener.address)
         yield sock
@@ -66,7 +66,7 @@ async def test_a_retry_packet_proves_the_address_of_a_client() -> None:
 
 
 async def test_clients_must_prove_their_addresses_under_load() -> None:
-    async with serving(max_handshakes=2) as (listener,), stranger(listener) as sock:
+    async with serving(max_handshakes=2) as (listener,), raw_socket(listener) as sock:
         await sock.send(initial_flight()[0])
         async with connecting(listener) as connection:
             await connection.ping()
@@ -75,7 +75,7 @@ async def test_clients_must_prove_their_addresses_under_load() -> None:
 
 
 async def test_a_wrong_token_is_refused() -> None:
-    async with serving(retry="always") as (listener,), stranger(listener) as sock:
+    async with serving(retry="always") as (listener,), raw_socket(listener) as sock:
         (initial,) = initial_flight()
         retry = await answer_to(sock, initial)
         assert retry is not None
@@ -136,14 +136,14 @@ async def test_the_oldest_handshake_makes_room() -> None:
 
 
 async def test_a_handshake_ends_after_its_timeout(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(handshake_timeout=0.05) as (listener,), stranger(listener) as sock:
+    async with serving(handshake_timeout=0.05) as (listener,), raw_socket(listener) as sock:
         await sock.send(initial_flight()[0])
         while not check_sums(listener).handshakes_failed:
             await trio.testing.wait_all_tasks_blocked(0.01)
     assert "failed: the handshake takes too long" in caplog.text
 
 
-async def test_no_more_connections_than_places() -> None:
+async def test_connections_beyond_the_limit_are_refused() -> None:
     async with connected(max_connections=1) as pair:
         with pytest.raises(quic.HandshakeError) as caught:
             async with connecting(pair.listener):
@@ -153,7 +153,9 @@ async def test_no_more_connections_than_places() -> None:
         assert (counts.refused, counts.connections) == (1, 1)
 
 
-async def test_a_place_that_was_taken_meanwhile_refuses_a_finished_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_finished_handshake_is_refused_if_the_limit_was_reached_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(quic.Listener, "_admits", lambda self, _: self._count("handshakes") or True)
     async with connected(max_connections=1) as pair:
         async with connecting(pair.listener) as connection:
@@ -161,7 +163,7 @@ async def test_a_place_that_was_taken_meanwhile_refuses_a_finished_handshake(mon
         assert check_sums(pair.listener).refused == 1
 
 
-async def test_no_more_connections_than_a_network_may_have() -> None:
+async def test_connections_of_a_network_beyond_its_limit_are_refused() -> None:
     async with connected(max_connections_per_network=(1, 1)) as pair:
         with pytest.raises(quic.HandshakeError):
             async with connecting(pair.listener):
@@ -184,7 +186,7 @@ async def test_a_filter_admits_clients_by_their_first_datagram(caplog: pytest.Lo
             raise ValueError("of the filter")
         return len(seen) > 2
 
-    async with serving(accept_filter=accept) as (listener,), stranger(listener) as sock:
+    async with serving(accept_filter=accept) as (listener,), raw_socket(listener) as sock:
         for _ in range(2):
             assert await answer_to(sock, initial_flight()[0]) is None
         async with connecting(listener) as connection:
@@ -200,7 +202,7 @@ async def test_closing_a_listener_refuses_waiting_connections(monkeypatch: pytes
         raise AssertionError
 
     monkeypatch.setattr(quic.Listener, "accept", never)
-    async with serving() as (listener,), stranger(listener) as sock:
+    async with serving() as (listener,), raw_socket(listener) as sock:
         await sock.send(initial_flight()[0])
         async with connecting(listener) as connection:
             while not listener.statistics().waiting:
@@ -259,7 +261,7 @@ async def test_the_memory_of_idle_connections_is_bounded() -> None:
 
 
 async def test_version_negotiation_answers_no_negotiation_and_nothing_small() -> None:
-    async with serving() as (listener,), stranger(listener) as sock:
+    async with serving() as (listener,), raw_socket(listener) as sock:
         unknown = b"\xc0\x1a\x2a\x3a\x4a\x08" + bytes(8) + b"\x08" + bytes(8)
         answer = await answer_to(sock, unknown + bytes(1200))
         assert answer is not None
@@ -272,13 +274,13 @@ async def test_version_negotiation_answers_no_negotiation_and_nothing_small() ->
 
 
 async def test_a_short_connection_id_of_a_client_is_ignored() -> None:
-    async with serving() as (listener,), stranger(listener) as sock:
+    async with serving() as (listener,), raw_socket(listener) as sock:
         assert await answer_to(sock, b"\xc0\x00\x00\x00\x01\x04" + bytes(4) + b"\x00\x00\x44\x00" + bytes(1300)) is None
         assert listener.statistics().ignored == 1
 
 
 async def test_a_forged_initial_leaves_nothing_behind() -> None:
-    async with serving() as (listener,), stranger(listener) as sock:
+    async with serving() as (listener,), raw_socket(listener) as sock:
         forged = b"\xc0\x00\x00\x00\x01\x08" + bytes(8) + b"\x08" + bytes(8) + b"\x00\x44\x96" + bytes(1174)
         assert await answer_to(sock, forged) is None
         counts = check_sums(listener)
@@ -289,7 +291,7 @@ async def test_late_packets_of_a_closed_connection_are_answered_ever_less() -> N
     async with connected() as pair:
         pair.server.close(9)
         late = b"\x40" + pair.client._session.engine._peer_cid.cid + bytes(1000)
-        async with stranger(pair.listener) as sock:
+        async with raw_socket(pair.listener) as sock:
             await pair.client.wait_closed()
             answers = [await answer_to(sock, late) for _ in range(8)]
             assert 0 < sum(answer is not None for answer in answers) < 8
@@ -344,7 +346,7 @@ async def test_an_id_may_be_retired_before_it_is_issued() -> None:
 # Sends that fail
 
 
-async def test_a_path_that_takes_no_large_datagrams_gets_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_path_with_a_small_mtu_gets_small_datagrams(monkeypatch: pytest.MonkeyPatch) -> None:
     async with connected(client={"max_datagram_size": 1400}) as pair:
         ours, theirs = await pair.streams()
         limit_sends(monkeypatch, pair.client._session.paths.current.socket, 1300)
@@ -354,7 +356,7 @@ async def test_a_path_that_takes_no_large_datagrams_gets_small_ones(monkeypatch:
 
 
 def limit_sends(monkeypatch: pytest.MonkeyPatch, sock: DatagramSocket, size: int) -> None:
-    """Have a socket refuse datagrams of more than ``size`` bytes."""
+    """Make a socket refuse datagrams of more than ``size`` bytes."""
     original = type(sock).send_many
 
     async def send_many(self: DatagramSocket, datagrams: list[Datagram]) -> None:
@@ -430,10 +432,10 @@ def fail_sends(monkeypatch: pytest.MonkeyPatch, sock: DatagramSocket) -> list[Ex
 
 
 async def attack(datagrams: list[bytes]) -> None:
-    """Send datagrams to a server that has a client; the client notices nothing."""
+    """Send datagrams to a server that has a client; the client is not affected."""
     async with serving(handler_errors="log", retry="never", max_handshakes=4) as (listener,):
         async with connecting(listener) as connection:
-            async with stranger(listener) as sock:
+            async with raw_socket(listener) as sock:
                 for data in datagrams:
                     await sock.send(data)
             await connection.ping()

@@ -33,7 +33,7 @@ async def between(
     server: sim.Host,
     talk: Callable[[quic.Connection], Awaitable[object]],
 ) -> None:
-    """Serve on one host, and talk from another."""
+    """Serve on one host, and connect from another."""
     configuration = client_configuration(server_name="server.example", keep_alive=2)
 
     async def connect() -> None:
@@ -135,7 +135,7 @@ def test_a_connection_survives_a_blackhole() -> None:
 
 
 def test_cancelling_anywhere_leaves_a_connection_usable() -> None:
-    """Cancel what a task does on one stream at different times; another stream works."""
+    """Cancel operations of a task on one stream at different times; another stream works."""
 
     async def scenario(network: sim.Network, after: float) -> None:
         server, client = network.host("server"), network.host("client")

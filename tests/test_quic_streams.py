@@ -1,4 +1,4 @@
-"""The streams of QUIC connections: Trio's contract, backpressure, resets, and places for more."""
+"""The streams of QUIC connections: Trio's contract, backpressure, resets, and the limit of streams."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_streams_that_end_unread_return_their_credit(how: str) -> None:
                 await stream.aclose()
 
 
-async def test_a_stream_is_reset_where_its_block_fails() -> None:
+async def test_a_stream_is_reset_if_its_block_fails() -> None:
     async with connected() as pair:
         ours, theirs = await pair.streams()
         with pytest.raises(ValueError, match="ours"):
@@ -110,7 +110,7 @@ async def test_a_stream_is_reset_where_its_block_fails() -> None:
         assert cause(caught).code == 0
 
 
-async def test_what_was_received_before_a_stop_and_a_reset_twice_is_ignored() -> None:
+async def test_stopping_resetting_and_closing_again_has_no_effect() -> None:
     async with connected() as pair:
         ours, theirs = await pair.streams()
         for _ in range(2):
@@ -185,7 +185,7 @@ async def test_a_stream_may_be_stopped_after_its_end() -> None:
             await ours.send_all(b"")
 
 
-async def test_one_way_streams_have_one_way() -> None:
+async def test_one_way_streams_have_one_direction() -> None:
     async with connected({"max_streams": (0, 1)}) as pair:
         ours = await pair.client.open_send_stream()
         async with ours:
@@ -203,7 +203,7 @@ async def test_one_way_streams_have_one_way() -> None:
         await pair.server.ping()
 
 
-async def test_a_one_way_stream_is_reset_where_its_block_fails_or_before_it_is_accepted() -> None:
+async def test_a_one_way_stream_is_reset_if_its_block_fails_or_before_it_is_accepted() -> None:
     async with connected({"max_streams": (0, 5)}) as pair:
         with pytest.raises(ValueError, match="ours"):
             async with await pair.client.open_send_stream() as stream:
@@ -226,7 +226,7 @@ async def test_one_task_at_a_time_receives() -> None:
         ours.stop()
 
 
-async def test_a_connection_that_ends_unread_still_returns_what_has_arrived() -> None:
+async def test_a_connection_that_ends_unread_still_returns_the_queued_data() -> None:
     async with connected() as pair:
         ours, theirs = await pair.streams()
         await ours.send_all(b"hello")
@@ -253,7 +253,7 @@ async def test_opening_waits_until_the_peer_allows_it() -> None:
                 await stream.aclose()
 
 
-async def test_streams_that_are_not_accepted_keep_their_places() -> None:
+async def test_streams_that_are_not_accepted_count_towards_the_limit() -> None:
     async with connected({"max_streams": (2, 0)}) as pair:
         for _ in range(2):
             async with await pair.client.open_stream() as stream:
@@ -267,7 +267,7 @@ async def test_streams_that_are_not_accepted_keep_their_places() -> None:
         await pair.client.open_stream()
 
 
-async def test_aborted_streams_leave_the_queue_and_return_their_places() -> None:
+async def test_aborted_streams_leave_the_queue_and_stop_counting() -> None:
     async with connected({"max_streams": (2, 0)}) as pair:
         for _ in range(2):
             stream = await pair.client.open_stream()
@@ -368,7 +368,7 @@ async def test_codes_are_checked(code: Any, error: type[Exception]) -> None:
                 method(code)
 
 
-def test_nobody_else_creates_a_stream() -> None:
+def test_streams_have_no_public_constructor() -> None:
     for kind in (quic.Stream, quic.SendStream, quic.ReceiveStream):
         with pytest.raises(TypeError, match=f"{kind.__name__} has no public constructor: use Connection"):
             kind(0)  # type: ignore[call-arg]

@@ -89,7 +89,7 @@ class _Attempt:
         return Path(sock, Datagram(b"", sock.remote_address))
 
     async def shake_hands(self) -> None:
-        """Wait for the end of the handshake, or raise why it has failed."""
+        """Wait for the end of the handshake, or raise the error with which it has failed."""
         session = self.session
         while not session.is_established:
             if self._error is not None:
@@ -190,26 +190,26 @@ def open_connection(
     """Open a connection to a server, its handshake done; it is closed when the block ends.
 
     Args:
-      host: the name or address of the server. The addresses of a name are tried in order: one without a route, or that
-        refuses the handshake (ICMP port unreachable), makes room for the next. UDP cannot tell a silent one.
+      host: the name or address of the server. The addresses of a name are tried in order until a handshake is not
+        refused (no route, ICMP port unreachable). UDP cannot detect a silent address.
       port: its UDP port.
       configuration: the settings.
       local: the local ``(host, port)`` to send from. Default: chosen by the kernel.
-      handshake_timeout: how long the handshake may take, with all addresses, in seconds. Default: 10.0.
-      drain_timeout: how long the end of the block waits until the server has the data of streams that were ended, in
-        seconds. Default: 5.0.
+      handshake_timeout: the time limit for the handshake, with all addresses, in seconds. Default: 10.0.
+      drain_timeout: how long the end of the block waits until the server has acknowledged the streams that were ended,
+        in seconds. Default: 5.0.
       options: options of the socket, as documented in :class:`SocketOptions`.
 
     Raises:
-      TypeError, ValueError: if an argument is wrong.
+      TypeError, ValueError: if an argument is invalid.
       socket.gaierror: if the name does not resolve.
       CertificateError: if the server's certificate is not issued for that host, or not by a trusted CA.
       HandshakeError: if the handshake fails otherwise, such as without a common ALPN protocol.
-      trio.TooSlowError: if the handshake takes too long.
+      trio.TooSlowError: if the handshake exceeds its time limit.
       OSError: the kernel's error for the last address, such as ENETUNREACH or ECONNREFUSED.
 
-    The connection is closed with code 0: after the block, when what was sent is acknowledged; after an exception, or
-    cancelled, at once. An exception of the block leaves it as it is, in no exception group.
+    The connection is closed with code 0: after the block, once all sent data is acknowledged; after an exception, or if
+        cancelled, at once. Exceptions of the block propagate unchanged, in no exception group.
     """
     name = check_host("host", host)
     check_port("port", port, lowest=1)

@@ -19,7 +19,7 @@ class _Closing:
 
 
 class ClosingIds:
-    """The IDs, those of the connection that closed first being the first; at most 1,024."""
+    """The IDs of closed connections, the oldest first; at most 1,024."""
 
     def __init__(self) -> None:
         self._closing: OrderedDict[bytes, _Closing] = OrderedDict()

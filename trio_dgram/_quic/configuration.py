@@ -119,16 +119,17 @@ class Configuration:
       trust (StrPath | None): the PEM file with the CAs to trust; None for the bundle of certifi, which is not the
         system's. Default: None.
       verify (bool): whether a client verifies the certificate of the server. Default: True.
-      server_name (str | None): the name or address that the certificate must be issued for; None for the host that is
-        connected to. Default: None.
-      idle_timeout (float): after how many seconds without a packet from the peer a connection ends; the peer may ask
-        for less. Default: 30.
-      keep_alive (float | None): after how many seconds to send a PING frame, again and again (RFC 9000, 10.1.2); None
-        for never. Default: None.
-      max_data (int): how many bytes of all streams of a connection are received and not yet consumed. Default: 1048576.
-      max_stream_data (int): how many bytes of one stream are. Default: 262144.
-      send_window (int): how many bytes of one stream are queued before ``send_all`` waits. Default: 262144.
-      max_streams (tuple[int, int]): how many two-way and how many one-way streams the peer may have open. Default:
+      server_name (str | None): the name or address that the certificate must be issued for; None for the host of the
+        connection. Default: None.
+      idle_timeout (float): the seconds without a packet from the peer after which a connection ends; the peer may
+        request less. Default: 30.
+      keep_alive (float | None): the period in seconds with which to send a PING frame (RFC 9000, 10.1.2); None for
+        never. Default: None.
+      max_data (int): the most received bytes of all streams of a connection that are not consumed yet. Default:
+        1048576.
+      max_stream_data (int): the same for one stream. Default: 262144.
+      send_window (int): the number of queued bytes of one stream at which ``send_all`` waits. Default: 262144.
+      max_streams (tuple[int, int]): the most two-way and the most one-way streams that the peer may have open. Default:
         (100, 0).
       max_datagram_size (int): the size of the UDP payloads to send, 1200 to 65507 bytes; the path must carry it.
         Default: 1200.
@@ -142,7 +143,7 @@ class Configuration:
       qlog (StrPath | None): the folder to write a log of each connection to, in qlog format. Default: None.
 
     Raises:
-      TypeError, ValueError: if a value is wrong, or a file has no certificate or key.
+      TypeError, ValueError: if a value is invalid, or a file has no certificate or key.
       OSError: if a file cannot be read.
     """
 

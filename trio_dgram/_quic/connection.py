@@ -1,4 +1,4 @@
-"""The connection, as the program has it."""
+"""The public connection."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Connection(trio.abc.AsyncResource, metaclass=NoPublicConstructor):
           trio.ClosedResourceError: if the program has closed the connection.
           trio.BrokenResourceError: if it has ended; a :class:`QuicError` is the cause.
 
-        A checkpoint always. A cancelled call has opened nothing.
+        Always a checkpoint. A cancelled call has opened nothing.
         """
         return await self._session.streams.open()
 
@@ -107,7 +107,7 @@ class Connection(trio.abc.AsyncResource, metaclass=NoPublicConstructor):
         """Call ``handler`` with each two-way stream of the peer until the connection ends, each in a task of its own.
 
         Args:
-          handler: an async function that takes a :class:`Stream`, which is closed when it returns.
+          handler: an async function whose argument is a :class:`Stream`, which is closed when it returns.
 
         A handler's ``Exception`` is logged (repeated ones at most once a second) and resets that stream alone, with
         code 1; a ``trio.BrokenResourceError`` is not logged.
@@ -117,7 +117,7 @@ class Connection(trio.abc.AsyncResource, metaclass=NoPublicConstructor):
           trio.ClosedResourceError: if the program has closed it.
         """
         if not callable(handler):
-            raise TypeError(f"handler must be an async function that takes a stream, not {describe_value(handler)}")
+            raise TypeError(f"handler must be an async function that accepts a stream, not {describe_value(handler)}")
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             try:
@@ -151,9 +151,9 @@ class Connection(trio.abc.AsyncResource, metaclass=NoPublicConstructor):
     # The connection
 
     async def ping(self) -> float:
-        """Send a PING frame, and return after how many seconds the peer has acknowledged it.
+        """Send a PING frame, and return the seconds until the peer has acknowledged it.
 
-        Raises as :meth:`open_stream` does. A checkpoint always.
+        Raises as :meth:`open_stream` does. Always a checkpoint.
         """
         return await self._session.ping()
 
@@ -176,7 +176,7 @@ class Connection(trio.abc.AsyncResource, metaclass=NoPublicConstructor):
         self._session.state.on_change()
 
     def close(self, code: int = 0, reason: str = "") -> None:
-        """Close the connection at once; what was not delivered is lost. Closing twice does nothing.
+        """Close the connection at once; undelivered data is lost. Closing twice does nothing.
 
         Args:
           code: a code of the application's protocol, 0 to 2**62 - 1. Default: 0.
@@ -190,7 +190,7 @@ class Connection(trio.abc.AsyncResource, metaclass=NoPublicConstructor):
         self._session.close(code, reason)
 
     async def aclose(self) -> None:
-        """Wait until the peer has the data of streams that were ended, at most ``drain_timeout``, and close.
+        """Wait until the peer has acknowledged the streams that were ended, at most ``drain_timeout``, and close.
 
         Streams that are still open are reset. Cancelled, it closes at once.
         """
@@ -201,7 +201,7 @@ class Connection(trio.abc.AsyncResource, metaclass=NoPublicConstructor):
             self.close()
 
     async def wait_closed(self) -> Closed:
-        """Wait until the connection has ended, and return how."""
+        """Wait until the connection has ended, and return the reason."""
         await trio.lowlevel.checkpoint()
         while self._session.closed is None:
             await self._session.changed.park()
@@ -209,11 +209,11 @@ class Connection(trio.abc.AsyncResource, metaclass=NoPublicConstructor):
 
     @property
     def _ended(self) -> bool:
-        """Whether it has ended, but not because the program has closed it."""
+        """Whether it has ended without being closed by the program."""
         return self._session.closed is not None and not self._session.state.closed_here
 
     def _handler_starts(self, scope: trio.CancelScope) -> None:
-        """Do nothing: no peer ever takes the place of another one."""
+        """Do nothing: a peer is never replaced by another one."""
 
     def _handler_ended(self) -> None:
         self._session.on_handler_ended(self._session)

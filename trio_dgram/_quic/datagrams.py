@@ -43,7 +43,7 @@ class DatagramFrames(trio.abc.Channel[bytes], metaclass=NoPublicConstructor):
         return self._dropped
 
     async def send(self, value: bytes | bytearray | memoryview) -> None:
-        """Send a datagram, once it is one of the next 256.
+        """Send a datagram, once fewer than 256 are queued.
 
         Args:
           value: the datagram, at most ``max_size`` bytes.
@@ -54,7 +54,7 @@ class DatagramFrames(trio.abc.Channel[bytes], metaclass=NoPublicConstructor):
           trio.ClosedResourceError: if the channel is closed, or the program has closed the connection.
           trio.BrokenResourceError: if the connection has ended; a :class:`QuicError` is the cause.
 
-        A checkpoint always. A cancelled call has sent nothing.
+        Always a checkpoint. A cancelled call has sent nothing.
         """
         if not isinstance(value, bytes | bytearray | memoryview):
             raise TypeError(f"value must be bytes-like, not {describe_value(value)}")
@@ -81,7 +81,7 @@ class DatagramFrames(trio.abc.Channel[bytes], metaclass=NoPublicConstructor):
           trio.ClosedResourceError: if the channel is closed, or the program has closed the connection.
           trio.BrokenResourceError: if the connection has ended otherwise; a :class:`QuicError` is the cause.
 
-        A checkpoint always. A cancelled call has consumed nothing.
+        Always a checkpoint. A cancelled call has consumed nothing.
         """
         await trio.lowlevel.checkpoint()
         while not self._is_readable():
@@ -104,7 +104,7 @@ class DatagramFrames(trio.abc.Channel[bytes], metaclass=NoPublicConstructor):
             raise trio.ClosedResourceError("this channel of datagrams was closed")
 
     async def aclose(self) -> None:
-        """Discard what is queued and all later datagrams; then execute a checkpoint."""
+        """Discard the queued and all later datagrams; then execute a checkpoint."""
         self._is_closed = True
         self._queue.clear()
         self._wake()

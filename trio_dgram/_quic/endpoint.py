@@ -1,7 +1,7 @@
-"""The endpoint of connections: the sockets, a task that reads each of them, and one task that sends and keeps time.
+"""The endpoint of connections: the sockets, a task that reads each of them, and one task for sending and timers.
 
-Rule 1: only :meth:`Endpoint._drive` waits for a socket to take flights. Tasks of the program change the state of an
-    engine and mark its connection as changed, so cancelling them interrupts no flight.
+Rule 1: only :meth:`Endpoint._drive` waits until a socket accepts a flight. Tasks of the program change the state of an
+engine and mark its connection as changed, so cancelling them interrupts no flight.
 Rule 2: a flight is one ``send_many``, of all connections that have changed since the last one.
 Rule 3: a connection that has closed sends its last flight at once, without waiting, also while all tasks end.
 """
@@ -31,11 +31,12 @@ from .paths import Path
 from .session import Flight, Session
 
 _SHORTEST_WAIT: Final = 2e-5
-"""Seconds. The pacing of aioquic rounds a hair early, and would have a timer fire for ever at one instant."""
+"""Seconds. aioquic's pacing rounds slightly early, so that a timer would fire endlessly at one instant."""
 _READ_AT_ONCE: Final = 64
-"""Decrypting a datagram costs about 0.1 ms, so this bounds the time for which no other task runs."""
+"""The batch size of receiving. Decrypting a datagram costs about 0.1 ms, so this bounds the time without other
+tasks."""
 _SENT_AT_ONCE: Final = 64
-"""After how many datagrams a flight takes no other connection."""
+"""The number of datagrams from which a flight includes no further connection."""
 
 
 @defer_interrupts
@@ -52,7 +53,7 @@ class Endpoint:
         self._receive = receive
         self._on_error = on_error
         self._changed: dict[Session, None] = {}
-        # Times at which to ask connections whether something is due; the number makes entries of one time comparable.
+        # The times of the connections' timers; the number makes entries of one time comparable.
         self._timers: list[tuple[float, int, Session]] = []
         self._numbers = count()
         self._driver = trio.lowlevel.ParkingLot()
@@ -69,7 +70,7 @@ class Endpoint:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # The tasks raise nothing, and the block's exception is not passed on: it leaves the block as it is.
+        # The tasks raise nothing, and the nursery does not see the block's exception, so that it propagates unchanged.
         self._nursery.cancel_scope.shield = True
         self._nursery.cancel_scope.cancel()
         try:
@@ -130,7 +131,7 @@ class Endpoint:
             _, _, session = heapq.heappop(self._timers)
             session.armed.pop()
             if session.closed is None and session.next_timer <= now:
-                # It has changed, so it is armed after its flight.
+                # The timer of a changed connection is set after its flight.
                 session.handle_timer(now)
             else:
                 self._arm(session)
@@ -173,7 +174,7 @@ class Endpoint:
                 return
 
     def _on_send_error(self, session: Session, error: SendManyError) -> None:
-        """Drop the datagram: the engine learns that from the missing acknowledgement."""
+        """Drop the datagram: the engine detects that from the missing acknowledgement."""
         if error.errno == errno.EMSGSIZE:
             session.engine.shrink(SMALLEST_DATAGRAM)
         elif is_reported_by_network(error):
@@ -184,6 +185,6 @@ class Endpoint:
             self.send_now(path.socket, datagram)
 
     def send_now(self, sock: DatagramSocket, datagram: Datagram) -> None:
-        """Send a datagram if the kernel takes it now."""
+        """Send a datagram unless that would block."""
         with suppress(OSError, trio.WouldBlock, trio.ClosedResourceError):
             sock.send_nowait(datagram)

@@ -1,15 +1,15 @@
 """The engine of one connection: aioquic's state machine, without sockets and without a clock.
 
-No other module imports aioquic. Its connection does two things that a library with backpressure cannot have, and that
+No other module imports aioquic. Its connection does two things that a library with backpressure cannot accept, and that
 no public API changes, so a subclass does:
 
-1. It doubles the limits of flow control as data arrives, so a peer could fill the memory. Here they follow what the
-   application has consumed.
+1. It doubles the limits of flow control as data arrives, so a peer could fill the memory. Here they follow the bytes
+   that the application has consumed.
 2. It draws connection IDs at random. Here the first byte names the worker process.
 
-The subclass touches private names. :func:`check_aioquic` looks for all of them, and :meth:`Engine.violation` compares
-after each flight what aioquic does with what it should do, so that a change of aioquic ends connections with an error
-instead of taking the limits away in silence.
+The subclass touches private names. :func:`check_aioquic` checks that all of them exist, and :meth:`Engine.violation`
+checks after each flight that aioquic keeps to these rules, so that a change in aioquic ends connections with an error
+instead of silently removing the limits.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ _OF_PARTS: Final = {
 
 
 class EngineEvents(Protocol):
-    """What happens to a connection."""
+    """The events of a connection."""
 
     def handshake_completed(self) -> None:
         """The handshake is done."""
@@ -90,10 +90,10 @@ class EngineEvents(Protocol):
         """The next bytes of a stream have arrived."""
 
     def stream_reset(self, stream_id: int, code: int) -> None:
-        """The peer will send no more of a stream, and what is missing of it is lost."""
+        """The peer will send no more of a stream, and its missing bytes are lost."""
 
     def stream_stopped(self, stream_id: int, code: int) -> None:
-        """The peer wants no more of a stream; its sending side has been reset."""
+        """The peer has stopped a stream; its sending side has been reset."""
 
     def datagram_received(self, data: bytes) -> None:
         """A DATAGRAM frame has arrived."""
@@ -110,7 +110,7 @@ class EngineEvents(Protocol):
 
 @lru_cache(maxsize=1)
 def check_aioquic() -> None:
-    """Raise ``ImportError`` if this release of aioquic has moved what the engine uses."""
+    """Raise ``ImportError`` if this release of aioquic lacks names that the engine uses."""
     certificate: Any = object()
     client = QuicConnection(configuration=QuicConfiguration())
     server = QuicConnection(
@@ -137,14 +137,14 @@ class _DebugLog(logging.LoggerAdapter[Any]):
 
 
 class Engine(QuicConnection):
-    """One connection. It has the methods of aioquic's, which take the time, and those here.
+    """One connection. It has the methods of aioquic's, with the time as an argument, and those here.
 
     Args:
-      configuration: aioquic's.
-      max_streams: how many two-way and one-way streams the peer may have open.
-      id_prefix: how the connection IDs begin that we choose.
+      configuration: aioquic's configuration.
+      max_streams: the most two-way and one-way streams that the peer may have open.
+      id_prefix: the first bytes of our connection IDs.
       original_id: on a server, the connection ID that the client has chosen.
-      retry_id: on a server, the one of our Retry packet, if the client comes back with its token.
+      retry_id: on a server, the one of our Retry packet, if the client has returned its token.
     """
 
     def __init__(
@@ -164,17 +164,17 @@ class Engine(QuicConnection):
         )
         self._logger = self._loss._logger = _DebugLog(self._logger)  # type: ignore[assignment]  # noqa: SLF001
         self.lost = 0
-        """How many packets were lost."""
+        """The number of lost packets."""
         self._closed_by_peer = False
         self._id_prefix = id_prefix
         self._window, self._stream_window = configuration.max_data, configuration.max_stream_data
-        # How many bytes of the peer nothing holds any more: of all streams, and of each.
+        # The released bytes of the peer, which are no longer stored: of all streams, and of each.
         self._released = 0
-        self._taken: dict[int, int] = {}
+        self._consumed: dict[int, int] = {}
         self._abandoned: dict[int, QuicStream] = {}
-        # How many bytes of each stream were queued.
+        # The queued bytes of each stream, in total.
         self._written: dict[int, int] = {}
-        # How many two-way and one-way streams the peer may open in all.
+        # The most two-way and one-way streams that the peer may open in total.
         self._places = list(max_streams)
         self._restore_places()
         self._local_max_streams_bidi.sent, self._local_max_streams_uni.sent = max_streams
@@ -188,7 +188,7 @@ class Engine(QuicConnection):
         self.lost += len(packets)
         self._on_lost(packets=packets, **options)
 
-    # What aioquic's methods do in addition
+    # Overridden methods of aioquic
 
     def receive_datagram(self, data: bytes, addr: Address, now: float) -> None:
         super().receive_datagram(data, addr, now)
@@ -223,7 +223,7 @@ class Engine(QuicConnection):
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         self._restore_places()
-        # aioquic doubles a limit that is half used, so nothing may seem to be used.
+        # aioquic doubles a limit that is half used, so report nothing as used.
         limit = self._local_max_data
         used, limit.used = limit.used, 0
         try:
@@ -242,16 +242,16 @@ class Engine(QuicConnection):
             receiver.highest_offset = offset
 
     def _restore_places(self) -> None:
-        """Undo what aioquic adds to the limits when streams are over."""
+        """Undo aioquic's additions to the limits for streams that are over."""
         self._local_max_streams_bidi.value, self._local_max_streams_uni.value = self._places
 
     # The connection
 
     def drain(self, handler: EngineEvents) -> None:
-        """Report what has happened, in order."""
+        """Report the events that have happened, in order."""
         while (event := self.next_event()) is not None:
             if isinstance(event, events.StreamDataReceived):
-                self._taken.setdefault(event.stream_id, 0)
+                self._consumed.setdefault(event.stream_id, 0)
             report = _REPORTS.get(type(event))
             if report is not None:
                 report(handler, event)
@@ -269,7 +269,7 @@ class Engine(QuicConnection):
 
     @property
     def closed(self) -> Closed | None:
-        """How the connection has ended, from the moment on when it is known."""
+        """The reason of the connection's end, as soon as it is known."""
         event = self._close_event
         if event is None:
             return None
@@ -309,7 +309,7 @@ class Engine(QuicConnection):
 
     @property
     def congestion_window(self) -> int:
-        """How many bytes may be in flight."""
+        """The congestion window: the most bytes in flight."""
         return self._loss.congestion_window
 
     def shrink(self, size: int) -> None:
@@ -318,24 +318,24 @@ class Engine(QuicConnection):
         # A DATAGRAM frame that no longer fits would hold back all that are queued behind it.
         self._datagrams_pending = deque(each for each in self._datagrams_pending if len(each) <= self.max_datagram)
 
-    # Streams that are sent
+    # Sending streams
 
     def open_stream(self, *, one_way: bool) -> int | None:
         """Return the ID of a new stream, None if the peer does not allow another one now."""
         stream_id = self.get_next_available_stream_id(is_unidirectional=one_way)
         if stream_id // 4 >= (self._remote_max_streams_uni if one_way else self._remote_max_streams_bidi):
             return None
-        # Writing reserves the ID.
+        # A write reserves the ID.
         self.send_stream_data(stream_id, b"")
         return stream_id
 
     def unsent(self, stream_id: int) -> int:
-        """Return how many of the queued bytes were not sent once."""
+        """Return the number of queued bytes that were never sent."""
         stream = self._streams.get(stream_id)
         return 0 if stream is None else self._written.get(stream_id, 0) - stream.sender.highest_offset
 
     def is_delivered(self, stream_id: int) -> bool:
-        """Return whether everything that was sent, and the end, is acknowledged."""
+        """Return whether all sent data, and the end, is acknowledged."""
         stream = self._streams.get(stream_id)
         return stream is None or stream.sender.is_finished
 
@@ -346,25 +346,25 @@ class Engine(QuicConnection):
     def forget(self, stream_id: int) -> None:
         """Forget the counts of a stream that is over."""
         self._written.pop(stream_id, None)
-        self._taken.pop(stream_id, None)
+        self._consumed.pop(stream_id, None)
 
-    # Streams that are received
+    # Receiving streams
 
     def consume(self, stream_id: int, count: int) -> bool:
-        """Grant credit for ``count`` bytes of a stream that the application has taken; return whether to send it."""
+        """Grant credit for ``count`` bytes of a stream that the application has consumed; return whether to send it."""
         is_due = self._release(count)
         stream = self._streams.get(stream_id)
         if stream is None:
             return is_due
-        self._taken[stream_id] = taken = self._taken.get(stream_id, 0) + count
-        due = taken + self._stream_window
+        self._consumed[stream_id] = consumed = self._consumed.get(stream_id, 0) + count
+        due = consumed + self._stream_window
         if not stream.receiver.is_finished and due - stream.max_stream_data_local >= self._stream_window // 2:
             stream.max_stream_data_local = due
             is_due = True
         return is_due
 
     def abandon(self, stream_id: int, unread: int) -> None:
-        """Grant credit for all of a stream that no task takes: ``unread`` bytes delivered, and all that is to come."""
+        """Grant credit for all of a stream that no task reads: ``unread`` delivered bytes, and all later ones."""
         stream = self._streams.get(stream_id)
         if stream is None:
             self._release(unread)
@@ -375,8 +375,8 @@ class Engine(QuicConnection):
     def _release_abandoned(self) -> None:
         for stream_id, stream in list(self._abandoned.items()):
             offset = stream.receiver.highest_offset
-            self._release(offset - self._taken.get(stream_id, 0))
-            self._taken[stream_id] = offset
+            self._release(offset - self._consumed.get(stream_id, 0))
+            self._consumed[stream_id] = offset
             if stream.receiver.is_finished:
                 del self._abandoned[stream_id]
 
@@ -389,34 +389,34 @@ class Engine(QuicConnection):
         return is_due
 
     def return_place(self, *, one_way: bool) -> None:
-        """Let the peer open one more stream."""
+        """Allow the peer one more stream."""
         self._places[one_way] += 1
 
     # DATAGRAM frames
 
     @property
     def max_datagram(self) -> int:
-        """How many bytes fit in one DATAGRAM frame; 0 if the peer takes none."""
+        """The most bytes that fit in one DATAGRAM frame; 0 if the peer accepts none."""
         limit = self._remote_max_datagram_frame_size
         return 0 if limit is None else max(0, min(self._max_datagram_size - _DATAGRAM_OVERHEAD, limit - 3))
 
     @property
     def unsent_datagrams(self) -> int:
-        """How many DATAGRAM frames are queued."""
+        """The number of queued DATAGRAM frames."""
         return len(self._datagrams_pending)
 
     # Guards
 
     def violation(self) -> str | None:
-        """Return which rule of this module aioquic breaks; None if it keeps to them."""
+        """Return the rule of this module that aioquic breaks; None if it keeps to them."""
         limit, released, window = self._local_max_data, self._released, self._window
         if limit.used - released > window or limit.value > released + window:
             return "the window of the connection grows as data arrives"
         if limit.sent == limit.value < released + window // 2:
             return "the window of the connection does not grow as data is consumed"
-        for stream_id, taken in self._taken.items():
+        for stream_id, consumed in self._consumed.items():
             stream = self._streams.get(stream_id)
-            if stream is not None and stream.max_stream_data_local > taken + self._stream_window:
+            if stream is not None and stream.max_stream_data_local > consumed + self._stream_window:
                 return "the window of a stream grows as data arrives"
         if any(not each.cid.startswith(self._id_prefix) for each in self._host_cids):
             return "connection IDs are not the chosen ones"
@@ -455,7 +455,7 @@ def encode_refusal(header: Header, code: int) -> bytes:
 def make_configuration(
     certificate: tuple[str, str] | None, key_log: TextIO | None, qlog: str | None, **options: Any
 ) -> QuicConfiguration:
-    """Return aioquic's configuration, with what it reads from files."""
+    """Return aioquic's configuration, with the files that it names loaded."""
     configuration = QuicConfiguration(
         connection_id_length=ID_SIZE,
         secrets_log_file=key_log,

@@ -1,4 +1,4 @@
-"""How a connection or a stream ends."""
+"""The end of a connection or a stream, as a value and as an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CERTIFICATE_ALERTS: Final = (42, 43, 44, 45, 46, 48)
 
 @attrs.frozen(kw_only=True)
 class Closed:
-    """How a connection has ended.
+    """The end of a connection.
 
     Attributes:
       code (int): the error code (RFC 9000, 20); 0 for none, also when the idle timeout has ended it.
@@ -60,7 +60,7 @@ class HandshakeError(QuicError):
 
 
 def connection_error(closed: Closed, kind: type[QuicError] = QuicError) -> QuicError:
-    """Return the error that states how a connection has ended."""
+    """Return the error for the end of a connection."""
     actor = "the peer closed the connection" if closed.remote else "the connection has ended"
     code = f"application code {closed.code}" if closed.application else f"code {closed.code:#x}"
     message = f"{actor}: {closed.reason or 'no reason given'} ({code})"

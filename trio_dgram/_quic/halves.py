@@ -1,11 +1,11 @@
-"""The two directions of a stream. The engine is not asked what it would refuse: the state is here.
+"""The two directions of a stream. Their state is kept here, so that no call reaches the engine that it would refuse.
 
 sending:    open -> ended        the end (FIN) is queued
             open -> broken       the peer has stopped it
             any of these -> closed
 
-receiving:  open -> ended        the end has arrived; what is queued is still returned
-            open -> broken       the peer has reset it; what was queued is discarded
+receiving:  open -> ended        the end has arrived; queued bytes are still returned
+            open -> broken       the peer has reset it; queued bytes are discarded
             any of these -> closed
 
 The program has left a direction when it has closed it, or has seen its end: the sending one as its own or as an error,
@@ -26,7 +26,7 @@ from .state import ConnectionState, Exclusive
 
 @defer_interrupts
 class SendingHalf:
-    """The direction of a stream that we send."""
+    """The sending direction of a stream."""
 
     def __init__(self, state: ConnectionState, stream_id: int) -> None:
         self._state = state
@@ -40,7 +40,7 @@ class SendingHalf:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing more will be queued."""
+        """Whether no more bytes will be queued."""
         return self._has_ended or self._is_closed or self._error is not None
 
     @property
@@ -49,7 +49,7 @@ class SendingHalf:
         return self._has_ended or self._is_closed or self._error_was_seen
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue all bytes, as the peer's window and ours allow."""
+        """Queue all bytes, within the peer's window and ours."""
         if not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"data must be bytes-like, not {describe_value(data)}")
         with self._exclusive:
@@ -113,14 +113,14 @@ class SendingHalf:
         self._state.progress.unpark_all()
 
     def on_stop(self, code: int) -> None:
-        """Note that the peer has stopped the stream, whose engine is reset then."""
+        """Mark the stream as stopped by the peer; the engine has reset it."""
         if not self._has_ended and self._error is None:
             self._error = stream_error("stopped", code)
         self._state.finishing.discard(self._id)
         self._on_ending()
 
     def close(self) -> None:
-        """Queue the end if everything before was queued, else a reset."""
+        """Queue the end if all bytes before it were queued, else a reset."""
         if self.is_done or self._state.closed is not None:
             self._is_closed = True
             self._state.on_change()
@@ -131,7 +131,7 @@ class SendingHalf:
             self._is_closed = True
 
     def reset(self, code: int) -> None:
-        """Give up what was not delivered."""
+        """Reset the stream; undelivered bytes are lost."""
         self._is_closed = True
         if self._state.closed is None:
             self._state.engine.reset_stream(self._id, code)
@@ -141,7 +141,7 @@ class SendingHalf:
 
 @defer_interrupts
 class ReceivingHalf:
-    """The direction of a stream that we receive."""
+    """The receiving direction of a stream."""
 
     def __init__(self, state: ConnectionState, stream_id: int) -> None:
         self._state = state
@@ -160,16 +160,16 @@ class ReceivingHalf:
         return self._is_closed or self._end_was_seen
 
     async def receive_some(self, max_bytes: int | None) -> bytes:
-        """Wait for bytes and take them."""
+        """Wait for bytes, and remove and return them."""
         limit = sys.maxsize if max_bytes is None else check_integer("max_bytes", max_bytes, 1, sys.maxsize)
         with self._exclusive:
             await trio.lowlevel.checkpoint()
             while not self._is_readable():
                 await self._readers.park()
-            return self._take(limit)
+            return self._pop(limit)
 
     def _is_readable(self) -> bool:
-        """Return whether there is something to take, be it the end; raise what prevents it."""
+        """Return whether bytes or the end can be read; raise the error that prevents it."""
         if self._is_closed:
             raise trio.ClosedResourceError("this stream was closed")
         if self._state.closed_here:
@@ -182,7 +182,7 @@ class ReceivingHalf:
         self._state.check_open()
         return False
 
-    def _take(self, limit: int) -> bytes:
+    def _pop(self, limit: int) -> bytes:
         data = bytes(self._queue[:limit])
         del self._queue[:limit]
         if not data:
@@ -196,19 +196,19 @@ class ReceivingHalf:
         self._state.on_change()
 
     def on_data(self, data: bytes, *, end: bool) -> None:
-        """Note what has arrived."""
+        """Queue bytes that have arrived."""
         if not self._is_closed:
             self._queue += data
             self._has_ended = end
             self.wake()
 
     def on_reset(self, code: int) -> None:
-        """Note that the peer has reset the stream."""
+        """Mark the stream as reset by the peer."""
         self._error = stream_error("reset", code)
         self._abandon()
 
     def stop(self, code: int) -> None:
-        """Take nothing more; ask the peer to send no more, if it may."""
+        """Stop reading; ask the peer to stop sending, if it has not ended."""
         if self._is_closed:
             return
         self._is_closed = True

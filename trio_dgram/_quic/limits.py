@@ -17,7 +17,7 @@ _MOST: Final = 2**31 - 1
 
 
 class QuicPeerOptions(TypedDict, total=False):
-    """The limits of a QUIC server, as keyword options. One that is left out has its default.
+    """The limits of a QUIC server, as keyword options. Omitted ones have their defaults.
 
     Attributes:
       retry (Literal['always', 'under_load', 'never']): whether a client must prove its address before anything is
@@ -27,9 +27,9 @@ class QuicPeerOptions(TypedDict, total=False):
         counts from the end of its handshake until its handler returns. Default: 1024.
       max_connections_per_network (tuple[int, int] | None): the largest number of connections and handshakes in one
         IPv4 /24 and in one IPv6 /56; None for any number. Default: None.
-      max_handshakes (int): the largest number of handshakes in progress, from 1; the oldest makes room for a new one.
+      max_handshakes (int): the largest number of handshakes in progress, from 1; the oldest is evicted for a new one.
         Each costs about 90 kB. Default: 128.
-      handshake_timeout (float): how long a handshake may take, in seconds. Default: 10.0.
+      handshake_timeout (float): the time limit of a handshake, in seconds. Default: 10.0.
       accept_filter (Callable[[Datagram], bool] | None): whether to admit a new client, by its first datagram; None
         admits all. Default: None.
     """
@@ -43,7 +43,7 @@ class QuicPeerOptions(TypedDict, total=False):
 
 
 class QuicListenerOptions(QuicPeerOptions, SocketOptions, total=False):
-    """The keyword options of a QUIC server: its limits, and those of its sockets. One left out has its default."""
+    """The keyword options of a QUIC server: its limits, and those of its sockets. Omitted ones have their defaults."""
 
 
 document(QuicListenerOptions, QuicPeerOptions, SocketOptions)

@@ -1,8 +1,8 @@
 """The connections that one socket of a server accepts.
 
-Rule 1: at most ``max_handshakes`` handshakes are in progress; the oldest ends in favour of a new one.
-Rule 2: at most ``max_connections`` connections have a place, each until it and its handler have ended. The handshake
-    proves the address, so none is evicted: the newcomer is refused.
+Rule 1: at most ``max_handshakes`` handshakes are in progress; the oldest is evicted for a new one.
+Rule 2: at most ``max_connections`` connections are counted, each until it and its handler have ended. The handshake
+proves the address, so none is evicted: the new connection is refused.
 Rule 3: a handshake counts for its network from its beginning.
 """
 
@@ -81,7 +81,7 @@ class Listener(trio.abc.Listener[Connection], metaclass=NoPublicConstructor):
           trio.ClosedResourceError: if the listener is closed, or is closed meanwhile.
           OSError: the kernel's error if it has ended receiving.
 
-        A checkpoint always. A cancelled call has accepted no connection.
+        Always a checkpoint. A cancelled call has accepted no connection.
         """
         await trio.lowlevel.checkpoint()
         while True:
@@ -140,7 +140,7 @@ class Listener(trio.abc.Listener[Connection], metaclass=NoPublicConstructor):
         return True
 
     def _add(self, session: Session, address: Address) -> None:
-        """Note that a handshake has begun."""
+        """Count a handshake that has begun."""
         network = "" if self._limits.max_connections_per_network is None else network_of(address.host)[0]
         self._networks[network] += 1
         self._handshaking[session] = network
@@ -168,7 +168,7 @@ class Listener(trio.abc.Listener[Connection], metaclass=NoPublicConstructor):
     # Their end
 
     def _on_end(self, session: Session) -> bool:
-        """Note the end of a connection; return whether its handshake has failed."""
+        """Process the end of a connection; return whether its handshake has failed."""
         if session in self._handshaking:
             self._leave(self._handshaking, session)
             self._count("failed")
@@ -190,7 +190,7 @@ class Listener(trio.abc.Listener[Connection], metaclass=NoPublicConstructor):
             del self._networks[network]
 
     def _fail(self, error: OSError) -> None:
-        """Raise ``error`` in ``accept`` from now on: nothing reads any more."""
+        """Raise ``error`` in ``accept`` from now on: no task reads the socket any more."""
         self._failure = error
         for session in (*self._handshaking, *self._places):
             session.fail(INTERNAL_ERROR, "")

@@ -16,7 +16,7 @@ _INITIAL: Final = {1: 0, 0x6B3343CF: 1}
 
 
 class Header(NamedTuple):
-    """What a long header has before a connection exists."""
+    """The fields of a long header that are needed before a connection exists."""
 
     version: int
     destination: bytes
@@ -26,7 +26,7 @@ class Header(NamedTuple):
 
 
 def destination_of_untrusted(data: bytes) -> bytes:
-    """Return the connection ID that a datagram is for; it has any length, down to none, if the header is malformed."""
+    """Return the destination connection ID of a datagram; of any length, even 0, if the header is malformed."""
     if data[:1] < b"\x80":
         return data[1 : 1 + ID_SIZE]
     return data[6 : 6 + data[5]] if len(data) > 5 else b""

@@ -1,4 +1,4 @@
-"""The paths of a connection: by which socket, and from which local address, each address of the peer is reached."""
+"""The paths of a connection: the socket and the local address by which each address of the peer is reached."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .._values.addresses import Address
 from .._values.datagrams import Datagram
 
 _MOST: Final = 16
-"""How many are kept: datagrams that are not authentic have any source."""
+"""The most paths that are kept: unauthenticated datagrams can have any source."""
 
 
 class Path(NamedTuple):
@@ -26,14 +26,14 @@ class Path(NamedTuple):
 
 
 class Paths:
-    """The latest path of each address; the one in use is never forgotten."""
+    """The latest path of each address; the current one is never evicted."""
 
     def __init__(self, first: Path) -> None:
         self.current: Path = first
         self._paths: dict[Address, Path] = {first.latest.address: first}
 
     def note(self, path: Path) -> None:
-        """Remember by which path a datagram came."""
+        """Record the path of a received datagram."""
         address = path.latest.address
         self._paths.pop(address, None)
         self._paths[address] = path
@@ -50,6 +50,6 @@ class Paths:
         return self._paths.get(Address(*address), self.current)
 
     def replace_socket(self, path: Path) -> None:
-        """Use another socket for the peer that stays where it is."""
+        """Use another socket for the same peer address."""
         self.current = path
         self._paths = {path.latest.address: path}

@@ -1,6 +1,6 @@
-"""From datagrams to connections: the table of connection IDs of a server, and what begins a connection.
+"""From datagrams to connections: the table of connection IDs of a server, and the start of connections.
 
-All sockets of a server share the table, so a client may come to another address, and over the other family.
+All sockets of a server share the table, so a client may change its address, also to the other family.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .paths import Path
 from .session import Session
 from .tokens import RetryTokens
 
-# ruff: noqa: SLF001 -- the listener hides from programs what is for the router
+# ruff: noqa: SLF001 -- members for the router are private, so that programs do not see them
 
 _HIGHEST_INDEX: Final = 255
 
@@ -79,11 +79,11 @@ class Router:
         data = path.latest.data
         header = parse_long_header_untrusted(data)
         versions = self._engine_configuration.supported_versions
-        # A smaller datagram gets no answer, so none is larger than what causes it.
+        # A smaller datagram gets no answer, so no answer is larger than its cause (no amplification).
         if header is None or len(data) < SMALLEST_DATAGRAM or not header.version:
             listener._count("ignored")
         elif header.version not in versions:
-            # Version 0 is itself a negotiation: two servers would answer each other for ever.
+            # Version 0 is itself a version negotiation: two servers would answer each other endlessly.
             listener._count("negotiations")
             self._answer(path, encode_version_negotiation(header, versions))
         elif not header.is_initial or len(header.destination) < ID_SIZE:
@@ -104,7 +104,7 @@ class Router:
             return False
 
     def _begin(self, listener: Listener, path: Path, header: Header) -> None:
-        """Begin a connection, or have the client prove its address first."""
+        """Begin a connection, or ask the client to prove its address first."""
         address = path.latest.address
         original_id = self._tokens.original_id_untrusted(header.token, address, header.destination)
         if original_id is None and self._needs_retry(listener):
@@ -144,7 +144,7 @@ class Router:
         self.endpoint.add(session)
         session.receive(path)
         if not engine.has_begun and session.closed is None:
-            # Nothing of the datagram was authentic, so it gets no answer.
+            # No packet in the datagram was authentic, so it gets no answer.
             session.send_now = bool
             session.fail(CONNECTION_REFUSED, "no authentic packet")
 

@@ -42,22 +42,22 @@ async def serve(
     """Call ``handler`` with each connection of a client, for ever.
 
     Args:
-      handler: an async function that takes a :class:`Connection`. When it returns, the connection is closed once the
-        client has the data of streams that were ended.
-      port: the UDP port, the same for all address families; 0 for one of the kernel's choice.
+      handler: an async function whose argument is a :class:`Connection`. When it returns, the connection is closed once
+        the client has acknowledged the streams that were ended.
+      port: the UDP port, the same for all address families; 0 for an ephemeral port.
       configuration: the settings, with a certificate.
       host: a local address, or a name that resolves to some; all interfaces without one. Default: None.
-      drain_timeout: how long to wait for the client then, in seconds. Default: 5.0.
+      drain_timeout: how long to wait for these acknowledgements, in seconds. Default: 5.0.
       handler_errors: ``"log"``: log a handler's ``Exception`` with its traceback (repeated ones at most once a second)
-        and close only its connection, with application code 1; ``"raise"``: let it end the server. Default: ``"log"``.
+        and close only its connection, with application code 1; ``"raise"``: end the server. Default: ``"log"``.
       task_status: ``nursery.start`` returns the listeners, one for each socket.
       options: limits, and options of the sockets, as documented in :class:`QuicListenerOptions`.
 
-    No client causes the cancellation of a handler: what it waits for raises ``trio.BrokenResourceError``, which is not
-    logged. A client may change its address, also between the families.
+    A client never causes the cancellation of a handler: the handler's waits raise ``trio.BrokenResourceError``, which
+    is not logged. A client may change its address, also between the families.
 
     Raises:
-      TypeError, ValueError: if an argument is wrong; no socket was opened.
+      TypeError, ValueError: if an argument is invalid; no socket was opened.
       socket.gaierror: if the name does not resolve.
       OSError: the kernel's error, such as EADDRINUSE; no socket stays open.
 

@@ -1,7 +1,7 @@
-"""One connection: between its engine, which waits for nothing, and the tasks that use its streams.
+"""One connection: between its engine, which never waits, and the tasks that use its streams.
 
-Whatever the peer does reaches the engine first (:meth:`Session.receive`) and then the streams, as the events that the
-engine reports. Whatever tasks do reaches the engine first and then, by ``on_change``, the task that sends the flights.
+Input of the peer reaches the engine first (:meth:`Session.receive`) and then the streams, as the events that the engine
+reports. Operations of tasks reach the engine first and then, by ``on_change``, the task that sends the flights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .paths import Path, Paths
 from .state import ConnectionState
 from .stream_table import StreamTable
 
-# ruff: noqa: SLF001 -- the channels hide from programs what is for the session
+# ruff: noqa: SLF001 -- members for the session are private, so that programs do not see them
 
 
 def _ignore(*_: object) -> None:
@@ -40,8 +40,8 @@ class Session:
     Args:
       engine: its engine.
       configuration: its settings.
-      path: how its peer is reached.
-      log: where failures are logged.
+      path: the path to its peer.
+      log: the log of failures.
     """
 
     def __init__(self, engine: Engine, configuration: Configuration, path: Path, log: RateLimitedLog) -> None:
@@ -53,7 +53,7 @@ class Session:
         self.armed = [inf]
         """The times at which the timer of the endpoint fires for this connection, the next one last."""
         self.changed = trio.lowlevel.ParkingLot()
-        """Where tasks wait for the end of the handshake, and of the connection."""
+        """The tasks that wait for the end of the handshake, and of the connection."""
         self.is_established = False
         self.on_established: Callable[[Session], object] = bool
         self.on_id_issued: Callable[[Session, bytes], object] = _ignore
@@ -63,7 +63,7 @@ class Session:
         self.send_now: Callable[[Flight], object] = bool
         """Sends a flight without waiting."""
         self.farewell = b""
-        """The datagram that has closed the connection, if we have."""
+        """The datagram that has closed the connection, if this end has closed it."""
         self.datagrams = create(DatagramFrames, self.state)
         self.streams = StreamTable(self.state)
         self._pings: dict[int, float | None] = {}
@@ -71,7 +71,7 @@ class Session:
         self._keep_alive_at = inf
         self._received = self._bytes_received = self._sent = self._bytes_sent = self._migrations = 0
 
-    # What comes in
+    # Input
 
     def receive(self, path: Path) -> None:
         """Process a datagram of the peer."""
@@ -86,7 +86,7 @@ class Session:
         self._settle()
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due."""
+        """Execute the timers that are due."""
         if now >= self.handshake_deadline:
             self.fail(INTERNAL_ERROR, "the handshake takes too long")
             return
@@ -102,7 +102,7 @@ class Session:
 
     @property
     def next_timer(self) -> float:
-        """When :meth:`handle_timer` is due."""
+        """The time at which :meth:`handle_timer` is due."""
         at = self.engine.get_timer()
         return min(inf if at is None else at, self.handshake_deadline, self._keep_alive_at)
 
@@ -111,7 +111,7 @@ class Session:
         self.engine.end(INTERNAL_ERROR, application=False)
 
     def _settle(self) -> None:
-        """Report what has happened to those who wait for it."""
+        """Report events to the tasks that wait for them."""
         self.engine.drain(self)
         address = self.engine.get_peer_address()
         if address is not None and self.paths.use(address):
@@ -129,7 +129,7 @@ class Session:
             self.log.report("violation", "aioquic %s does not keep to our credit: %s", version(), violation)
             self.engine.end(INTERNAL_ERROR, application=False)
 
-    # What goes out
+    # Output
 
     def flight(self, now: float) -> Flight:
         """Return the datagrams to send now."""
@@ -167,7 +167,7 @@ class Session:
         self._end()
 
     def refuse(self) -> None:
-        """End the connection with the next flight: there is no place for it."""
+        """Refuse the connection with the next flight: the listener is at its limit."""
         self.engine.end(CONNECTION_REFUSED, application=False)
 
     def _end(self) -> None:
@@ -193,7 +193,7 @@ class Session:
 
     @property
     def closed(self) -> Closed | None:
-        """How it has ended."""
+        """The end of the connection, None before."""
         return self.state.closed
 
     async def drain(self) -> None:
@@ -209,7 +209,7 @@ class Session:
     # Events of the engine
 
     def handshake_completed(self) -> None:
-        """Note the end of the handshake."""
+        """Record the end of the handshake."""
         self.is_established = True
         self.handshake_deadline = inf
         self._restart_keep_alive()
@@ -226,7 +226,7 @@ class Session:
             self.engine.end(APPLICATION_ERROR, "rapid reset", application=False)
 
     def stream_stopped(self, stream_id: int, code: int) -> None:
-        """Pass on that the peer wants no more of a stream."""
+        """Pass on that the peer has stopped a stream."""
         self.streams.stop(stream_id, code)
 
     def datagram_received(self, data: bytes) -> None:
@@ -234,7 +234,7 @@ class Session:
         self.datagrams._put(data)
 
     def ping_acknowledged(self, uid: int) -> None:
-        """Note the answer to a ping."""
+        """Record the answer to a ping."""
         if uid in self._pings:
             self._pings[uid] = trio.current_time()
 
@@ -249,7 +249,7 @@ class Session:
     # The connection
 
     async def ping(self) -> float:
-        """Send a PING frame and return after how many seconds it was acknowledged."""
+        """Send a PING frame and return the seconds until it was acknowledged."""
         await trio.lowlevel.checkpoint()
         self.state.check_open()
         begin = trio.current_time()
@@ -303,4 +303,4 @@ class Session:
 
 
 Flight: TypeAlias = list[tuple[Session, Path, Datagram]]
-"""Datagrams to send: for which connection, and by which path."""
+"""Datagrams to send, with their connection and their path."""

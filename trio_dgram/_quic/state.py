@@ -1,4 +1,4 @@
-"""What the streams and the datagrams of a connection share."""
+"""The state that the streams and the datagrams of a connection share."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class ConnectionState:
         self.engine = engine
         self.configuration = configuration
         self.closed: Closed | None = None
-        """How the connection has ended."""
+        """The end of the connection, None before."""
         self.closed_here = False
         """Whether the program has closed it."""
         self.progress = trio.lowlevel.ParkingLot()
-        """Where tasks wait for the peer: all are woken whenever something has happened."""
+        """The tasks that wait for the peer: all are woken by every event."""
         self.ending: set[int] = set()
-        """The streams of which one direction has ended, and that are not over."""
+        """The streams of which exactly one direction has ended."""
         self.finishing: set[int] = set()
         """The streams of which our end is queued and not acknowledged."""
         self.on_change: Callable[[], object] = bool
-        """Called when the engine has something to send."""
+        """Called when the engine has data to send."""
 
     def check_open(self) -> None:
-        """Raise how the connection has ended, if it has."""
+        """Raise the error of the connection's end, if it has ended."""
         if self.closed is not None:
             self.raise_closed(self.closed)
 
@@ -44,7 +44,7 @@ class ConnectionState:
 
 
 class Exclusive:
-    """A block that one task at a time may be in."""
+    """A block that one task at a time may enter."""
 
     def __init__(self, message: str) -> None:
         self._message = message

@@ -1,4 +1,4 @@
-"""The streams of a connection that are not over, and the places that the peer has for more.
+"""The streams of a connection that are not over, and the peer's allowance of further ones.
 
 Rule 1: the peer gets a place back when a stream is over in both directions, and the program has left it: it has closed
     each direction, or has seen its end. So the peer cannot open streams faster than handlers end, by aborting them.
@@ -20,7 +20,7 @@ from .incoming import IncomingStreams
 from .state import ConnectionState
 from .streams import ReceiveStream, SendStream, Stream
 
-# ruff: noqa: SLF001 -- the channels hide from programs what is for the table
+# ruff: noqa: SLF001 -- members for the table are private, so that programs do not see them
 
 _ONE_WAY: Final = 2
 """The bit of the numbers of one-way streams (RFC 9000, 2.1)."""
@@ -55,7 +55,7 @@ class StreamTable:
 
     @property
     def count(self) -> int:
-        """How many streams are not over."""
+        """The number of streams that are not over."""
         return len(self._streams)
 
     async def open(self) -> Stream:
@@ -85,7 +85,7 @@ class StreamTable:
         return halves
 
     def _find(self, stream_id: int) -> _Halves:
-        """Return a stream; one that the peer has opened waits to be accepted."""
+        """Return a stream; queue a new one of the peer for acceptance."""
         halves = self._streams.get(stream_id)
         if halves is not None:
             return halves
@@ -105,7 +105,7 @@ class StreamTable:
             self._state.ending.add(stream_id)
 
     def stop(self, stream_id: int, code: int) -> None:
-        """Pass on that the peer wants no more of a stream."""
+        """Pass on that the peer has stopped a stream."""
         self._find(stream_id).sending.on_stop(code)
 
     def reset(self, stream_id: int, code: int) -> bool:

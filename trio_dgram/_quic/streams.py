@@ -1,4 +1,4 @@
-"""The streams of a connection, as the program has them."""
+"""The public streams of a connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FAILED = 1
 
 @defer_interrupts
 class _AnyStream(trio.abc.AsyncResource):
-    """What streams of all directions have."""
+    """The common part of streams of all directions."""
 
     _id: int
 
@@ -32,8 +32,8 @@ class _AnyStream(trio.abc.AsyncResource):
         """Close the stream, then execute a checkpoint.
 
         The end is sent if the sending side is open and no ``send_all`` was cancelled half-way, otherwise a reset; the
-        peer is asked to send no more if it may (STOP_SENDING). It never waits for the peer: closing the connection
-        does. Cancelled, it resets the stream. Closing twice does nothing.
+        peer is asked to stop sending if it has not ended (STOP_SENDING). It never waits for the peer: closing the
+        connection does. Cancelled, it resets the stream. Closing twice does nothing.
         """
         try:
             await trio.lowlevel.checkpoint()
@@ -72,7 +72,7 @@ class SendStream(_AnyStream, trio.abc.SendStream, metaclass=NoPublicConstructor)
         self._sending = sending
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes; it returns when all but ``send_window`` bytes of the stream were sent once.
+        """Send bytes; return when all but ``send_window`` bytes of the stream were sent once.
 
         Args:
           data: any number of bytes.
@@ -85,7 +85,7 @@ class SendStream(_AnyStream, trio.abc.SendStream, metaclass=NoPublicConstructor)
             :class:`QuicError` is the cause.
           trio.BusyResourceError: if another task is sending.
 
-        A checkpoint always. A cancelled call has queued any part of ``data``, after which the stream cannot be
+        Always a checkpoint. A cancelled call has queued any part of ``data``, after which the stream cannot be
         continued: ``aclose`` resets it.
         """
         await self._sending.send_all(data)
@@ -93,12 +93,12 @@ class SendStream(_AnyStream, trio.abc.SendStream, metaclass=NoPublicConstructor)
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until fewer than ``send_window`` bytes of the stream are queued.
 
-        Raises as :meth:`send_all` does. A checkpoint always.
+        Raises as :meth:`send_all` does. Always a checkpoint.
         """
         await self._sending.wait_for_room()
 
     def reset(self, code: int = 0) -> None:
-        """Give up what was not delivered (RESET_STREAM), and close the sending side.
+        """Reset the stream (RESET_STREAM): undelivered bytes are lost, and the sending side is closed.
 
         Args:
           code: a code of the application's protocol, 0 to 2**62 - 1. Default: 0.
@@ -136,8 +136,8 @@ class ReceiveStream(_AnyStream, trio.abc.ReceiveStream, metaclass=NoPublicConstr
 
         Raises:
           trio.ClosedResourceError: if the stream is closed, or the program has closed the connection.
-          trio.BrokenResourceError: if the peer has reset the stream, which discards what had arrived, or the connection
-            has ended; a :class:`QuicError` is the cause.
+          trio.BrokenResourceError: if the peer has reset the stream, which discards its queued bytes, or the connection
+          has ended; a :class:`QuicError` is the cause.
           trio.BusyResourceError: if another task is receiving.
 
         The peer may send more as bytes are received: at most ``max_stream_data`` are in flight or queued. A checkpoint
@@ -146,7 +146,7 @@ class ReceiveStream(_AnyStream, trio.abc.ReceiveStream, metaclass=NoPublicConstr
         return await self._receiving.receive_some(max_bytes)
 
     def stop(self, code: int = 0) -> None:
-        """Ask the peer to send no more (STOP_SENDING), and close the receiving side.
+        """Ask the peer to stop sending (STOP_SENDING), and close the receiving side.
 
         Args:
           code: a code of the application's protocol, 0 to 2**62 - 1. Default: 0.
@@ -175,6 +175,6 @@ class Stream(SendStream, ReceiveStream, trio.abc.HalfCloseableStream, metaclass=
     async def send_eof(self) -> None:
         """Send the end of the stream; receiving may continue. Sending it twice does nothing.
 
-        Raises as :meth:`send_all` does. A checkpoint always. A cancelled call has sent nothing.
+        Raises as :meth:`send_all` does. Always a checkpoint. A cancelled call has sent nothing.
         """
         await self._sending.send_eof()

@@ -22,8 +22,8 @@ class RetryTokens:
     """Makes and checks tokens.
 
     Args:
-      secret: what all workers of a supervisor share, so that any of them accepts the tokens of the others; None for a
-        key of this process.
+      secret: the secret that all workers of a supervisor share, so that each accepts the tokens of the others; None for
+        a key of this process.
     """
 
     def __init__(self, secret: bytes | None) -> None:
