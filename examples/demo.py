@@ -1,4 +1,4 @@
-"""See it run: an echo service and its clients, a multicast group, an event channel, a flood, what became of every
+"""A demonstration: an echo service and its clients, a multicast group, an event channel, a flood, the fate of every
 datagram, and the same service on a simulated network that loses a third of them.
 
 The real sockets use the loopback interface only. On a quiet machine it takes about a second.
@@ -27,8 +27,8 @@ LEGEND = """
 sent, received          datagrams. Each client sends 2,000 and waits for each answer.
 dropped by the kernel   the receive buffer was full: the flood is faster than its receiver.
 dropped by the library  forged sources, and what was unread at the end: here none.
-errors                  nobody listens at the port that "watched" sends to. ICMP reported
-                        that, and the library reported it to that socket, once.
+errors                  no socket is bound to the port that "watched" sends to. ICMP
+                        reported that, and the library reported it to that socket, once.
 round trip              from send to answer, in microseconds; lower is better. Clients and
                         servers share one process, so each waits for the others.
 """
@@ -40,18 +40,18 @@ def coloured(code: int, text: str) -> str:
     return f"\033[{code}m{text}\033[0m" if COLOURED else text
 
 
-def tell(what: str, text: str) -> None:
+def show(what: str, text: str) -> None:
     print(f"  {coloured(36, f'{what:>10}')}  {text}")
 
 
 async def echo(server: DatagramSocket) -> None:
-    """The whole service: answer every datagram with itself."""
+    """The whole service: send every datagram back."""
     async for datagram in server:
         await server.send(datagram.data, datagram.address)
 
 
 async def client(name: str, type_: trio_dgram.SocketType, to: tuple[str, int], report: Report) -> None:
-    """Wait for one answer after the other, and note how long each took."""
+    """Send requests one after the other, and record the time until each answer."""
     times = []
     async with trio_dgram.open_socket(type_) as socket:
         for number in range(ROUND_TRIPS):
@@ -66,7 +66,7 @@ async def client(name: str, type_: trio_dgram.SocketType, to: tuple[str, int], r
 
 
 async def multicast(report: Report) -> None:
-    """Two members of one group on one port each hear what is sent to it."""
+    """Send to a multicast group with two members on one port; each receives a copy."""
     async with trio_dgram.open_nursery() as nursery:
         members = [nursery.create_socket("udp4", reuse_address=True) for _ in range(2)]
         port = 0
@@ -74,46 +74,46 @@ async def multicast(report: Report) -> None:
             port = (await member.bind(port)).port
             member.add_membership(GROUP, "127.0.0.1")
         speaker = nursery.create_socket("udp4", multicast_interface="127.0.0.1")
-        await speaker.send("to whom it may concern", (GROUP, port))
+        await speaker.send("hello, members", (GROUP, port))
         for number, member in enumerate(members, 1):
-            heard = await member.receive()
-            tell("multicast", f"member {number} of {GROUP} heard {heard.data.decode()!r}")
+            datagram = await member.receive()
+            show("multicast", f"member {number} of {GROUP} received {datagram.data.decode()!r}")
             report.add(f"group member {number}", member.statistics())
         nursery.cancel_scope.cancel()
 
 
 async def watch(socket: DatagramSocket) -> None:
-    """Tell what happens to a socket."""
+    """Print the events of a socket."""
     async with socket.events(Listening, Connected, Failure, Closed) as events:
         async for event in events:
             match event:
                 case Listening(address):
-                    tell("event", f"listening on {address}")
+                    show("event", f"listening on {address}")
                 case Connected(address):
-                    tell("event", f"connected to {address}")
+                    show("event", f"connected to {address}")
                 case Failure(error, operation):
-                    tell("event", f"{operation} failed: {error.strerror}")
+                    show("event", f"{operation} failed: {error.strerror}")
                 case Closed():
-                    tell("event", "closed")
+                    show("event", "closed")
 
 
 async def watched(report: Report) -> None:
-    """Talk to a port that nobody listens on, and hear of it by a channel."""
-    async with trio.open_nursery() as nursery, trio_dgram.open_socket("udp4") as nobody:
-        address = await nobody.bind(0, "127.0.0.1")
-        await nobody.aclose()
+    """Send to a port on which no socket listens, and receive the error through an event channel."""
+    async with trio.open_nursery() as nursery, trio_dgram.open_socket("udp4") as closed:
+        address = await closed.bind(0, "127.0.0.1")
+        await closed.aclose()
         async with trio_dgram.open_socket("udp4") as socket:
             nursery.start_soon(watch, socket)
             await trio.testing.wait_all_tasks_blocked()
             await socket.connect(address)
-            await socket.send("anybody there?")
+            await socket.send("hello?")
             await socket.send("hello?")
             await trio.testing.wait_all_tasks_blocked()
         report.add("watched", socket.statistics())
 
 
 async def flood(report: Report) -> None:
-    """Send more than a tiny receive buffer holds: what is lost is counted, to the last datagram."""
+    """Send more than a tiny receive buffer holds; every dropped datagram is counted."""
     async with (
         trio_dgram.open_socket("udp4", port=0, host="127.0.0.1", receive_buffer_size=8192, offload=False) as drain,
         trio_dgram.open_socket("udp4") as source,
@@ -125,13 +125,13 @@ async def flood(report: Report) -> None:
         sent, counted = source.statistics().sent, drain.statistics()
         dropped = counted.dropped_by_kernel
         if dropped is not None:
-            tell("flood", f"{sent:,} sent = {counted.received:,} received + {dropped:,} dropped by the kernel")
+            show("flood", f"{sent:,} sent = {counted.received:,} received + {dropped:,} dropped by the kernel")
         report.add("flood, sender", source.statistics())
         report.add("flood, receiver", counted)
 
 
 class Report:
-    """The table of what happened."""
+    """The table of statistics."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, ...]] = []
@@ -144,7 +144,7 @@ class Report:
 
         microseconds = [""] * 3
         if times:
-            # Of these times and no others, so no percentile lies beyond the slowest.
+            # The inclusive method interpolates only between these times, so no percentile exceeds the slowest.
             percentiles = statistics.quantiles(times, n=100, method="inclusive")
             microseconds = [f"{time * 1e6:,.0f}" for time in (percentiles[49], percentiles[98], max(times))]
 
@@ -193,14 +193,14 @@ async def main() -> None:
                 server = nursery.create_socket(type_)
                 servers[type_] = await server.bind(0, host)
             except OSError as error:
-                tell("echo", f"{host} is left out: {error.strerror}")
+                show("echo", f"{host} is left out: {error.strerror}")
                 continue
-            tell("echo", f"serves on {server.address}")
+            show("echo", f"serves on {server.address}")
             services.append(server.unref())
             nursery.start_soon(echo, server)
         port = servers["udp4"].port
         resolved = await trio_dgram.resolve("localhost", port, "udp4")
-        tell("name", f"localhost is {resolved.host}")
+        show("name", f"localhost is {resolved.host}")
         async with trio.open_nursery() as clients:
             clients.start_soon(client, "client by name", "udp4", ("localhost", port), report)
             clients.start_soon(client, "client by address", "udp4", resolved, report)
@@ -217,7 +217,8 @@ async def main() -> None:
 
 
 async def lossy(network: sim.Network) -> tuple[int, float]:
-    """Ask the echo service over a lossy path until it answers; return the attempts and the virtual seconds taken."""
+    """Send requests to the echo service over a lossy path until one is answered; return the attempts and the virtual
+    seconds."""
 
     async def serve() -> None:
         async with trio_dgram.open_socket("udp4", port=7) as socket:
@@ -229,7 +230,7 @@ async def lossy(network: sim.Network) -> tuple[int, float]:
             async for attempt in trio_dgram.retry(timeout=1.0, attempts=10):
                 with attempt:
                     attempts += 1
-                    await socket.send("anybody there?")
+                    await socket.send("hello?")
                     await socket.receive()
         return attempts
 
@@ -246,7 +247,7 @@ def simulated() -> None:
         results = [sim.run(lossy, seed=seed) for _ in range(2)]
         attempts, seconds = results[0]
         again = "the same" if results[0] == results[1] else "something else"
-        tell(f"seed {seed}", f"answered at attempt {attempts}, after {seconds:.6f} s; run again: {again}")
+        show(f"seed {seed}", f"answered at attempt {attempts}, after {seconds:.6f} s; run again: {again}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Promise 1: what a cancelled call has done, at every schedule point of every async method."""
+"""Promise 1: the effect of a cancelled call, at every schedule point of every async method."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from .support.faults import faulty_kernel
 
 
 def drained(sock: DatagramSocket) -> list[bytes]:
-    """Take what is there to be received."""
-    taken = []
+    """Receive the queued datagrams."""
+    received = []
     while True:
         try:
-            taken.append(sock.receive_nowait().data)
+            received.append(sock.receive_nowait().data)
         except trio.WouldBlock:
-            return taken
+            return received
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ async def pair(udp: Family, **options: Any) -> AsyncGenerator[tuple[DatagramSock
 
 @pytest.fixture
 def lookup(udp: Family) -> Callable[..., Awaitable[tuple[str, int]]]:
-    """Resolves every name to the loopback address, and takes its time."""
+    """Resolves every name to the loopback address, after a delay."""
 
     async def answer(_host: str, port: int, _family: socket.AddressFamily) -> tuple[str, int]:
         await trio.lowlevel.checkpoint()
@@ -121,10 +121,10 @@ SENDS: dict[str, tuple[Send, list[bytes]]] = {
 }
 
 
-@pytest.mark.parametrize("told", [False, True][: 1 + ASKED])
+@pytest.mark.parametrize("ancillary", [False, True][: 1 + ASKED])
 @pytest.mark.parametrize(("send", "payloads"), SENDS.values(), ids=SENDS)
 async def test_every_datagram_that_a_cancelled_send_counted_arrives(
-    udp: Family, lookup: Any, send: Send, payloads: list[bytes], offload: bool, told: bool
+    udp: Family, lookup: Any, send: Send, payloads: list[bytes], offload: bool, ancillary: bool
 ) -> None:
     counted, returned = 0, False
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as receiver:
@@ -134,7 +134,7 @@ async def test_every_datagram_that_a_cancelled_send_counted_arrives(
             nonlocal counted, returned
             counted, returned = 0, False
             async with trio_dgram.open_socket(
-                udp.type, lookup=lookup, offload=offload, packet_info=told, icmp_errors=told
+                udp.type, lookup=lookup, offload=offload, packet_info=ancillary, icmp_errors=ancillary
             ) as sender:
                 try:
                     await send(sender, to)
@@ -144,7 +144,7 @@ async def test_every_datagram_that_a_cancelled_send_counted_arrives(
 
         async def check(_: object) -> None:
             assert drained(receiver) == payloads[:counted]
-            # A send of one has sent it or was cancelled; of many, a prefix went, which may be all of them.
+            # A single send has sent its datagram or was cancelled; send_many has sent a prefix, perhaps all.
             assert returned == (counted == len(payloads)) or (not returned and len(payloads) > 1)
 
         assert await cancel_everywhere(scenario, check) >= 6
@@ -199,69 +199,73 @@ async def test_sends_cancelled_in_backpressure_or_in_turn_have_sent_nothing(
 
             points = await cancel_everywhere(scenario, check)
             assert points >= 20
-            # It was cancelled with the faults met and without.
+            # It was cancelled both with faults and without.
             assert waited < points
 
 
 # Receiving
 
 COUNT = 7
-Take = Callable[[DatagramSocket, list[Datagram]], Awaitable[None]]
+Receive = Callable[[DatagramSocket, list[Datagram]], Awaitable[None]]
 
 
-async def take_one(sock: DatagramSocket, taken: list[Datagram]) -> None:
-    taken.append(await sock.receive())
+async def receive_one(sock: DatagramSocket, received: list[Datagram]) -> None:
+    received.append(await sock.receive())
 
 
-async def take_many(sock: DatagramSocket, taken: list[Datagram]) -> None:
-    taken += await sock.receive_many(2)
+async def receive_many(sock: DatagramSocket, received: list[Datagram]) -> None:
+    received += await sock.receive_many(2)
 
 
-async def take_next(sock: DatagramSocket, taken: list[Datagram]) -> None:
+async def receive_next(sock: DatagramSocket, received: list[Datagram]) -> None:
     async for datagram in sock:  # pragma: no branch -- a socket does not end by itself
-        taken.append(datagram)
+        received.append(datagram)
         return
 
 
-async def take_from_a_channel(sock: DatagramSocket, taken: list[Datagram]) -> None:
+async def receive_from_a_channel(sock: DatagramSocket, received: list[Datagram]) -> None:
     # Closing the channel returns the undelivered datagrams.
     async with sock.events(Datagram, max_buffer_size=3) as events:
-        taken.append(await events.receive())
+        received.append(await events.receive())
 
 
-TAKES: dict[str, Take] = {
-    "receive": take_one,
-    "receive_many": take_many,
-    "iteration": take_next,
-    "channel": take_from_a_channel,
+RECEIVES: dict[str, Receive] = {
+    "receive": receive_one,
+    "receive_many": receive_many,
+    "iteration": receive_next,
+    "channel": receive_from_a_channel,
 }
 
 
 @pytest.mark.usefixtures("coalescing")
-@pytest.mark.parametrize("told", [False, True][: 1 + ASKED])
-@pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
-async def test_cancelled_receives_have_consumed_nothing(udp: Family, take: Take, offload: bool, told: bool) -> None:
-    taken: list[Datagram] = []
-    async with pair(udp, offload=offload, packet_info=told, icmp_errors=told) as (receiver, sender):
+@pytest.mark.parametrize("ancillary", [False, True][: 1 + ASKED])
+@pytest.mark.parametrize("receive", RECEIVES.values(), ids=RECEIVES)
+async def test_cancelled_receives_have_consumed_nothing(
+    udp: Family, receive: Receive, offload: bool, ancillary: bool
+) -> None:
+    received: list[Datagram] = []
+    async with pair(udp, offload=offload, packet_info=ancillary, icmp_errors=ancillary) as (receiver, sender):
         burst = [Datagram(bytes([number]), receiver.address) for number in range(COUNT)]
 
         async def scenario() -> None:
-            taken.clear()
+            received.clear()
             with trio.CancelScope(shield=True):
                 await sender.send_many(burst)
-            while len(taken) < COUNT:
-                await take(receiver, taken)
+            while len(received) < COUNT:
+                await receive(receiver, received)
 
         async def check(_: object) -> None:
-            left = [datagram.data for datagram in taken] + drained(receiver)
+            left = [datagram.data for datagram in received] + drained(receiver)
             assert left == [datagram.data for datagram in burst]
 
         assert await cancel_everywhere(scenario, check) >= COUNT
 
 
-@pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
-async def test_a_receive_cancelled_while_it_waits_or_just_after_leaves_the_datagram(udp: Family, take: Take) -> None:
-    taken: list[Datagram] = []
+@pytest.mark.parametrize("receive", RECEIVES.values(), ids=RECEIVES)
+async def test_a_receive_cancelled_while_it_waits_or_just_after_leaves_the_datagram(
+    udp: Family, receive: Receive
+) -> None:
+    received: list[Datagram] = []
     lost_the_race = 0
     async with pair(udp) as (receiver, sender):
         to = receiver.address
@@ -269,17 +273,17 @@ async def test_a_receive_cancelled_while_it_waits_or_just_after_leaves_the_datag
 
         async def scenario() -> None:
             nonlocal before
-            taken.clear()
+            received.clear()
             before = sender.statistics().sent
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(take, receiver, taken)
+                nursery.start_soon(receive, receiver, received)
                 await wait_all_tasks_blocked()
                 await sender.send(b"kept", to)
 
         async def check(_: object) -> None:
             nonlocal lost_the_race
             left = drained(receiver)
-            assert [datagram.data for datagram in taken] + left == [b"kept"] * (sender.statistics().sent - before)
+            assert [datagram.data for datagram in received] + left == [b"kept"] * (sender.statistics().sent - before)
             lost_the_race += len(left)
 
         assert await cancel_everywhere(scenario, check) >= 6
@@ -301,7 +305,7 @@ async def test_a_cancelled_receive_of_a_channel_that_stays_open_has_consumed_no_
             seen.append((await events.receive() if result is None else result).data)
 
         cancelled = await cancel_everywhere(scenario, check)
-        # The first time it was cancelled before it had sent anything, but the send was shielded.
+        # The first call was cancelled before it had sent a datagram, but the second was shielded.
         assert seen == [b"x"] * (cancelled + 1)
 
 
@@ -447,7 +451,7 @@ async def test_an_already_cancelled_scope_ends_every_async_method(udp: Family, o
         await other.send_many([Datagram(b"ready", one.address)] * 8)
         to = (await one.receive()).address
         silent: EventChannel[Failure] = fresh.events(Failure)
-        told: EventChannel[Listening] = idle.events(Listening)
+        listening: EventChannel[Listening] = idle.events(Listening)
         budget = current_budget()
         methods: list[Callable[[], Awaitable[object]]] = [
             one.receive,
@@ -462,7 +466,7 @@ async def test_an_already_cancelled_scope_ends_every_async_method(udp: Family, o
             *(partial(one.send_many, [Datagram(b"x", to)] * count) for count in (0, 1, 9)),
             fresh.bind,
             partial(fresh.connect, to),
-            *(channel.receive for channel in (silent, told)),
+            *(channel.receive for channel in (silent, listening)),
             partial(trio_dgram.resolve, udp.loopback, 1, udp.type),
             partial(trio_dgram.resolve, "a.name", 1, udp.type),
             *(partial(open_one, **options) for options in ({}, {"port": 0}, {"connect": to})),
@@ -482,6 +486,6 @@ async def test_an_already_cancelled_scope_ends_every_async_method(udp: Family, o
         with pytest.raises(trio_dgram.NotBoundError):
             _ = fresh.address
         assert one.statistics().sent == fresh.statistics().sent == connected.statistics().sent == 0
-        assert told.receive_nowait() == Listening(idle.address)
+        assert listening.receive_nowait() == Listening(idle.address)
         assert drained(one) == [b"ready"] * 7
         idle.close()

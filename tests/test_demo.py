@@ -29,7 +29,7 @@ def test_the_demo_prints_its_table(demo: ModuleType, capsys: pytest.CaptureFixtu
     for expected in (
         "serves on 127.0.0.1:",
         "localhost is 127.0.0.1",
-        "member 2 of 239.41.23.4 heard 'to whom it may concern'",
+        "member 2 of 239.41.23.4 received 'hello, members'",
         "connected to 127.0.0.1:",
         "Connection refused",
         "client on IPv6",

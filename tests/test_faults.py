@@ -1,4 +1,4 @@
-"""A kernel that refuses: any call, in any combination."""
+"""A kernel that refuses any call, in any combination."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ RECEIVE_FAULTS = (None, errno.EAGAIN, errno.EINTR, *EARLIER)
 def outcome(faults: Sequence[int | None]) -> tuple[int | None, list[int]]:
     """Return the expected result of the faults of one datagram: the error or None, and the pending errors.
 
-    It is what the library promises, written down a second time: no room is waited for, an interruption is
-    nothing, the first of the errors that may be an earlier datagram's is tried again.
+    This restates the promise of the library independently: a full queue is waited for, an interruption is ignored, and
+    the first error that may belong to an earlier datagram is retried.
     """
-    news: list[int] = []
+    pending: list[int] = []
     earlier: int | None = None
     for fault in faults:
         if fault is None:
@@ -45,19 +45,19 @@ def outcome(faults: Sequence[int | None]) -> tuple[int | None, list[int]]:
         if fault == errno.EINTR:
             continue
         if fault in NO_ROOM:
-            # It is tried afresh after the wait.
+            # The send is retried afresh after the wait.
             if earlier is not None:
-                news.append(earlier)
+                pending.append(earlier)
             earlier = None
         elif earlier is None and fault in EARLIER:
             earlier = fault
         else:
             if earlier is not None and earlier != fault:
-                news.append(earlier)
-            return fault, news
+                pending.append(earlier)
+            return fault, pending
     if earlier is not None:
-        news.append(earlier)
-    return None, news
+        pending.append(earlier)
+    return None, pending
 
 
 @given(plan=st.lists(st.sampled_from(SEND_FAULTS), max_size=5), connected=st.booleans(), again=st.booleans())
@@ -72,13 +72,13 @@ def test_a_send_meets_any_faults_as_promised(udp: Family, plan: list[int | None]
                 if connected:
                     await sender.connect(to)
                 if again:
-                    # A checked address is not checked again.
+                    # An address that was checked once is not checked again.
                     await sender.send(b"before", None if connected else to)
                     assert (await receiver.receive()).data == b"before"
                 failures = sender.events(Failure)
-                # ENOBUFS is tried for 50 ms, in steps that double from one: a plan of five is within them.
+                # ENOBUFS is retried for 50 ms, in steps that double from one: a plan of five is within them.
                 faults.set("send" if connected else "sendto", *itertools.takewhile(lambda fault: fault, plan))
-                error, news = outcome(plan)
+                error, pending = outcome(plan)
                 if error is None:
                     await sender.send(b"once", None if connected else to)
                 else:
@@ -86,15 +86,15 @@ def test_a_send_meets_any_faults_as_promised(udp: Family, plan: list[int | None]
                         await sender.send(b"once", None if connected else to)
                     assert caught.value.errno == error
                     assert vars(caught.value)["address"] == to
-                told = [failures.receive_nowait().error.errno for _ in news]
-                assert told == news
+                reported = [failures.receive_nowait().error.errno for _ in pending]
+                assert reported == pending
                 with pytest.raises(trio.WouldBlock):
                     failures.receive_nowait()
                 statistics = sender.statistics()
                 sent = statistics.sent - again
                 assert (sent, statistics.send_errors) == ((1, 0) if error is None else (0, 1))
-                assert statistics.receive_errors == len(news)
-                # Whatever was left of the plan is the next datagram's trouble.
+                assert statistics.receive_errors == len(pending)
+                # The rest of the plan applies to the next datagram.
                 faults.plan.clear()
                 await sender.send(b"usable", None if connected else to)
                 arrived = [(await receiver.receive()).data for _ in range(sent + 1)]
@@ -134,7 +134,7 @@ def test_a_send_many_with_faults_has_sent_the_prefix_that_it_reports(
                         sent, index = error.sent, error.index
                         errors += 1
                     assert sender.statistics().sent - before == sent == index
-                    # The one that was refused is tried again.
+                    # The refused datagram is retried.
                     rest = rest[index:]
                 assert sender.statistics().sent == len(payloads)
                 assert sender.statistics().send_errors == errors
@@ -270,25 +270,27 @@ async def test_an_error_that_is_not_about_a_datagram_is_raised_by_receive_once(u
             assert (await sock.receive()).data == b"x"
 
 
-@pytest.mark.parametrize("heard", [True, False])
-async def test_a_background_error_is_reported_or_kept_for_the_next_receive(udp: Family, heard: bool) -> None:
+@pytest.mark.parametrize("watched", [True, False])
+async def test_a_background_error_is_reported_or_kept_for_the_next_receive(udp: Family, watched: bool) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             faults.set("recvfrom", errno.ENOMEM)
             failures = sock.events(Failure)
-            if not heard:
+            if not watched:
                 failures.close()
             async with sock.events(Datagram) as channel:
                 await sock.send(b"x", sock.address)
                 assert (await channel.receive()).data == b"x"
-            if heard:
+            if watched:
                 assert failures.receive_nowait().error.errno == errno.ENOMEM
             else:
                 with pytest.raises(OSError, match="receive"):
                     await sock.receive()
 
 
-async def test_enobufs_is_tried_for_50_ms_and_then_raised(udp: Family, autojump_clock: trio.testing.MockClock) -> None:
+async def test_enobufs_is_retried_for_50_ms_and_then_raised(
+    udp: Family, autojump_clock: trio.testing.MockClock
+) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
             faults.set("sendto", *[errno.ENOBUFS] * 100)
@@ -303,7 +305,7 @@ async def test_enobufs_is_tried_for_50_ms_and_then_raised(udp: Family, autojump_
             assert sock.statistics().sent == 1
 
 
-async def test_errors_of_a_destination_that_the_network_chose_are_reported_and_not_raised(udp: Family) -> None:
+async def test_errors_of_a_reply_to_a_received_address_are_reported_and_not_raised(udp: Family) -> None:
     caused = [errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED]
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
@@ -311,7 +313,7 @@ async def test_errors_of_a_destination_that_the_network_chose_are_reported_and_n
             await sock.send(b"x", sock.address)
             datagram = await sock.receive()
             for number in caused:
-                # Twice, since the first time it may be an earlier datagram's.
+                # Twice, since the first error may belong to an earlier datagram.
                 faults.set("sendto", *[number] * 2)
                 await sock.send(b"answer", datagram.address)
                 faults.plan.clear()
@@ -334,7 +336,7 @@ async def test_errors_of_a_destination_that_the_network_chose_are_reported_and_n
 
 
 @pytest.mark.parametrize("fault", [errno.EADDRINUSE, errno.EACCES])
-async def test_a_bind_that_the_kernel_refuses_may_be_tried_again(udp: Family, fault: int) -> None:
+async def test_a_bind_that_the_kernel_refuses_may_be_retried(udp: Family, fault: int) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type) as sock:
             faults.set("bind", *[fault] * 40)
@@ -345,7 +347,7 @@ async def test_a_bind_that_the_kernel_refuses_may_be_tried_again(udp: Family, fa
             await sock.bind(0, udp.loopback)
 
 
-async def test_a_port_taken_between_choosing_and_binding_is_replaced(udp: Family) -> None:
+async def test_a_port_bound_by_another_socket_after_the_choice_is_replaced(udp: Family) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type) as sock:
             # In the first call the kernel chooses a port, the second names it.
@@ -392,7 +394,7 @@ async def test_an_operation_can_be_repeated_after_any_of_its_calls_failed(udp: F
 
 
 async def live(faults: Faults, udp: Family, peer: DatagramSocket) -> None:
-    """Lead a socket through its life with ``peer``, repeating once what the kernel refuses."""
+    """Run a socket through all its states with ``peer``, repeating once each operation that the kernel refuses."""
 
     async def attempt(operation: Callable[[], Awaitable[T]]) -> T:
         with suppress(OSError):

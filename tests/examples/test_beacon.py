@@ -20,14 +20,14 @@ def beacon(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 async def changes(beacon: ModuleType, sim_network: sim.Network) -> list[tuple[str, str, str, int]]:
-    """What a watcher reports: the change, and the service's name, host and port."""
+    """The report of a watcher: the change, and the service's name, host and port."""
     changes: list[tuple[str, str, str, int]] = []
     sim_network.host("watcher").start_soon(beacon.watch, lambda change, service: changes.append((change, *service)))
     await trio.sleep(0.5)
     return changes
 
 
-async def test_services_come_and_go(
+async def test_services_are_announced_and_withdrawn(
     beacon: ModuleType,
     changes: list[tuple[str, str, str, int]],
     sim_network: sim.Network,

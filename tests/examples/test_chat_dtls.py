@@ -1,4 +1,4 @@
-"""The chat room: real OpenSSL's clients in it and our own, and the room by itself in virtual time."""
+"""The chat room with clients of OpenSSL and our own, and the room alone in virtual time."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ WELCOME: Final = b"* welcome"
 
 
 class Talker(Example):
-    """Somebody at a terminal, or a server at work."""
+    """A member at a terminal, or a running server."""
 
-    def say(self, line: str) -> None:
+    def enter(self, line: str) -> None:
         self.program.write(f"{line}\n".encode())
 
 
@@ -52,7 +52,7 @@ class Serving(Talker):
 
     @contextmanager
     def openssl(self, host: str, *options: str) -> Generator[Talker]:
-        """Let OpenSSL's client in."""
+        """Connect a client of OpenSSL."""
         with program(*self.openssl_command(host, self.certificate), *options) as running:
             talker = Talker(running)
             talker.until("* welcome")
@@ -65,7 +65,7 @@ class Serving(Talker):
 
     @contextmanager
     def ours(self, name: str, host: str) -> Generator[Talker]:
-        """Let our own client in."""
+        """Connect a client of ours."""
         with program(*chat("join", host, str(self.port), "--name", name, "--trust", self.certificate)) as running:
             talker = Talker(running)
             talker.until(f"* you are {name}\n")
@@ -91,14 +91,14 @@ def room(udp: Family) -> Generator[Serving]:
 
 def test_two_openssl_clients_exchange_messages(room: Serving, udp: Family) -> None:
     with room.openssl(udp.loopback, "-quiet") as one, room.openssl(udp.loopback, "-quiet") as other:
-        one.say("/name Grace")
+        one.enter("/name Grace")
         one.until("* you are Grace\n")
         other.until("is Grace from now on\n")
-        one.say("hello, other")
+        one.enter("hello, other")
         other.until("Grace: hello, other\n")
-        other.say("hello, \x1b[31mGrace\x07")
+        other.enter("hello, \x1b[31mGrace\x07")
         one.until(r"guest-2: hello, \x1b[31mGrace\x07" + "\n")
-        one.say("/quit")
+        one.enter("/quit")
         one.until("* you have left the room\n")
         other.until("* Grace has left\n")
 
@@ -106,11 +106,11 @@ def test_two_openssl_clients_exchange_messages(room: Serving, udp: Family) -> No
 def test_an_openssl_client_and_ours_exchange_messages(room: Serving, udp: Family) -> None:
     with room.openssl(udp.loopback, "-quiet") as one, room.ours("Ada", udp.loopback) as other:
         one.until("is Ada from now on\n")
-        one.say("hello, Ada")
+        one.enter("hello, Ada")
         other.until("guest-1: hello, Ada\n")
-        other.say("hello, guest")
+        other.enter("hello, guest")
         one.until("Ada: hello, guest\n")
-        # The end of what is typed is the end of the talk.
+        # The end of standard input ends the client.
         assert other.program.process.stdin is not None
         other.program.process.stdin.write(b"no end of line")
         other.program.process.stdin.close()
@@ -122,7 +122,7 @@ def test_a_close_notify_of_openssl_is_announced(room: Serving, udp: Family) -> N
     with room.ours("Ada", udp.loopback) as ours:
         with room.openssl(udp.loopback) as other:
             ours.until("guest-2 has joined\n")
-            other.say("Q")
+            other.enter("Q")
             ours.until("guest-2 has left\n")
     assert "Traceback" not in room.until("guest-2 has left\n")
 
@@ -139,34 +139,34 @@ def test_a_client_that_does_not_trust_the_room_cannot_join(room: Serving, udp: F
     AUTHORITY.cert_pem.write_to_path(str(other))
     join = chat("join", udp.loopback, str(room.port), "--name", "Eve")
     with program(*join, "--trust", str(other)) as distrusting:
-        status, said = Talker(distrusting).wait()
+        status, output = Talker(distrusting).wait()
         assert status == 1
-        assert "self-signed and not trusted" in said
-        assert "Traceback" not in said
+        assert "self-signed and not trusted" in output
+        assert "Traceback" not in output
     with program(*room.openssl_command(udp.loopback, str(other))) as distrusting:
-        status, said = Talker(distrusting).wait()
+        status, output = Talker(distrusting).wait()
         assert status == 1
-        assert "certificate verify failed" in said
-    # Nobody hears of them.
+        assert "certificate verify failed" in output
+    # A failed handshake is not announced.
     with room.ours("Ada", udp.loopback):
         assert "guest-2" not in room.until("is Ada from now on\n")
 
 
 def test_datagrams_that_are_not_dtls_are_ignored(room: Serving, udp: Family) -> None:
-    with socket.socket(udp.family, socket.SOCK_DGRAM) as stranger:
+    with socket.socket(udp.family, socket.SOCK_DGRAM) as outsider:
         # The last is how a handshake begins, with nothing behind it.
         for junk in (b"", b"\0", b"hello\n", bytes(range(256)) * 100, b"\x16\xfe\xfd" + bytes(60)):
             for _ in range(100):
-                stranger.sendto(junk, (udp.loopback, room.port))
+                outsider.sendto(junk, (udp.loopback, room.port))
     with room.ours("Ada", udp.loopback):
         assert "Traceback" not in room.until("guest-1 is Ada from now on\n")
 
 
-def test_a_name_that_is_taken_is_refused(room: Serving, udp: Family) -> None:
+def test_a_name_in_use_is_refused(room: Serving, udp: Family) -> None:
     join = chat("join", udp.loopback, str(room.port), "--name", "Ada", "--trust", room.certificate)
     with room.ours("Ada", udp.loopback), program(*join) as second:
-        status, said = Talker(second).wait()
-        assert (status, said.splitlines()[-1]) == (1, "chat: the name is taken: Ada")
+        status, output = Talker(second).wait()
+        assert (status, output.splitlines()[-1]) == (1, "chat: the name is taken: Ada")
 
 
 def test_both_families_share_a_room_on_the_requested_port(namespace: int) -> None:
@@ -174,19 +174,19 @@ def test_both_families_share_a_room_on_the_requested_port(namespace: int) -> Non
         assert room.port == 4477
         with room.openssl("127.0.0.1", "-quiet") as one, room.ours("Ada", "::1") as other:
             one.until("is Ada from now on\n")
-            other.say("hello from IPv6")
+            other.enter("hello from IPv6")
             one.until("Ada: hello from IPv6\n")
-            one.say("hello from IPv4")
+            one.enter("hello from IPv4")
             other.until("guest-1: hello from IPv4\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_closing_the_room_is_announced_to_every_member(room: Serving, udp: Family, number: signal.Signals) -> None:
     with room.ours("Ada", udp.loopback) as ours, room.openssl(udp.loopback, "-quiet") as other:
-        status, said = room.end(number)
+        status, output = room.end(number)
         assert status == 0
-        assert said.endswith("closed\n")
-        assert "Traceback" not in said
+        assert output.endswith("closed\n")
+        assert "Traceback" not in output
         other.until("* you have left the room\n")
         assert ours.wait()[0] == 0
     assert not Path(room.certificate).exists()
@@ -220,11 +220,11 @@ def test_netcat_can_join_a_plain_room(udp: Family) -> None:
         ):
             ada, other = Talker(joined), Talker(netcat)
             ada.until("* you are Ada\n")
-            other.say("/name Grace")
+            other.enter("/name Grace")
             other.until("* you are Grace\n")
-            ada.say("hello")
+            ada.enter("hello")
             other.until("Ada: hello\n")
-            other.say("hello yourself")
+            other.enter("hello yourself")
             ada.until("Grace: hello yourself\n")
 
 
@@ -248,7 +248,7 @@ def test_wrong_arguments_are_refused_without_a_traceback() -> None:
     assert offending_runs("chat_dtls.py", REFUSED) == []
 
 
-# The room by itself
+# The room alone
 
 
 @pytest.fixture
@@ -257,11 +257,11 @@ def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 class Far(trio.abc.Channel[bytes]):
-    """A peer in memory, which takes what is sent to it when the test does."""
+    """A peer in memory, which accepts a datagram only when the test reads it."""
 
     def __init__(self) -> None:
-        self._to_member, self.heard = trio.open_memory_channel[bytes](0)
-        self.said, self._from_member = trio.open_memory_channel[bytes](0)
+        self._to_member, self.outgoing = trio.open_memory_channel[bytes](0)
+        self.incoming, self._from_member = trio.open_memory_channel[bytes](0)
 
     async def send(self, value: bytes) -> None:
         await self._to_member.send(value)
@@ -272,24 +272,24 @@ class Far(trio.abc.Channel[bytes]):
     async def aclose(self) -> None:
         raise AssertionError
 
-    async def hears(self, *lines: str) -> None:
+    async def expect(self, *lines: str) -> None:
         for line in lines:
-            assert (await self.heard.receive()).decode() == f"{line}\n"
+            assert (await self.outgoing.receive()).decode() == f"{line}\n"
 
-    async def says(self, line: str) -> None:
-        await self.said.send(f"{line}\n".encode())
+    async def send_line(self, line: str) -> None:
+        await self.incoming.send(f"{line}\n".encode())
 
 
 @asynccontextmanager
 async def open_room(example: ModuleType) -> AsyncGenerator[Callable[[], Awaitable[Far]]]:
-    """Open a room for the block, and give what lets somebody in."""
+    """Open a room for the block, and yield a function that adds a member."""
     room = example.Room(60)
     async with trio.open_nursery() as nursery:
 
         async def enter() -> Far:
             far = Far()
             nursery.start_soon(room.attend, far)
-            assert (await far.heard.receive()).startswith(WELCOME)
+            assert (await far.outgoing.receive()).startswith(WELCOME)
             return far
 
         yield enter
@@ -302,18 +302,20 @@ async def test_a_slow_member_blocks_no_other_and_learns_how_many_messages_were_d
     caplog.set_level(logging.INFO)
     async with open_room(example) as enter:
         slow, fast, talker = [await enter() for _ in range(3)]
-        await fast.hears("* guest-3 has joined")
+        await fast.expect("* guest-3 has joined")
         total = example.MOST_WAITING + 10
         for number in range(total):
-            await talker.says(f"line {number}")
-            await fast.hears(f"guest-3: line {number}")
-        await slow.hears("* guest-2 has joined")
-        # The first newcomer's line was on its way, and the second one's waited.
+            await talker.send_line(f"line {number}")
+            await fast.expect(f"guest-3: line {number}")
+        await slow.expect("* guest-2 has joined")
+        # The announcement of the first new member was in flight, and that of the second was queued.
         waiting = example.MOST_WAITING - 1
-        await slow.hears(f"* you were too slow for {total - waiting} lines, which were dropped", "* guest-3 has joined")
-        await slow.hears(*[f"guest-3: line {number}" for number in range(waiting)])
-        await talker.says("the last")
-        await slow.hears("guest-3: the last")
+        await slow.expect(
+            f"* you were too slow for {total - waiting} lines, which were dropped", "* guest-3 has joined"
+        )
+        await slow.expect(*[f"guest-3: line {number}" for number in range(waiting)])
+        await talker.send_line("the last")
+        await slow.expect("guest-3: the last")
     assert f"guest-1 was too slow for {total - waiting} lines" in caplog.text
 
 
@@ -322,40 +324,40 @@ async def test_an_idle_member_leaves_and_an_active_one_stays(
 ) -> None:
     async with open_room(example) as enter:
         silent, living = [await enter() for _ in range(2)]
-        await silent.hears("* guest-2 has joined")
+        await silent.expect("* guest-2 has joined")
         await trio.sleep(40)
-        await living.says("")
-        await living.hears("")
-        await living.hears("* guest-1 has left")
+        await living.send_line("")
+        await living.expect("")
+        await living.expect("* guest-1 has left")
         assert trio.current_time() == 60
-        await silent.hears("* you have left the room")
+        await silent.expect("* you have left the room")
         await trio.sleep(30)
-        await living.says("")
-        await living.hears("")
+        await living.send_line("")
+        await living.expect("")
 
 
 async def test_names_are_short_and_unique(example: ModuleType, autojump_clock: trio.testing.MockClock) -> None:
     async with open_room(example) as enter:
         one, other = [await enter() for _ in range(2)]
-        await one.hears("* guest-2 has joined")
-        await one.says("/name Ada")
-        await one.hears("* you are Ada")
-        await other.hears("* guest-1 is Ada from now on")
-        await one.says("/name Ada")
-        await one.hears("* you are Ada")
-        await other.says("/name Ada")
-        await other.hears("* the name is taken: Ada")
+        await one.expect("* guest-2 has joined")
+        await one.send_line("/name Ada")
+        await one.expect("* you are Ada")
+        await other.expect("* guest-1 is Ada from now on")
+        await one.send_line("/name Ada")
+        await one.expect("* you are Ada")
+        await other.send_line("/name Ada")
+        await other.expect("* the name is taken: Ada")
         for name in ("*", "x" * 17, "\x1b[31m"):
-            await other.says(f"/name {name}")
-            await other.hears("* a name has up to 16 letters, digits, dots, dashes and underscores")
-        # Whoever comes is not taken for a guest of that name.
-        await other.says("/name guest-3")
-        await other.hears("* you are guest-3")
+            await other.send_line(f"/name {name}")
+            await other.expect("* a name has up to 16 letters, digits, dots, dashes and underscores")
+        # A guest's number skips a name that is in use.
+        await other.send_line("/name guest-3")
+        await other.expect("* you are guest-3")
         third = await enter()
-        await one.hears("* guest-2 is guest-3 from now on", "* guest-4 has joined")
-        await third.says("/quit")
-        await third.hears("* you have left the room")
-        await one.hears("* guest-4 has left")
+        await one.expect("* guest-2 is guest-3 from now on", "* guest-4 has joined")
+        await third.send_line("/quit")
+        await third.expect("* you have left the room")
+        await one.expect("* guest-4 has left")
 
 
 async def test_a_message_is_one_line_of_bounded_length(
@@ -363,16 +365,16 @@ async def test_a_message_is_one_line_of_bounded_length(
 ) -> None:
     async with open_room(example) as enter:
         one, other = [await enter() for _ in range(2)]
-        await one.hears("* guest-2 has joined")
-        for said, heard in [
+        await one.expect("* guest-2 has joined")
+        for line, expected in [
             (b"two\nlines\r\n", r"two\nlines"),
             (b"\xff\x00\x9b31m", r"\xff\x00\x9b31m"),
             ("right \u202e to left".encode(), r"right \u202e to left"),
             ("grüß dich".encode(), "grüß dich"),
             (b"x" * 60_000, "x" * example.LONGEST_LINE),
         ]:
-            await other.said.send(said)
-            await one.hears(f"guest-2: {heard}")
+            await other.incoming.send(line)
+            await one.expect(f"guest-2: {expected}")
 
 
 async def test_a_full_room_refuses_new_members(
@@ -382,9 +384,9 @@ async def test_a_full_room_refuses_new_members(
     async with open_room(example) as enter:
         first = await enter()
         late = await enter()
-        await late.hears("* the room is full")
-        await first.says("/quit")
-        await first.hears("* you have left the room")
+        await late.expect("* the room is full")
+        await first.send_line("/quit")
+        await first.expect("* you have left the room")
         await enter()
 
 
@@ -401,7 +403,7 @@ def test_plain_and_encrypted_members_share_a_room_on_a_bad_network(example: Modu
             await peer.send(b"hello\n")
             await trio.sleep(1)
 
-    async def take_part(channel: AbstractAsyncContextManager[trio.abc.Channel[bytes]], name: str, other: str) -> None:
+    async def participate(channel: AbstractAsyncContextManager[trio.abc.Channel[bytes]], name: str, other: str) -> None:
         async with channel as peer, trio.open_nursery() as nursery:
             nursery.start_soon(speak, peer, name)
             while await peer.receive() != f"{other}: hello\n".encode():
@@ -424,10 +426,10 @@ def test_plain_and_encrypted_members_share_a_room_on_a_bad_network(example: Modu
                 await nursery.start(dtls.serve, room.attend, 4433, server_context)
             with ada.active():
                 encrypted = dtls.open_connection("room.example", 4433, client_context)
-                nursery.start_soon(take_part, encrypted, "Ada", "Grace")
+                nursery.start_soon(participate, encrypted, "Ada", "Grace")
             with grace.active():
                 plain = trio_dgram.open_connection("room.example", 4432)
-                nursery.start_soon(take_part, plain, "Grace", "Ada")
+                nursery.start_soon(participate, plain, "Grace", "Ada")
             with trio.fail_after(60):
                 for each in met.values():
                     await each.wait()

@@ -1,4 +1,4 @@
-"""Announcing and browsing, as zeroconf on another machine sees it, over IPv4 and over IPv6."""
+"""Announcing and browsing, verified by zeroconf on another machine, over IPv4 and over IPv6."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TYPE: Final = "_http._tcp.local."
 HOST: Final = f"{socket.gethostname().partition('.')[0]}.local"
 ZEROCONF: Final = Path(__file__).parents[1] / "support" / "zeroconf_peer.py"
 MANY: Final = 1500
-"""More services than a browser remembers."""
+"""More services than a browser's cache holds."""
 
 
 @contextmanager
@@ -62,20 +62,20 @@ def zeroconf_service(machine: Machine, udp: Family, link: Link) -> Generator[Exa
 
 @contextmanager
 def discover(*arguments: str) -> Generator[Example]:
-    """Run the example for the block, once it hears."""
+    """Run the example for the block, once it receives."""
     with example("discover.py", *arguments) as running:
         running.line_with("discover: on ")
         yield running
 
 
 def other_party(nursery: DatagramNursery, machine: Machine, udp: Family) -> DatagramSocket:
-    """Return a socket on the other machine that speaks on the first link."""
+    """Return a socket on the other machine that sends on the first link."""
     with machine.active():
         return nursery.create_socket(udp.type, multicast_interface="peer1").unref()
 
 
 def records(name: str, ttl: int = 120) -> list[dns.rrset.RRset]:
-    """Return what there is to say of a service."""
+    """Return the records of a service."""
     instance, host = f"{name}.{TYPE}", f"{name}.local."
     return [
         dns.rrset.from_text(TYPE, ttl, "IN", "PTR", instance),
@@ -99,7 +99,7 @@ def question(type_: str, known: Iterable[dns.rrset.RRset] = (), *, number: int =
 
 
 def hostile_datagrams() -> list[bytes]:
-    """Return what nobody sends who means well."""
+    """Return malformed and hostile datagrams."""
     good = response(records("good"))
     name_that_is_itself = b"\xc0\x0c" + b"\0\x0c\0\1\0\0\0\x78\0\2\xc0\x0c"
     changed = [bytearray(good if number % 2 else question("ANY", records("good"))) for number in range(200)]
@@ -131,16 +131,17 @@ def test_zeroconf_finds_an_announced_service(machine: Machine, veth: Link, udp: 
 
 
 def test_a_service_announced_by_zeroconf_is_found(machine: Machine, veth: Link, udp: Family) -> None:
-    told = f"'printer' on {veth.name} at printer.local:631 ({veth.there[udp.type]})"
+    service = f"'printer' on {veth.name} at printer.local:631 ({veth.there[udp.type]})"
     with discover("browse") as early, zeroconf_service(machine, udp, veth) as zeroconf:
-        assert early.line() == f"found {told}"
+        assert early.line() == f"found {service}"
         assert zeroconf.line() == "registered"
         with discover("browse") as late:
-            assert late.line() == f"found {told}"
+            assert late.line() == f"found {service}"
             zeroconf.program.write(b"\n")
             for browser in (early, late):
                 assert browser.line() == f"gone 'printer' on {veth.name}"
-                # An answer that zeroconf has put off may follow its first goodbye, and makes it found once more.
+                # An answer that zeroconf has delayed may follow its first goodbye, so that the service is found once
+                # more.
                 assert browser.end(signal.SIGTERM)[0] == 0
 
 
@@ -158,7 +159,7 @@ def test_each_link_receives_its_own_addresses(machine: Machine, veth: Link) -> N
         with discover("announce", "multihomed") as announcer:
             links = [veth]
             found = [browser.line()]
-            # An interface that comes later is used, too.
+            # An interface that appears later is used, too.
             links.append(machine.link(2))
             announcer.line_with(f"discover: on {veth.name}, {links[1].name}")
             found.append(browser.line_with("found 'multihomed' on peer2"))
@@ -180,7 +181,7 @@ async def test_a_legacy_resolver_is_answered_by_unicast(machine: Machine, veth: 
             resolver = other_party(nursery, machine, udp)
             known = records("ours")[:1]
             known[0].ttl = 4500
-            # Whoever knows the answer is not told.
+            # A query that lists the answer as known is not answered.
             await resolver.send(question("PTR", known, number=1), (GROUPS[udp.type], PORT))
             await resolver.send(question("PTR", number=2), (GROUPS[udp.type], PORT))
             with trio.fail_after(20):
@@ -203,7 +204,7 @@ async def test_hostile_datagrams_are_ignored(machine: Machine, veth: Link, udp: 
             peer = other_party(nursery, machine, udp)
             datagrams = hostile_datagrams()
             while datagrams:
-                # No more at once than there is room for.
+                # The number of services is bounded.
                 for _ in range(min(len(datagrams), 32)):
                     await peer.send(datagrams.pop(), group)
                 decent, number = f"decent{len(datagrams)}", len(datagrams) + 1
@@ -247,14 +248,14 @@ def test_loopback_is_used_without_another_interface() -> None:
 
 
 @pytest.mark.usefixtures("namespace")
-def test_a_port_that_is_taken_is_reported(udp: Family) -> None:
-    with socket.socket(udp.family, socket.SOCK_DGRAM) as taken:
-        taken.bind((udp.wildcard, PORT))
+def test_a_port_in_use_is_reported(udp: Family) -> None:
+    with socket.socket(udp.family, socket.SOCK_DGRAM) as occupant:
+        occupant.bind((udp.wildcard, PORT))
         with example("discover.py", "browse") as running:
-            status, said = running.wait()
+            status, output = running.wait()
     assert status == 1
-    assert "5353: Address already in use" in said
-    assert "Traceback" not in said
+    assert "5353: Address already in use" in output
+    assert "Traceback" not in output
 
 
 REFUSED: Final[list[tuple[list[str], int, str]]] = [

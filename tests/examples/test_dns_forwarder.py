@@ -33,22 +33,22 @@ ARTEFACTS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "cut short": lambda wire: wire[:-3],
     "a query": lambda wire: wire[:2] + bytes([wire[2] & 0x7F]) + wire[3:],
 }
-"""What comes before the answer to "wrong", none of which is one."""
+"""Datagrams before the answer to "wrong", none of which is a valid answer."""
 
 
 class Upstream:
-    """A server that answers by what the name says."""
+    """A server whose answer depends on the name."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.asked: Counter[str] = Counter()
         self.sources: set[int] = set()
-        """The ports that queries have come from."""
+        """The source ports of the queries."""
         self.ids: set[int] = set()
         self.port: int = sock.getsockname()[1]
         self._sock = sock
 
     def run(self) -> None:
-        """Answer until nothing comes but an empty datagram."""
+        """Answer until an empty datagram arrives."""
         while True:
             wire, client = self._sock.recvfrom(65535)
             if not wire:
@@ -112,11 +112,11 @@ class Forwarder:
         return [find_program("dig"), *server, name, *options]
 
     def dig(self, host: str, name: str, *options: str) -> str:
-        """Return what dig says."""
+        """Return dig's output."""
         return subprocess.run(self.command(host, name, *options), capture_output=True, text=True, check=True).stdout
 
     def ask(self, wire: bytes) -> bytes:
-        """Return the answer to what dig would not ask."""
+        """Return the answer to a query that dig cannot send."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(20)
             sock.sendto(wire, ("127.0.0.1", self.port))
@@ -135,10 +135,10 @@ def test_answers_come_over_both_families_and_from_the_cache(
     forwarder: Forwarder, upstream: Upstream, udp: Family
 ) -> None:
     for source in ("by upstream", "from the cache"):
-        said = forwarder.dig(udp.loopback, "Host.example", "+noall", "+answer", "+comments")
-        assert "status: NOERROR" in said
-        assert "flags: qr rd ra;" in said
-        assert re.search(r"(?i)host.example.\s+(60|5\d)\s+IN\s+A\s+192.0.2.1", said)
+        output = forwarder.dig(udp.loopback, "Host.example", "+noall", "+answer", "+comments")
+        assert "status: NOERROR" in output
+        assert "flags: qr rd ra;" in output
+        assert re.search(r"(?i)host.example.\s+(60|5\d)\s+IN\s+A\s+192.0.2.1", output)
         assert source in forwarder.running.line_with("asked for Host.example. IN A: NOERROR")
     assert upstream.asked["Host"] == 1
 
@@ -193,8 +193,8 @@ def test_clients_with_the_same_question_share_one_query(forwarder: Forwarder, up
 def test_invalid_answers_are_ignored(forwarder: Forwarder) -> None:
     assert forwarder.dig("127.0.0.1", "wrong.example", "+short") == "192.0.2.1\n"
     malformed, other = "upstream sent a malformed answer", "upstream sent something else than an answer"
-    for said in (malformed, malformed, other):
-        forwarder.running.line_with(said)
+    for message in (malformed, malformed, other):
+        forwarder.running.line_with(message)
 
 
 @pytest.mark.parametrize(
@@ -208,14 +208,14 @@ def test_invalid_answers_are_ignored(forwarder: Forwarder) -> None:
 def test_an_answer_too_large_for_the_client_is_truncated_with_the_tc_bit(
     forwarder: Forwarder, options: tuple[str, ...], flags: str, answers: int, additional: int
 ) -> None:
-    said = forwarder.dig("127.0.0.1", "big.example", "TXT", *options)
+    output = forwarder.dig("127.0.0.1", "big.example", "TXT", *options)
     counts = f"QUERY: 1, ANSWER: {answers}, AUTHORITY: 0, ADDITIONAL: {additional}"
-    assert f"flags: {flags}; {counts}" in said
+    assert f"flags: {flags}; {counts}" in output
 
 
 def test_twenty_concurrent_clients_each_get_their_answer(forwarder: Forwarder, udp: Family) -> None:
     with ExitStack() as reserved:
-        # dig sets SO_REUSEPORT, so that two of them may get one port, and then one of them the answers to both.
+        # dig sets SO_REUSEPORT, so two of them may get one port, and one of them the answers of both.
         sources = []
         for _ in range(20):
             source = reserved.enter_context(socket.socket(udp.family, socket.SOCK_DGRAM))
@@ -278,15 +278,15 @@ def test_a_refusing_upstream_is_logged_with_its_error(upstream: Upstream) -> Non
 
 
 NAMES: Final = 500
-"""How many names dnsperf asks for; each twice, so that the cache answers about half of the queries."""
+"""The number of names that dnsperf requests; each twice, so that the cache answers about half of the queries."""
 OUTSTANDING: Final = 200
 
 
 def dnsperf(host: str, port: int, folder: Path) -> str:
-    """Ask from one port with many queries outstanding, and return the statistics of dnsperf."""
+    """Send many queries at a time from one port, and return the statistics of dnsperf."""
     data = folder / "queries"
     data.write_text("".join(f"host{number}.example A\n" for number in range(NAMES)) * 2)
-    # On a busy machine a slow answer is not a lost one.
+    # On a busy machine an answer may be slow without being lost.
     options = ["-c", "1", "-q", str(OUTSTANDING), "-t", "60", "-d", str(data)]
     command = [find_program("dnsperf"), "-s", host, "-p", str(port), *options]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
@@ -300,7 +300,7 @@ def check_nothing_lost(report: str) -> None:
 
 @pytest.fixture
 def busy_forwarder(upstream: Upstream) -> Generator[int]:
-    """Run the forwarder with a large cache, without retries, and read what it logs; give its port."""
+    """Run the forwarder with a large cache and without retries, and read its log; yield its port."""
     options = ("--port", "0", "--timeout", "60", "--attempts", "1")
     with example("dns_forwarder.py", f"127.0.0.1:{upstream.port}", *options) as running:
         ports = {re.findall(r":(\d+)$", running.line_with("listening on"))[0] for _ in range(2)}
@@ -325,7 +325,7 @@ setLocal("127.0.0.1:{port}")
 newServer{{address="127.0.0.1:{server}"}}
 getServer(0):setUp()
 """
-"""Without a question to the vendor about security updates, and without waiting for a check of the server."""
+"""Options that disable the vendor's check for security updates, and the health checks of the server."""
 
 
 def test_two_hundred_outstanding_queries_through_dnsdist_lose_nothing(busy_forwarder: int, tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ newServer{{
 
 @pytest.mark.long
 def test_clients_behind_dnsdist_are_logged_and_health_checks_answered(upstream: Upstream, tmp_path: Path) -> None:
-    # Both at once, so that they differ.
+    # Run both at once, so that the clients have different ports.
     with closing(unused_socket("127.0.0.1")) as one, closing(unused_socket("127.0.0.1")) as other:
         port, server = one.getsockname()[1], other.getsockname()[1]
     configuration = tmp_path / "dnsdist.conf"
@@ -373,7 +373,7 @@ def test_clients_behind_dnsdist_are_logged_and_health_checks_answered(upstream: 
             balancer.line_with("as 'up'")
             assert re.search(r"^127.0.0.1:\d+ asked for health", forwarding.line_with("asked for health"))
             forwarder = Forwarder(forwarding, port)
-            # The connection of dnsdist to the forwarder is IPv4's.
+            # The connection of dnsdist to the forwarder is IPv4.
             for host, shown in (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")):
                 with closing(unused_socket(host)) as unused:
                     source = unused.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The echo example, used by real clients: netcat and socat."""
+"""The echo example with real clients: netcat and socat."""
 
 from __future__ import annotations
 

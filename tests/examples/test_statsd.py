@@ -1,4 +1,4 @@
-"""The StatsD aggregator, on a network that duplicates nothing and loses what it is told to."""
+"""The StatsD aggregator, on a network without duplicates and with a configured loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The syslog collector, as logger(1) and those who mean it harm see it."""
+"""The syslog collector with logger(1) and with hostile peers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from ..support.namespaces import run
 COUNTS: Final = re.compile(r"received (\d+) \(malformed (\d+), .*\), dropped by the kernel (\d+)")
 FORMATS: Final = ("--rfc3164", "--rfc5424")
 SENT: Final = 30_000
-"""More datagrams than a socket has room for."""
-PATIENCE: Final = 1000
-"""How often the counts are asked for until all those datagrams are among them."""
+"""More datagrams than the receive buffer holds."""
+ATTEMPTS: Final = 1000
+"""The most requests for the counts until all those datagrams are included."""
 HOSTILE: Final = {
     b"<13>\x1b]0;title\x07\x1b[2J": r"user.notice \x1b]0;title\x07\x1b[2J",
     b"<13>one\n127.0.0.1 kern.emerg forged\n": r"user.notice one\n127.0.0.1 kern.emerg forged",
@@ -42,7 +42,7 @@ HOSTILE: Final = {
     b"<>": "malformed <>",
     "<\u0661>".encode(): "malformed <\u0661>",
 }
-"""What peers may send, and what becomes of it after their address."""
+"""Datagrams of peers, and the lines that they yield after the address."""
 
 
 @attrs.frozen
@@ -54,17 +54,17 @@ class Collector:
     port: int
 
     def log(self, *arguments: str) -> None:
-        """Have logger(1) send something."""
+        """Send a message with logger(1)."""
         run("logger", "--server", self.family.loopback, "--port", str(self.port), "--udp", *arguments)
 
     def send(self, *datagrams: bytes) -> None:
-        """Send what logger(1) would not."""
+        """Send a datagram that logger(1) cannot send."""
         with socket.socket(self.family.family, socket.SOCK_DGRAM) as sock:
             for data in datagrams:
                 sock.sendto(data, (self.family.loopback, self.port))
 
     def counts(self) -> tuple[int, int, int]:
-        """Ask for the counts, and return what was received, how much of that malformed, and what was dropped."""
+        """Request the counts, and return the received, the malformed and the dropped datagrams."""
         self.running.program.process.send_signal(signal.SIGUSR1)
         return read_counts(self.running.line_with("dropped by the kernel"))
 
@@ -94,7 +94,7 @@ def test_each_message_of_logger_is_a_line(collector: Collector, format_: str) ->
     for priority in ("mail.warning", "local7.debug", "kern.emerg", "user.notice"):
         collector.log(format_, "--priority", priority, "--tag", "postman", f"grüß dich, {priority}")
         line = collector.running.line()
-        # logger(1) does not claim to be the kernel.
+        # logger(1) does not send the facility of the kernel.
         named = priority.replace("kern", "user")
         assert line.startswith(f"{collector.family.loopback} {named} ")
         assert "postman" in line
@@ -109,9 +109,9 @@ def test_a_local_program_is_identified_by_its_process(tmp_path: Path, udp: Famil
         collector.running.line_with(f"listening on {path}")
         run("logger", "--socket", str(path), format_, "--priority", "auth.alert", "who is this?")
         assert re.fullmatch(rf"pid=\d+,uid={os.getuid()} auth\.alert .* who is this\?", collector.running.line())
-        status, said = collector.running.end()
+        status, output = collector.running.end()
         assert status == 0
-        assert f"{path}: received 1 " in said
+        assert f"{path}: received 1 " in output
         assert not path.exists()
 
 
@@ -121,13 +121,13 @@ def test_every_datagram_of_a_flood_is_accounted_for(udp: Family, tmp_path: Path)
     output = tmp_path / "output"
     with collecting(udp, output=output) as collector:
         process = collector.running.program.process
-        # While it cannot read, the kernel keeps what there is room for.
+        # While the collector cannot read, the kernel queues datagrams until the buffer is full.
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         collector.log("--file", str(flood))
         process.send_signal(signal.SIGCONT)
 
-        counted = (collector.counts() for _ in range(PATIENCE))
+        counted = (collector.counts() for _ in range(ATTEMPTS))
         received, dropped = next((got, lost) for got, _, lost in counted if got + lost == SENT)
         assert dropped > 0
         assert collector.running.end()[0] == 0
@@ -135,10 +135,10 @@ def test_every_datagram_of_a_flood_is_accounted_for(udp: Family, tmp_path: Path)
 
 
 def test_control_characters_and_newlines_of_a_peer_are_escaped(collector: Collector) -> None:
-    for datagram, told in HOSTILE.items():
+    for datagram, line in HOSTILE.items():
         collector.send(datagram)
-        assert collector.running.line() == f"{collector.family.loopback} {told}"
-    malformed = [told for told in HOSTILE.values() if told.startswith("malformed")]
+        assert collector.running.line() == f"{collector.family.loopback} {line}"
+    malformed = [line for line in HOSTILE.values() if line.startswith("malformed")]
     assert collector.counts() == (len(HOSTILE), len(malformed), 0)
 
 
@@ -153,7 +153,7 @@ def test_random_bytes_are_one_printable_line_each(collector: Collector) -> None:
 
 
 def test_two_clients_are_distinguished(udp: Family) -> None:
-    # All of 127.0.0.0/8 is this machine, of IPv6 one address.
+    # All of 127.0.0.0/8 is local; of IPv6 only one address is.
     hosts = {"udp4": ["127.0.0.2", "127.0.0.3"], "udp6": ["::1"]}[udp.type]
     with collecting(udp) as collector:
         for host in hosts * 2:
@@ -167,10 +167,10 @@ def test_two_clients_are_distinguished(udp: Family) -> None:
 def test_the_counts_are_logged_at_the_end(collector: Collector, number: signal.Signals) -> None:
     collector.send(b"<13>one", b"two")
     collector.running.line_with("malformed two")
-    status, said = collector.running.end(number)
+    status, output = collector.running.end(number)
     assert status == 0
-    assert read_counts(said) == (2, 1, 0)
-    assert len(said.splitlines()) == 1
+    assert read_counts(output) == (2, 1, 0)
+    assert len(output.splitlines()) == 1
 
 
 def test_the_counts_are_logged_periodically(udp: Family) -> None:
@@ -203,7 +203,7 @@ def test_wrong_arguments_are_refused_without_a_traceback() -> None:
 def test_the_collector_ends_when_its_output_fails(udp: Family) -> None:
     with collecting(udp, output=Path("/dev/full")) as collector:
         collector.send(b"<13>one")
-        status, said = collector.running.wait()
+        status, output = collector.running.wait()
     assert status == 1
-    assert "No space left on device" in said
-    assert "Traceback" not in said
+    assert "No space left on device" in output
+    assert "Traceback" not in output

@@ -1,9 +1,9 @@
-"""Network namespaces: machines of a test's own, on which it may do what would leave this one.
+"""Network namespaces: machines of a test's own, for operations that the test must not do on this one.
 
 The test's process enters a namespace itself, in its main thread, so that it is one program with one coverage. A
 socket stays in the namespace that it was made in, and a program in the one it was started in (network_namespaces(7)).
-Nothing in a namespace may run in a thread of Trio's: threads are kept, and would stay there. So no names, only
-addresses.
+No operation in a namespace may run in a thread of Trio's: threads are kept, and would stay in the namespace. So tests
+use only addresses, no names.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def entered(namespace: int) -> Generator[None]:
 def make_namespace() -> int:
     """Make a network namespace whose loopback is up, and return its descriptor; closing that removes it.
 
-    The test is skipped where it may not be made.
+    The test is skipped if this is not permitted.
     """
     home = os.open(_THIS, os.O_RDONLY)
     try:
@@ -183,7 +183,7 @@ class Machine:
 
     @contextmanager
     def active(self) -> Generator[None]:
-        """Be on that machine for the block."""
+        """Run the block on that machine."""
         with entered(self.namespace):
             yield
 
@@ -193,7 +193,7 @@ class Machine:
         Args:
           number: distinguishes the names and addresses of the pairs, 1 to 255.
           mtu: the largest packet of both interfaces, in bytes.
-          up: whether the interface here is switched on; the one there is.
+          up: whether to switch on the interface here; the one there is on.
         """
         link = Link(number)
         name, peer = link.name, link.peer_name
@@ -223,19 +223,19 @@ def _set_up(namespace: int, name: str, link: Link, number: int, neighbour: str, 
 
 
 def wait_until_up(namespace: int, name: str) -> None:
-    """Wait until an interface is in order and has a link-local address.
+    """Wait until an interface is ready and has a link-local address.
 
-    The kernel sees to both in the background, and drops what is sent before.
+    The kernel does this in the background, and drops datagrams that are sent before.
     """
 
     def is_up() -> bool:
-        told: list[dict[str, Any]] = json.loads(run("ip", "-j", "address", "show", name))
-        usable = [address["scope"] for address in told[0]["addr_info"] if not address.get("tentative")]
-        return told[0]["operstate"] == "UP" and "link" in usable
+        interfaces: list[dict[str, Any]] = json.loads(run("ip", "-j", "address", "show", name))
+        usable = [address["scope"] for address in interfaces[0]["addr_info"] if not address.get("tentative")]
+        return interfaces[0]["operstate"] == "UP" and "link" in usable
 
     with entered(namespace):
-        looked = len(list(islice(iter(is_up, True), _MANY)))  # noqa: FBT003 -- what it waits for
-    assert looked < _MANY, f"{name} does not come up"
+        attempts = len(list(islice(iter(is_up, True), _MANY)))  # noqa: FBT003 -- what it waits for
+    assert attempts < _MANY, f"{name} does not come up"
 
 
 @contextmanager
@@ -260,14 +260,14 @@ class Program:
         self.process.stdin.write(data)
 
     def read(self) -> bytes:
-        """Return what it prints next; ``b""`` if it has ended."""
+        """Return its next output; ``b""`` if it has ended."""
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], _PATIENCE)
         assert readable, "the program prints nothing"
         return os.read(self.process.stdout.fileno(), 65536)
 
     def read_line(self) -> bytes:
-        """Return the rest of its next line, in however many reads."""
+        """Return the rest of its next line, from any number of reads."""
         line = b""
         while not line.endswith(b"\n"):
             piece = self.read()
@@ -277,14 +277,14 @@ class Program:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it still runs."""
         return self.process.poll() is None
 
 
 @contextmanager
 def program(*command: str) -> Generator[Program]:
-    """Run a program for the block, errors and output in one; it is ended with it."""
-    # It is killed, and clears away no temporary files of its own.
+    """Run a program for the block, errors and output in one; it is killed at the end."""
+    # A killed program cannot remove its own temporary files.
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(
@@ -311,7 +311,7 @@ def namespace() -> Generator[int]:
 
 @pytest.fixture
 def machine(namespace: int) -> Generator[Machine]:
-    """Another machine, yet to be linked to the namespace that the test runs in."""
+    """Another machine, without a link to the namespace that the test runs in."""
     with another_machine(namespace) as there:
         yield there
 
