@@ -113,7 +113,7 @@ async def test_clients_that_end_their_handshakes_with_codes_of_their_choice_are_
 ) -> None:
     async with serving() as (listener,):
         for code in (100, 200):
-            async with stranger(listener) as sock:
+            async with raw_socket(listener) as sock:
                 engine = Engine(engine_of_client(client_configuration(), "127.0.0.1"), max_streams=(0, 0))
                 engine.connect(SERVER, 0.0)
                 await sock.send(engine.datagrams_to_send(0.0)[0][0])
@@ -126,7 +126,7 @@ async def test_clients_that_end_their_handshakes_with_codes_of_their_choice_are_
 
 
 async def test_the_oldest_handshake_makes_room() -> None:
-    async with serving(max_handshakes=2, retry="never") as (listener,), stranger(listener) as sock:
+    async with serving(max_handshakes=2, retry="never") as (listener,), raw_socket(listener) as sock:
         for _ in range(5):
             await sock.send(initial_flight()[0])
         async with connecting(listener) as connection:

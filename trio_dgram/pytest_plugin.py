@@ -116,7 +116,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return None
     seconds = item.config.getoption("--sim-for")
     count = item.config.getoption("--sim-seeds") or (marked if seconds is None else None)
-    plan = Plan(count, seconds, item.config.getoption("--sim-jobs"))
+    plan = Plan(count, seconds, item.config.getoption("--sim-jobs") or 1)
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     outcome = run_under_seeds(item, current_test_run(), plan)
     item.config.stash.setdefault(_RUNS, {})[item.nodeid] = outcome.runs

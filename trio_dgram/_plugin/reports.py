@@ -49,7 +49,7 @@ def _command(item: pytest.Item, seed: int) -> str:
 def _without_files(config: pytest.Config) -> list[str]:
     arguments = [str(argument) for argument in config.invocation_params.args]
     # Search from the end, since an option may have the same value as a file.
-    for file in reversed(config.getoption("file_or_dir")):
+    for file in reversed(config.getoption("file_or_dir") or ()):
         # A file that comes from the configuration is not among the arguments.
         with suppress(ValueError):
             del arguments[len(arguments) - 1 - arguments[::-1].index(file)]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final, Protocol, TextIO
 
@@ -163,7 +163,7 @@ class Engine(QuicConnection):
             retry_source_connection_id=retry_id,
         )
         self._logger = self._loss._logger = _DebugLog(self._logger)  # type: ignore[assignment]  # noqa: SLF001
-        self.lost = 0
+        self.lost: int = 0
         """The number of lost packets."""
         self._closed_by_peer = False
         self._id_prefix = id_prefix
@@ -179,8 +179,9 @@ class Engine(QuicConnection):
         self._restore_places()
         self._local_max_streams_bidi.sent, self._local_max_streams_uni.sent = max_streams
         first = self._host_cids[0]
-        first.cid = self.host_cid = self._local_initial_source_connection_id = self._chosen(first.cid)
-        self._on_lost = self._loss._on_packets_lost  # noqa: SLF001 -- there is no public count
+        self.host_cid: bytes = self._chosen(first.cid)
+        first.cid = self._local_initial_source_connection_id = self.host_cid
+        self._on_lost: Callable[..., None] = self._loss._on_packets_lost  # noqa: SLF001 -- there is no public count
         self._loss._on_packets_lost = self._count_lost  # type: ignore[method-assign]  # noqa: SLF001
 
     def _count_lost(self, *, packets: Any, **options: Any) -> None:

@@ -45,16 +45,16 @@ class Session:
     """
 
     def __init__(self, engine: Engine, configuration: Configuration, path: Path, log: RateLimitedLog) -> None:
-        self.engine = engine
-        self.state = ConnectionState(engine, configuration)
-        self.log = log
-        self.paths = Paths(path)
-        self.handshake_deadline = inf
-        self.armed = [inf]
+        self.engine: Engine = engine
+        self.state: ConnectionState = ConnectionState(engine, configuration)
+        self.log: RateLimitedLog = log
+        self.paths: Paths = Paths(path)
+        self.handshake_deadline: float = inf
+        self.armed: list[float] = [inf]
         """The times at which the timer of the endpoint fires for this connection, the next one last."""
-        self.changed = trio.lowlevel.ParkingLot()
+        self.changed: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
         """The tasks that wait for the end of the handshake, and of the connection."""
-        self.is_established = False
+        self.is_established: bool = False
         self.on_established: Callable[[Session], object] = bool
         self.on_id_issued: Callable[[Session, bytes], object] = _ignore
         self.on_id_retired: Callable[[Session, bytes], object] = _ignore
@@ -62,10 +62,10 @@ class Session:
         self.on_handler_ended: Callable[[Session], object] = bool
         self.send_now: Callable[[Flight], object] = bool
         """Sends a flight without waiting."""
-        self.farewell = b""
+        self.farewell: bytes = b""
         """The datagram that has closed the connection, if this end has closed it."""
-        self.datagrams = create(DatagramFrames, self.state)
-        self.streams = StreamTable(self.state)
+        self.datagrams: DatagramFrames = create(DatagramFrames, self.state)
+        self.streams: StreamTable = StreamTable(self.state)
         self._pings: dict[int, float | None] = {}
         self._ping_count = 0
         self._keep_alive_at = inf

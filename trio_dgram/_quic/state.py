@@ -22,7 +22,7 @@ class ConnectionState:
         """The end of the connection, None before."""
         self.closed_here = False
         """Whether the program has closed it."""
-        self.progress = trio.lowlevel.ParkingLot()
+        self.progress: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
         """The tasks that wait for the peer: all are woken by every event."""
         self.ending: set[int] = set()
         """The streams of which exactly one direction has ended."""

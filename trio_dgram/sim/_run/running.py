@@ -183,7 +183,8 @@ async def _run(
                 watch.scenario_ended()
         if watch.failure is not None:
             raise watch.failure
-        return result, network
+        # Without a failure the scope was not cancelled.
+        return result, network  # pyright: ignore[reportReturnType, reportPossiblyUnboundVariable]
 
 
 def _awaitable(value: Awaitable[T]) -> Awaitable[T]:
