@@ -564,6 +564,19 @@ async def test_datagrams_that_a_smaller_path_cannot_carry_are_dropped() -> None:
         assert await pair.server.datagrams.receive() == b"small"
 
 
+async def test_a_waiting_datagram_that_a_smaller_path_cannot_carry_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"datagrams": True, "max_datagram_size": 1400}
+    async with connected(settings, settings) as pair:
+
+        def wait(_: quic.DatagramFrames) -> bool:
+            pair.client._session.engine.shrink(1200)
+            return False
+
+        monkeypatch.setattr(quic.DatagramFrames, "_is_full", wait)
+        with pytest.raises(ValueError, match="value must have at most 1158 bytes, not 1300"):
+            await pair.client.datagrams.send(bytes(1300))
+
+
 async def test_datagrams_must_be_enabled() -> None:
     async with connected(client={"datagrams": True}) as pair:
         with pytest.raises(ValueError, match="datagrams must be enabled in the configuration"):

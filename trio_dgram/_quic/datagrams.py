@@ -59,14 +59,19 @@ class DatagramFrames(trio.abc.Channel[bytes], metaclass=NoPublicConstructor):
         if not isinstance(value, bytes | bytearray | memoryview):
             raise TypeError(f"value must be bytes-like, not {describe_value(value)}")
         data = bytes(value)
-        if len(data) > self.max_size:
-            reason = "" if self.max_size else ": the peer receives no datagrams"
-            raise ValueError(f"value must have at most {self.max_size} bytes, not {len(data)}{reason}")
+        self._check_size(len(data))
         await trio.lowlevel.checkpoint()
         while self._is_full():
             await self._state.progress.park()
+        # The path may take less meanwhile.
+        self._check_size(len(data))
         self._state.engine.send_datagram_frame(data)
         self._state.on_change()
+
+    def _check_size(self, size: int) -> None:
+        if size > self.max_size:
+            reason = "" if self.max_size else ": the peer receives no datagrams"
+            raise ValueError(f"value must have at most {self.max_size} bytes, not {size}{reason}")
 
     def _is_full(self) -> bool:
         self._check_open()
