@@ -321,6 +321,16 @@ async def test_paths_are_bounded_and_keep_the_one_in_use() -> None:
         assert not paths.use(("127.0.0.1", 1))
 
 
+async def test_datagrams_that_are_not_authentic_leave_no_path() -> None:
+    async with connected() as pair:
+        forged = b"\x40" + pair.client._session.engine._peer_cid.cid + bytes(100)
+        for _ in range(3):
+            async with stranger(pair.listener) as sock:
+                assert await answer_to(sock, forged) is None
+        assert list(pair.server._session.paths._paths) == [pair.client.local_address]
+        await pair.client.ping()
+
+
 # Workers
 
 

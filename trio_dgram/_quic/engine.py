@@ -313,6 +313,10 @@ class Engine(QuicConnection):
         """The congestion window: the most bytes in flight."""
         return self._loss.congestion_window
 
+    def has_path(self, address: Address) -> bool:
+        """Return whether authentic packets have come from an address."""
+        return any(each.addr == address for each in self._network_paths)
+
     def shrink(self, size: int) -> None:
         """Send no datagrams larger than ``size`` bytes from now on."""
         self._max_datagram_size = min(size, self._max_datagram_size)

@@ -78,11 +78,13 @@ class Session:
         data, address, _ = path.latest
         self._received += 1
         self._bytes_received += len(data)
-        self.paths.note(path)
         try:
             self.engine.receive_datagram(data, address, trio.current_time())
         except Exception as error:  # noqa: BLE001 -- a mistake of the engine ends this connection alone
             self._on_mistake(error)
+        # A datagram that is not authentic has any source, and must not evict the path that the peer may return to.
+        if self.engine.has_path(address):
+            self.paths.note(path)
         self._settle()
 
     def handle_timer(self, now: float) -> None:
