@@ -439,6 +439,7 @@ def interrupt_everywhere(
     *,
     granularity: Granularity = "line",
     counts: dict[str, Counter[Place]] | None = None,
+    one_in: int = 1,
 ) -> dict[Place, str]:
     """Interrupt at every place of ``filenames`` that a program reaches; return what was wrong, and with which.
 
@@ -447,6 +448,7 @@ def interrupt_everywhere(
       filenames: the source files.
       granularity: which places.
       counts: how often each program reaches each place, where that is known.
+      one_in: interrupt at one in so many places.
     """
     wanted = frozenset(filenames)
     found: dict[Place, str] = {}
@@ -455,10 +457,9 @@ def interrupt_everywhere(
     with frozen():
         for name, make in makes.items():
             counted = reached(make, wanted, granularity) if counts is None else counts[name]
-            for place in counted:
-                if place in done or place.filename not in wanted:
-                    continue
-                done.add(place)
+            places = [place for place in counted if place not in done and place.filename in wanted]
+            done.update(places)
+            for place in places[::one_in]:
                 complaints = interrupt_at(make, place, 1, granularity)
                 if complaints is None:
                     missed.append(place)
