@@ -130,7 +130,11 @@ def tests_portable(session: nox.Session) -> None:
     """Run the tests on the portable path, with the long ones that depend on the kernel's capabilities."""
     session.install("-e", ".", *group("test"))
     cover_tests(
-        session, *without(DOCS_EXAMPLES, PROGRAMS), "--portable", "-m", "(not long or capabilities) and not programs"
+        session,
+        *without(DOCS_EXAMPLES, PROGRAMS, "tests/sim"),
+        "--portable",
+        "-m",
+        "(not long or capabilities) and not programs",
     )
 
 

@@ -48,7 +48,7 @@ FILES: Final = {
 }
 PROGRAMS: Final = {**CORE, **PEERS, **ENCRYPTED, **CONNECTED, **SUPERVISED}
 SAMPLED: Final = {"_quic": 8, "_workers": 4}
-"""Layers whose programs take long: one in so many of their places is interrupted. Edit it to interrupt at all of them."""
+"""Layers whose programs take long: an interrupt arises at one in so many of their places. Empty it for all of them."""
 RANDOM_HITS: Final = 200
 SUBPROCESS_RUNS: Final = 5
 LONG: Final = pytest.mark.long
