@@ -257,7 +257,7 @@ async def test_the_memory_of_idle_connections_is_bounded() -> None:
         assert tracemalloc.get_traced_memory()[0] < count * 2 * 120 * 1024
 
 
-# Answers to strangers
+# Answers to unknown addresses
 
 
 async def test_version_negotiation_answers_no_negotiation_and_nothing_small() -> None:
@@ -325,7 +325,7 @@ async def test_datagrams_that_are_not_authentic_leave_no_path() -> None:
     async with connected() as pair:
         forged = b"\x40" + pair.client._session.engine._peer_cid.cid + bytes(100)
         for _ in range(3):
-            async with stranger(pair.listener) as sock:
+            async with raw_socket(pair.listener) as sock:
                 assert await answer_to(sock, forged) is None
         assert list(pair.server._session.paths._paths) == [pair.client.local_address]
         await pair.client.ping()
