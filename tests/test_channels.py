@@ -197,9 +197,9 @@ async def test_failures_beyond_the_buffer_drop_the_oldest_and_are_counted(udp: F
                 faults.set("sendto", number, number, number)
                 await sock.send(b"y", datagram.address)
                 faults.plan.clear()
-            told = waiting(events)
-            assert told[0] == Listening(sock.address)
-            assert [event.error.errno for event in told if isinstance(event, Failure)] == [13, 22]
+            received = waiting(events)
+            assert received[0] == Listening(sock.address)
+            assert [event.error.errno for event in received if isinstance(event, Failure)] == [13, 22]
             assert events.statistics().failures_dropped == 1
 
 

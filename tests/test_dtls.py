@@ -258,11 +258,11 @@ async def test_a_wrong_local_address_is_refused(local: Any) -> None:
 
 
 async def test_clients_may_be_required_to_have_certificates(udp: Family, caplog: pytest.LogCaptureFixture) -> None:
-    stranger = OTHER_AUTHORITY.issue_cert("client@example.org")
+    untrusted = OTHER_AUTHORITY.issue_cert("client@example.org")
     async with serving(context=server_context(verify_clients=True), host=udp.loopback) as (listener,):
         async with connecting(listener, ssl_context=client_context(certificate=CLIENT)) as peer:
             await talk(peer)
-        for certificate, alert in ((None, "handshake_failure"), (stranger, "unknown_ca")):
+        for certificate, alert in ((None, "handshake_failure"), (untrusted, "unknown_ca")):
             failed = rf"the DTLS handshake with .* failed: the peer ended it with the alert {alert}"
             with pytest.raises(trio.BrokenResourceError, match=failed):
                 async with connecting(

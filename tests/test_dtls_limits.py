@@ -259,7 +259,7 @@ def test_a_channel_ends_after_the_idle_timeout_without_a_datagram(idle_timeout: 
                             await talk(peer)
                         await trio.sleep(5)
                         # What the server sends keeps no peer.
-                        await handlers.peers[0].send(b"news")
+                        await handlers.peers[0].send(b"an event")
                         await trio.sleep(5.5)
                         if idle_timeout is None:
                             assert check_sums(listener).peers == 1

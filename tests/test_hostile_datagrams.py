@@ -180,8 +180,8 @@ async def test_each_is_counted_and_its_answers_failure_reported(
                 failure = failures.receive_nowait()
                 assert (failure.error.errno, failure.operation) == (each.answer, "send"), each.name
                 source = each.source[version]
-                told = Address(source if type == f"udp{version}" else f"::ffff:{source}", each.port)
-                assert failure.address == told
+                expected = Address(source if type == f"udp{version}" else f"::ffff:{source}", each.port)
+                assert failure.address == expected
             with pytest.raises(trio.WouldBlock):
                 failures.receive_nowait()
             arrived += each.count != "dropped_by_kernel"

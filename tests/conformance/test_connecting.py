@@ -236,16 +236,16 @@ async def test_four_sends_to_a_live_peer_arrive(udp: Family) -> None:
 
 async def test_a_connected_socket_filters_other_sources_also_of_datagrams_queued_before(udp: Family) -> None:
     async with trio_dgram.open_nursery() as nursery:
-        peer, stranger, sock = (nursery.create_socket(udp.type) for _ in range(3))
-        for each in (peer, stranger, sock):
+        peer, other, sock = (nursery.create_socket(udp.type) for _ in range(3))
+        for each in (peer, other, sock):
             await each.bind(0, udp.loopback)
         for number in range(8):
-            await stranger.send(b"before", sock.address)
+            await other.send(b"before", sock.address)
             await peer.send(bytes([number]), sock.address)
         assert (await sock.receive()).data == b"before"
         assert (await sock.receive()).data == b"\0"
         await sock.connect(peer.address)
-        await stranger.send(b"after", sock.address)
+        await other.send(b"after", sock.address)
         await peer.send(b"\x08", sock.address)
         assert [(await sock.receive()).data[0] for _ in range(8)] == list(range(1, 9))
         assert sock.statistics().filtered == 7
@@ -255,13 +255,13 @@ async def test_a_connected_socket_filters_other_sources_also_of_datagrams_queued
 @pytest.mark.kernel_transport("disconnecting")
 @pytest.mark.needs("disconnect")
 async def test_a_disconnected_socket_receives_from_every_source_again(udp: Family, nursery: DatagramNursery) -> None:
-    peer, stranger, sock = (nursery.create_socket(udp.type) for _ in range(3))
-    for each in (peer, stranger, sock):
+    peer, other, sock = (nursery.create_socket(udp.type) for _ in range(3))
+    for each in (peer, other, sock):
         await each.bind(0, udp.loopback)
     await sock.connect(peer.address)
-    await stranger.send(b"not heard", sock.address)
+    await other.send(b"filtered", sock.address)
     sock.disconnect()
-    await stranger.send(b"again", sock.address)
+    await other.send(b"again", sock.address)
     assert (await sock.receive()).data == b"again"
 
 

@@ -165,7 +165,7 @@ async def test_the_largest_datagram_arrives_and_one_byte_more_does_not(udp: Fami
         assert (await sock.receive()).data == b"usable"
 
 
-@pytest.mark.kernel_transport("a kernel that is told what to answer")
+@pytest.mark.kernel_transport("a kernel with planned answers")
 async def test_an_injected_fault_carries_operation_and_address(udp: Family) -> None:
     with faulty_kernel() as faults:
         async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as sock:
