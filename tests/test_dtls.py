@@ -43,6 +43,7 @@ from .support.families import Family
 from .support.faults import Faults, faulty_kernel
 from .support.marks import needs_packet_info
 from .support.namespaces import Machine, ip, run
+from .support.programs import unused_port
 
 # One handler for all kinds of peers
 
@@ -334,9 +335,7 @@ async def test_a_connection_has_the_local_address_and_the_options_that_were_aske
         await shout(peer)
 
     async with serving(handler, host=udp.loopback, receive_buffer_size=65536, ttl=9) as (listener,):
-        with socket.socket(udp.family, socket.SOCK_DGRAM) as unused:
-            unused.bind((udp.loopback, 0))
-            port = unused.getsockname()[1]
+        port = unused_port(udp)
         async with connecting(listener, local=(udp.loopback, port), ttl=7) as peer:
             await talk(peer)
             assert peer.local_address == peers[0].address == (udp.loopback, port)

@@ -22,9 +22,9 @@ import dns.rrset
 import pytest
 
 from ..support.examples import Example, example, load_example, offending_runs
-from ..support.families import Family
+from ..support.families import FAMILIES, Family
 from ..support.namespaces import program
-from ..support.programs import find_program
+from ..support.programs import find_program, unused_port
 
 ARTEFACTS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "another number": lambda wire: bytes([wire[0] ^ 1]) + wire[1:],
@@ -263,9 +263,7 @@ def test_invalid_queries_are_refused_or_ignored(forwarder: Forwarder) -> None:
 
 
 def test_a_refusing_upstream_is_logged_with_its_error(upstream: Upstream) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        unused = sock.getsockname()[1]
+    unused = unused_port(FAMILIES[0])
     options = ("--port", "0", "--host", "127.0.0.1", "--timeout", "0.05")
     with example("dns_forwarder.py", f"127.0.0.1:{unused}", *options) as running:
         (port,) = re.findall(r":(\d+)$", running.line_with("listening on"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -64,11 +65,14 @@ def url_host(host: str) -> str:
 
 
 def unused_port(udp: Family) -> int:
-    """Return a port that no socket of the family is bound to."""
+    """Return a port that no socket of the family is bound to.
+
+    Systems choose higher ports for other processes, so that none of them gets it a moment later.
+    """
+    port = secrets.choice(range(20_000, 32_000))
     with socket.socket(udp.family, socket.SOCK_DGRAM) as unused:
-        unused.bind((udp.loopback, 0))
-        port: int = unused.getsockname()[1]
-        return port
+        unused.bind((udp.loopback, port))
+    return port
 
 
 def coap_answer(request: bytes) -> bytes:
