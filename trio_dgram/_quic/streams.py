@@ -137,7 +137,7 @@ class ReceiveStream(_AnyStream, trio.abc.ReceiveStream, metaclass=NoPublicConstr
         Raises:
           trio.ClosedResourceError: if the stream is closed, or the program has closed the connection.
           trio.BrokenResourceError: if the peer has reset the stream, which discards its queued bytes, or the connection
-          has ended; a :class:`QuicError` is the cause.
+            has ended; a :class:`QuicError` is the cause.
           trio.BusyResourceError: if another task is receiving.
 
         The peer may send more as bytes are received: at most ``max_stream_data`` are in flight or queued. A checkpoint
