@@ -44,7 +44,7 @@ def test_the_configuration_of_dnsdist_is_valid() -> None:
 # nginx
 
 
-async def echoed_to(host: str) -> None:
+async def echoed_to(host: str) -> None:  # pragma: no cover -- only a long test calls it
     """Ask the balancer from an address until it answers."""
     async with trio_dgram.open_connection(*BALANCER, local=(host, 0)) as peer:
         async for attempt in trio_dgram.retry(timeout=0.2, attempts=8):

@@ -60,7 +60,7 @@ def test_curl_fetches_a_file(folder: Path) -> None:
     version = subprocess.run([curl, "--version"], check=True, capture_output=True, text=True).stdout
     if "HTTP3" not in version:
         pytest.skip("distribution: its curl is built without HTTP/3")
-    with program(*command(folder)) as running:
+    with program(*command(folder)) as running:  # pragma: no cover -- where curl has HTTP/3
         port = Example(running).line_with("listening on").rpartition(":")[2]
         url = f"https://127.0.0.1:{port}/index.html"
         fetched = subprocess.run(

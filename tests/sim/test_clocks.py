@@ -172,7 +172,7 @@ def test_a_program_that_compares_its_deadlines_strictly_makes_progress() -> None
         due, fired = 0.1, 0
         while fired < 10:
             await trio.sleep_until(due)
-            if trio.current_time() > due:
+            if trio.current_time() > due:  # pragma: no branch -- a timer is late
                 fired += 1
                 due += 0.1
         return fired

@@ -589,3 +589,13 @@ def test_networks_that_are_closed_out_of_order_raise_and_leave_nothing() -> None
         assert "must be closed before those opened before it" in str(caught.value.exceptions[0])
 
     trio.run(main)
+
+
+def test_a_host_lists_its_sockets() -> None:
+    async def scenario(network: sim.Network) -> None:
+        host = network.host("a")
+        with host.active():
+            async with trio_dgram.open_socket("udp4", port=5000):
+                assert "0.0.0.0:5000" in host.sockets()
+
+    sim.run(scenario)
