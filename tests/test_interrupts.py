@@ -36,8 +36,8 @@ from .support.interrupts import (
 )
 
 PACKAGE: Final = Path(trio_dgram.__file__).parent
-OTHERS: Final = {"__init__.py", "__init__.pyi", "__pycache__", "__main__.py", "_commands"}
-"""The files that no program here reaches. The command line receives SIGINT as a signal, not as KeyboardInterrupt."""
+OTHERS: Final = {"__init__.py", "__init__.pyi", "__pycache__", "__main__.py", "_commands", "_plugin"}
+"""The files that no program here reaches. The command line receives SIGINT as a signal, and pytest runs the plugin."""
 LAYERS: Final = [path for path in sorted(PACKAGE.glob("_*")) if path.name not in OTHERS]
 """Every private module and folder; the simulator is a public one."""
 FILES: Final = {
