@@ -12,7 +12,7 @@ import os as _os
 import sys as _sys
 from importlib import import_module as _import_module
 
-_SUBMODULES = {"dtls", "lowlevel", "sim", "workers"}
+_SUBMODULES = {"dtls", "lowlevel", "quic", "sim", "workers"}
 # The public names by module. Type checkers read them in __init__.pyi.
 _NAMES = {
     "_codecs.families": ["SocketType"],

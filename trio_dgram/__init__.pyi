@@ -2,6 +2,7 @@
 
 from . import dtls as dtls
 from . import lowlevel as lowlevel
+from . import quic as quic
 from . import sim as sim
 from . import workers as workers
 from ._codecs.families import SocketType as SocketType
