@@ -156,7 +156,7 @@ async def test_connections_beyond_the_limit_are_refused() -> None:
 async def test_a_finished_handshake_is_refused_if_the_limit_was_reached_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(quic.Listener, "_admits", lambda self, _: self._count("handshakes") or True)
+    monkeypatch.setattr(quic.Listener, "_admit", lambda self, _: self._count("handshakes") or "")
     async with connected(max_connections=1) as pair:
         async with connecting(pair.listener) as connection:
             assert (await connection.wait_closed()).code == 2

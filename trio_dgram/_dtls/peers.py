@@ -17,7 +17,7 @@ from collections.abc import Callable
 import trio
 
 from .._services.log import RateLimitedLog
-from .._services.networks import network_of
+from .._services.networks import NetworkCounts
 from .._socket.interrupts import defer_interrupts
 from .._values.statistics import DTLSListenerStatistics
 from .endpoint_socket import EndpointSocket
@@ -53,7 +53,7 @@ class DTLSPeers:
         self._open: dict[Session, None] = {}
         # The session that ended first is the first.
         self._ended: OrderedDict[Session, None] = OrderedDict()
-        self._networks: dict[str, int] = {}
+        self._networks = NetworkCounts(limits.max_peers_per_network)
         self._begun = self._failed = self._cancelled = 0
         self._accepted = self._refused = self._refused_by_network = 0
         self._replaced = self._expired = self._closed = self._handlers_cancelled = self._dropped = 0
@@ -98,8 +98,11 @@ class DTLSPeers:
         if self._is_full:
             self._refused += 1
             return
-        if not self._count_network(session):
+        network = self._networks.find(session.address.host)
+        if network is None:
+            self._refused_by_network += 1
             return
+        self._networks.add(network)
         self._sock.peers[sockaddr] = session
         try:
             if await self._handshake(session):
@@ -107,7 +110,7 @@ class DTLSPeers:
         finally:
             if self._sock.peers.get(sockaddr) is session:
                 del self._sock.peers[sockaddr]
-            self._discount_network(session)
+            self._networks.remove(network)
 
     # Handshakes
 
@@ -230,26 +233,3 @@ class DTLSPeers:
         self._handshakes.clear()
 
     # Networks
-
-    def _count_network(self, session: Session) -> bool:
-        """Count the session for its network; return False, and count the refusal, if the network is at its limit."""
-        limits = self._limits.max_peers_per_network
-        if limits is None:
-            return True
-        network, index = network_of(session.address.host)
-        count = self._networks.get(network, 0)
-        if count >= limits[index]:
-            self._refused_by_network += 1
-            return False
-        self._networks[network] = count + 1
-        session.network = network
-        return True
-
-    def _discount_network(self, session: Session) -> None:
-        network = session.network
-        if not network:
-            return
-        if self._networks[network] == 1:
-            del self._networks[network]
-        else:
-            self._networks[network] -= 1

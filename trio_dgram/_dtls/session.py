@@ -56,7 +56,6 @@ class Session:
         "handshaking",
         "last_received",
         "latest",
-        "network",
         "on_close",
         "queued_bytes",
         "released",
@@ -81,8 +80,6 @@ class Session:
         """Set when the session is closed, or must not keep its place any more."""
         self.handler: trio.CancelScope | None = None
         """The scope of its handler, if the library runs it."""
-        self.network: str = ""
-        """The network that it counts for, if networks have a limit."""
         self.on_close: Callable[[Session], object] = bool
         self._secured = secured
         self._sock = sock

@@ -18,7 +18,7 @@ import trio
 
 from .._codecs.families import FAMILIES, Family
 from .._services.log import RateLimitedLog, cause_of
-from .._services.networks import network_of
+from .._services.networks import NetworkCounts
 from .._socket.budget import Budget, current_budget
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
@@ -109,7 +109,7 @@ class PeerTable(Generic[PeerT]):
         # In the order of their last datagram, so that the first has been idle longest.
         self._unvalidated: OrderedDict[PeerT, None] = OrderedDict()
         self._validated: OrderedDict[PeerT, None] = OrderedDict()
-        self._networks: dict[str, int] = {}
+        self._networks = NetworkCounts(limits.max_peers_per_network)
         self._reading: trio.CancelScope | None = None
         self._reader_is_ready: Callable[[], bool] = bool
         self._due: float = math.inf
@@ -320,27 +320,24 @@ class PeerTable(Generic[PeerT]):
     # Admission and eviction
 
     def _admit(self, datagram: Datagram, now: float) -> PeerT | None:
-        network = ""
         if not self.accepting:
             self._refused += 1
             return None
         if not self._passes_filter(datagram):
             self._refused_by_filter += 1
             return None
-        if self.limits.max_peers_per_network is not None:
-            network, which = network_of(datagram.address.host)
-            if self._networks.get(network, 0) >= self.limits.max_peers_per_network[which]:
-                self._refused_by_network += 1
-                return None
+        network = self._networks.find(datagram.address.host)
+        if network is None:
+            self._refused_by_network += 1
+            return None
         if len(self._peers) + len(self._lingering) >= self.limits.max_peers and not self._free_place():
             self._refused += 1
             return None
         peer = self._make(self, datagram.address, now)
         self._peers[peer_key(datagram.address)] = peer
         self._unvalidated[peer] = None
-        if network:
-            peer._network = network
-            self._networks[network] = self._networks.get(network, 0) + 1
+        peer._network = network
+        self._networks.add(network)
         self._expect(now + self.limits.timeout(validated=False))
         self._accepted += 1
         self.backlog[peer] = None
@@ -442,10 +439,7 @@ class PeerTable(Generic[PeerT]):
         self._validated.pop(peer, None)
         if peer._handler is not None:
             self._lingering[peer] = None
-        if peer._network:
-            self._networks[peer._network] -= 1
-            if not self._networks[peer._network]:
-                del self._networks[peer._network]
+        self._networks.remove(peer._network)
         if peer in self.backlog:
             # No channel will deliver its datagrams.
             del self.backlog[peer]

@@ -12,7 +12,7 @@ from collections import Counter
 
 import trio
 
-from .._services.networks import network_of
+from .._services.networks import NetworkCounts
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts
 from .._values.addresses import Address, format_address
@@ -42,7 +42,7 @@ class Listener(trio.abc.Listener[Connection], metaclass=NoPublicConstructor):
         self._handshaking: dict[Session, str] = {}
         self._waiting: dict[Session, Connection] = {}
         self._places: dict[Session, str] = {}
-        self._networks: Counter[str] = Counter()
+        self._networks = NetworkCounts(limits.max_connections_per_network)
         self._counts: Counter[str] = Counter()
 
     @property
@@ -125,24 +125,20 @@ class Listener(trio.abc.Listener[Connection], metaclass=NoPublicConstructor):
     def _is_full(self) -> bool:
         return not self._is_open or len(self._places) >= self._limits.max_connections
 
-    def _admits(self, address: Address) -> bool:
-        """Return whether a handshake may begin; a refusal is counted."""
+    def _admit(self, address: Address) -> str | None:
+        """Return the network of a handshake that may begin; None if it is refused, which is counted."""
         self._count("handshakes")
         if self._is_full:
             self._count("refused")
-            return False
-        limits = self._limits.max_connections_per_network
-        if limits is not None:
-            network, index = network_of(address.host)
-            if self._networks[network] >= limits[index]:
-                self._count("refused_by_network")
-                return False
-        return True
+            return None
+        network = self._networks.find(address.host)
+        if network is None:
+            self._count("refused_by_network")
+        return network
 
-    def _add(self, session: Session, address: Address) -> None:
+    def _add(self, session: Session, network: str) -> None:
         """Count a handshake that has begun."""
-        network = "" if self._limits.max_connections_per_network is None else network_of(address.host)[0]
-        self._networks[network] += 1
+        self._networks.add(network)
         self._handshaking[session] = network
         session.handshake_deadline = trio.current_time() + self._limits.handshake_timeout
         session.on_established = self._on_established
@@ -157,7 +153,7 @@ class Listener(trio.abc.Listener[Connection], metaclass=NoPublicConstructor):
         network = self._handshaking.pop(session)
         if self._is_full:
             self._count("refused")
-            self._discount(network)
+            self._networks.remove(network)
             session.refuse()
             return
         self._count("accepted")
@@ -182,12 +178,7 @@ class Listener(trio.abc.Listener[Connection], metaclass=NoPublicConstructor):
         self._count("closed")
 
     def _leave(self, sessions: dict[Session, str], session: Session) -> None:
-        self._discount(sessions.pop(session))
-
-    def _discount(self, network: str) -> None:
-        self._networks[network] -= 1
-        if not self._networks[network]:
-            del self._networks[network]
+        self._networks.remove(sessions.pop(session))
 
     def _fail(self, error: OSError) -> None:
         """Raise ``error`` in ``accept`` from now on: no task reads the socket any more."""

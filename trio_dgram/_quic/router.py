@@ -116,16 +116,18 @@ class Router:
                 own_id = (self._id_prefix + os.urandom(ID_SIZE))[:ID_SIZE]
                 token = self._tokens.create(address, header.destination, own_id)
                 self._answer(path, encode_retry(header, own_id, token))
-        elif listener._admits(address):
-            self._open(listener, path, header, original_id)
         else:
-            self._answer(path, encode_refusal(header, CONNECTION_REFUSED))
+            network = listener._admit(address)
+            if network is None:
+                self._answer(path, encode_refusal(header, CONNECTION_REFUSED))
+            else:
+                self._open(listener, path, header, original_id, network)
 
     def _needs_retry(self, listener: Listener) -> bool:
         retry = self._limits.retry
         return retry == "always" or (retry == "under_load" and listener._is_under_load)
 
-    def _open(self, listener: Listener, path: Path, header: Header, original_id: bytes | None) -> None:
+    def _open(self, listener: Listener, path: Path, header: Header, original_id: bytes | None, network: str) -> None:
         engine = Engine(
             self._engine_configuration,
             max_streams=self._configuration.max_streams,
@@ -140,7 +142,7 @@ class Router:
         session.on_id_issued = self._on_id_issued
         session.on_id_retired = self._on_id_retired
         session.on_end = lambda ended: self._on_end(listener, ended)
-        listener._add(session, path.latest.address)
+        listener._add(session, network)
         self.endpoint.add(session)
         session.receive(path)
         if not engine.has_begun and session.closed is None:
