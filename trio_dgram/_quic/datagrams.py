@@ -10,7 +10,6 @@ import trio
 from .._socket.interrupts import defer_interrupts
 from .._values.arguments import describe_value
 from .._values.construction import NoPublicConstructor
-from .errors import NO_ERROR
 from .state import ConnectionState
 
 _MOST_QUEUED: Final = 256
@@ -95,14 +94,7 @@ class DatagramFrames(trio.abc.Channel[bytes], metaclass=NoPublicConstructor):
 
     def _is_readable(self) -> bool:
         self._check_open()
-        if self._state.closed_here:
-            self._state.check_open()
-        if self._queue:
-            return True
-        if self._state.closed is not None and self._state.closed.code == NO_ERROR:
-            raise trio.EndOfChannel
-        self._state.check_open()
-        return False
+        return self._state.is_readable(self._queue)
 
     def _check_open(self) -> None:
         if self._is_closed:

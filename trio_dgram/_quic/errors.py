@@ -13,6 +13,8 @@ INTERNAL_ERROR: Final = 0x1
 CONNECTION_REFUSED: Final = 0x2
 INVALID_TOKEN: Final = 0xB
 APPLICATION_ERROR: Final = 0xC
+HANDLER_FAILED: Final = 0x1
+"""The application's code of a connection, or a stream, whose handler or block has failed."""
 CRYPTO_ERROR: Final = 0x100
 """The first of the codes that carry a TLS alert (RFC 9000, 20.1)."""
 _CERTIFICATE_ALERTS: Final = (42, 43, 44, 45, 46, 48)

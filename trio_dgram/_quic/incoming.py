@@ -42,14 +42,7 @@ class IncomingStreams(trio.abc.ReceiveChannel[StreamT], metaclass=NoPublicConstr
     def _has_stream(self) -> bool:
         if self._is_closed:
             raise trio.ClosedResourceError("this channel of streams was closed")
-        if self._state.closed_here:
-            self._state.check_open()
-        if self._queue:
-            return True
-        if self._state.closed is not None and self._state.closed.code == NO_ERROR:
-            raise trio.EndOfChannel
-        self._state.check_open()
-        return False
+        return self._state.is_readable(self._queue)
 
     async def aclose(self) -> None:
         """Refuse the streams that were not accepted, and all later ones; then execute a checkpoint."""

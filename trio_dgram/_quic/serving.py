@@ -16,15 +16,13 @@ from .._values.arguments import check_number, describe_value
 from .._values.construction import create
 from .configuration import Configuration
 from .connection import Connection
+from .errors import HANDLER_FAILED
 from .limits import QuicListenerOptions, split_options
 from .listener import Listener
 from .router import Router
 
 Handler: TypeAlias = Callable[[Connection], Awaitable[object]]
 """An async function that serves one connection."""
-
-_FAILED = 1
-"""The code of a connection whose handler has failed."""
 
 
 @trio.lowlevel.enable_ki_protection
@@ -87,6 +85,6 @@ async def _attend(handler: Handler, connection: Connection) -> None:
     try:
         await interruptibly_awaited(handler, connection)
     except Exception:
-        connection.close(_FAILED)
+        connection.close(HANDLER_FAILED)
         raise
     await connection.aclose()

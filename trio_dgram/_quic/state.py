@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
 import trio
 
 from .configuration import Configuration
 from .engine import Engine
-from .errors import Closed, connection_error
+from .errors import NO_ERROR, Closed, connection_error
 
 
 class ConnectionState:
@@ -35,6 +35,21 @@ class ConnectionState:
         """Raise the error of the connection's end, if it has ended."""
         if self.closed is not None:
             self.raise_closed(self.closed)
+
+    def is_readable(self, queue: Collection[object]) -> bool:
+        """Return whether a queue has an item; raise what prevents receiving one, now or later.
+
+        Raises:
+          trio.EndOfChannel: if the connection has ended without an error code.
+        """
+        if self.closed_here:
+            self.check_open()
+        if queue:
+            return True
+        if self.closed is not None and self.closed.code == NO_ERROR:
+            raise trio.EndOfChannel
+        self.check_open()
+        return False
 
     def raise_closed(self, closed: Closed) -> NoReturn:
         """Raise the error of a connection that has ended."""

@@ -9,12 +9,10 @@ import trio
 from .._socket.interrupts import defer_interrupts
 from .._values.arguments import check_integer
 from .._values.construction import NoPublicConstructor
-from .errors import NO_ERROR
+from .errors import HANDLER_FAILED, NO_ERROR
 from .halves import ReceivingHalf, SendingHalf
 
 _HIGHEST_CODE = 2**62 - 1
-_FAILED = 1
-"""The code of a stream whose handler, or block, has failed."""
 
 
 @defer_interrupts
@@ -47,7 +45,7 @@ class _AnyStream(trio.abc.AsyncResource):
     ) -> None:
         """Close the stream; reset it, with code 1, if the block has raised an ``Exception``."""
         if exc is not None:
-            self._abort(_FAILED if isinstance(exc, Exception) else NO_ERROR)
+            self._abort(HANDLER_FAILED if isinstance(exc, Exception) else NO_ERROR)
         await self.aclose()
 
     def _close(self) -> None:
