@@ -37,6 +37,20 @@ def initial_flight(address: tuple[str, int] = SERVER, **settings: Any) -> list[b
     return [data for data, _ in engine.datagrams_to_send(0.0)]
 
 
+def fail_receiving(monkeypatch: pytest.MonkeyPatch, sock: DatagramSocket) -> None:
+    """Make a socket raise an ICMP error, then one that is not the network's."""
+    original = DatagramSocket.receive_many
+    errors = [OSError(errno.ECONNREFUSED, "Connection refused"), OSError(errno.EIO, "Input/output error")]
+
+    async def receive_many(self: DatagramSocket, max_count: int) -> list[Datagram]:
+        if self is sock:
+            await trio.lowlevel.checkpoint()
+            raise errors.pop(0)
+        return await original(self, max_count)
+
+    monkeypatch.setattr(DatagramSocket, "receive_many", receive_many)
+
+
 @asynccontextmanager
 async def raw_socket(listener: quic.Listener) -> AsyncGenerator[DatagramSocket]:
     """Open a socket for datagrams that no client would send."""
@@ -225,16 +239,7 @@ async def test_an_error_of_the_socket_ends_the_server(
     with pytest.RaisesGroup(OSError, flatten_subgroups=True):
         async with connected() as pair:
             await pair.client.ping()
-            original = DatagramSocket.receive_many
-            errors = [OSError(errno.ECONNREFUSED, "Connection refused"), OSError(errno.EIO, "Input/output error")]
-
-            async def receive_many(self: DatagramSocket, max_count: int) -> list[Datagram]:
-                if self is pair.listener._socket:
-                    await trio.lowlevel.checkpoint()
-                    raise errors.pop(0)
-                return await original(self, max_count)
-
-            monkeypatch.setattr(DatagramSocket, "receive_many", receive_many)
+            fail_receiving(monkeypatch, pair.listener._socket)
             with pytest.raises(trio.BrokenResourceError):
                 while True:
                     await pair.client.ping()
@@ -408,16 +413,7 @@ async def test_a_handshake_that_cannot_be_sent_fails_at_once(monkeypatch: pytest
 
 async def test_a_client_whose_socket_fails_has_a_broken_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     async with connected() as pair:
-        original = DatagramSocket.receive_many
-        errors = [OSError(errno.ECONNREFUSED, "Connection refused"), OSError(errno.EIO, "Input/output error")]
-
-        async def receive_many(self: DatagramSocket, max_count: int) -> list[Datagram]:
-            if self is pair.client._session.paths.current.socket:
-                await trio.lowlevel.checkpoint()
-                raise errors.pop(0)
-            return await original(self, max_count)
-
-        monkeypatch.setattr(DatagramSocket, "receive_many", receive_many)
+        fail_receiving(monkeypatch, pair.client._session.paths.current.socket)
         with pytest.raises(trio.BrokenResourceError):
             while True:
                 await pair.client.ping()
