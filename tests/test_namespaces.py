@@ -86,7 +86,7 @@ def test_a_link_that_stays_down_is_an_assertion_error(machine: Machine, monkeypa
 
 
 def test_a_program_without_output_is_an_assertion_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(namespaces, "_PATIENCE", 0)
+    monkeypatch.setattr(namespaces, "_LONGEST_WAIT", 0)
     with program("cat") as silent, pytest.raises(AssertionError, match="prints nothing"):
         silent.read()
     assert not silent.running

@@ -188,9 +188,7 @@ async def sim_network(request: pytest.FixtureRequest) -> AsyncGenerator[Network]
     test that would never end fails with :class:`sim.StuckError`. The limits and other arguments of :func:`sim.run` are
     arguments of a marker: ``@pytest.mark.sim(time_limit=600, payload=True)``.
     """
-    from .sim import open_network  # noqa: PLC0415 -- loaded where it is used
-    from .sim._run.determinism import deterministic  # noqa: PLC0415
-    from .sim._run.running import Settings  # noqa: PLC0415
+    from .sim._run.running import Settings  # noqa: PLC0415 -- loaded where it is used
     from .sim._run.tasks import all_tasks  # noqa: PLC0415
     from .sim._run.watch import guard  # noqa: PLC0415
 
@@ -198,22 +196,8 @@ async def sim_network(request: pytest.FixtureRequest) -> AsyncGenerator[Network]
     marker = request.node.get_closest_marker("sim")
     settings = Settings(seed=test_run.seed, **(marker.kwargs if marker is not None else {}))
     virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
-    same_every_time = deterministic(
-        settings.seed,
-        fake_time=settings.fake_time,
-        fake_randomness=settings.fake_randomness,
-        threads=settings.threads,
-    )
-    with same_every_time if virtual else nullcontext():
-        async with (
-            trio.open_nursery() as nursery,
-            open_network(
-                seed=settings.seed,
-                payload=settings.payload,
-                trace_limit=settings.trace_limit,
-                timer_slack=settings.timer_slack,
-            ) as network,
-        ):
+    with settings.deterministic() if virtual else nullcontext():
+        async with trio.open_nursery() as nursery, settings.open_network() as network:
             if virtual:
                 watching = functools.partial(
                     guard,

@@ -28,7 +28,7 @@ from .programs import find_program
 
 CLONE_NEWNET: Final = 0x40000000
 _THIS: Final = "/proc/thread-self/ns/net"
-_PATIENCE: Final = 20
+_LONGEST_WAIT: Final = 20
 """The time limit for a line of a program, in seconds."""
 _MANY: Final = 2000
 """The period of polling, in seconds."""
@@ -262,7 +262,7 @@ class Program:
     def read(self) -> bytes:
         """Return its next output; ``b""`` if it has ended."""
         assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], _PATIENCE)
+        readable, _, _ = select.select([self.process.stdout], [], [], _LONGEST_WAIT)
         assert readable, "the program prints nothing"
         return os.read(self.process.stdout.fileno(), 65536)
 

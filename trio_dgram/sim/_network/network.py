@@ -211,7 +211,7 @@ class Network(Observable):
         pairs = [(one, other) for one in a for other in b]
         cut = [self.pipe(one, other) for one, other in pairs] if direction != "back" else []
         cut += [self.pipe(other, one) for one, other in pairs] if direction != "there" else []
-        sides = f"{_written(a)} {_ARROWS[direction]} {_written(b)}"
+        sides = f"{_format_hosts(a)} {_ARROWS[direction]} {_format_hosts(b)}"
         for pipe in cut:
             pipe.cut()
         if drop_in_flight:
@@ -373,7 +373,7 @@ class Network(Observable):
 _ARROWS: Final = {"both": "|", "there": "-/->", "back": "<-/-"}
 
 
-def _written(hosts: Iterable[AnyHost]) -> str:
+def _format_hosts(hosts: Iterable[AnyHost]) -> str:
     return ", ".join(host if isinstance(host, str) else host.name for host in hosts)
 
 

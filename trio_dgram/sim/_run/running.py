@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, TypeVar, get_args
 
 import attrs
@@ -44,6 +45,18 @@ class Settings:
         check_number("timer_slack", self.timer_slack, 0)
         check_integer("passes", self.passes, 1, 2**62)
         check_choice("threads", self.threads, get_args(Threads))
+
+    def deterministic(self) -> AbstractContextManager[None]:
+        """Return the context manager for the determinism of a run."""
+        return deterministic(
+            self.seed, fake_time=self.fake_time, fake_randomness=self.fake_randomness, threads=self.threads
+        )
+
+    def open_network(self) -> AbstractAsyncContextManager[Network]:
+        """Return the context manager for the network of a run."""
+        return open_network(
+            seed=self.seed, payload=self.payload, trace_limit=self.trace_limit, timer_slack=self.timer_slack
+        )
 
 
 def run(
@@ -136,12 +149,7 @@ def _check_scenario(scenario: object) -> None:
 
 def run_once(scenario: Callable[..., Awaitable[T]], args: tuple[Any, ...], settings: Settings) -> tuple[T, Network]:
     """Run a scenario once; return its result, and the network."""
-    with deterministic(
-        settings.seed,
-        fake_time=settings.fake_time,
-        fake_randomness=settings.fake_randomness,
-        threads=settings.threads,
-    ):
+    with settings.deterministic():
         clock = trio.testing.MockClock(autojump_threshold=0)
         watches: list[Watch] = []
         try:
@@ -158,12 +166,7 @@ def run_once(scenario: Callable[..., Awaitable[T]], args: tuple[Any, ...], setti
 async def _run(
     scenario: Callable[..., Awaitable[T]], args: tuple[Any, ...], settings: Settings, watches: list[Watch]
 ) -> tuple[T, Network]:
-    async with open_network(
-        seed=settings.seed,
-        payload=settings.payload,
-        trace_limit=settings.trace_limit,
-        timer_slack=settings.timer_slack,
-    ) as network:
+    async with settings.open_network() as network:
         scope = trio.CancelScope()
         watch = Watch(
             network,

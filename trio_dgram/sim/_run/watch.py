@@ -26,9 +26,9 @@ _GRACE: Final = 10_000
 """The scheduler passes in which cancelled tasks must end."""
 _LAST: Final = 100
 """The further passes in which they must end once their waits fail."""
-_PATIENCE: Final = 1.0
+_LONGEST_REAL_WAIT: Final = 1.0
 """The longest wait for an outside event, such as a real descriptor becoming readable, in real seconds."""
-_BETWEEN_LOOKS: Final = 16
+_CHECK_INTERVAL: Final = 16
 _PACKAGES: Final = (str(Path(trio.__file__).parent), str(Path(__file__).parents[2]))
 
 
@@ -104,7 +104,7 @@ class Watch(trio.abc.Instrument):
             return
         self._left -= 1
         # Checking at intervals suffices: a run that is stuck stays stuck.
-        if self._left % _BETWEEN_LOOKS == 0:
+        if self._left % _CHECK_INTERVAL == 0:
             self._check(now)
 
     def _check_limits(self, now: float) -> None:
@@ -131,7 +131,7 @@ class Watch(trio.abc.Instrument):
         ):
             self._idle_since = None
             return
-        if self._may_hear_from_outside(statistics):
+        if self._may_be_woken_from_outside(statistics):
             return
         self._fail(
             StuckError(
@@ -140,14 +140,14 @@ class Watch(trio.abc.Instrument):
             )
         )
 
-    def _may_hear_from_outside(self, statistics: trio.lowlevel.RunStatistics) -> bool:
+    def _may_be_woken_from_outside(self, statistics: trio.lowlevel.RunStatistics) -> bool:
         waiting = statistics.io_statistics
         # One of those waiting is Trio's own.
         if getattr(waiting, "tasks_waiting_read", 0) + getattr(waiting, "tasks_waiting_write", 0) <= 1:
             return False
         real_now = perf_counter()
         self._idle_since = self._idle_since or real_now
-        return real_now - self._idle_since < _PATIENCE
+        return real_now - self._idle_since < _LONGEST_REAL_WAIT
 
     def _waiting(self) -> str:
         return waiting_in(self.network)
