@@ -92,7 +92,7 @@ class DatagramSocket(SocketWithEvents, trio.abc.Channel[Datagram], metaclass=NoP
 
         Args:
           port: the UDP port, 0 for an automatically chosen one; or a ``(host, port)`` tuple. For a ``"unix"`` socket
-            its path or, with a leading null character, its abstract name. Default: 0; Linux chooses a path.
+            its path or, with a leading null character, its abstract name, which Linux chooses by default. Default: 0.
           host: a local address, or a name that resolves to one; None or ``""`` for all interfaces.
           exclusive: whether the port must not be shared, neither by a reuse option nor between worker processes: a
             socket that was passed to this process is not taken. Default: False.
