@@ -113,6 +113,9 @@ def test_hosts_that_are_down_when_it_begins_are_known() -> None:
     ]
     assert excerpt(sends(b"a", b"b"), notes, rows=1).down == {"server"}
     assert excerpt(sends(b"a", b"b"), notes, rows=9).down == set()
+    begins_with_a_fold = excerpt(sends(*[b"a"] * 9), notes, rows=2)
+    assert isinstance(begins_with_a_fold.entries[0], Fold)
+    assert begins_with_a_fold.down == {"server"}
 
 
 ENTRIES = st.lists(st.tuples(st.sampled_from([b"a", b"b", b"1", b"2"]), st.sampled_from(["", "lost"])), max_size=60)

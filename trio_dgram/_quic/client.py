@@ -209,7 +209,7 @@ def open_connection(
       OSError: the kernel's error for the last address, such as ENETUNREACH or ECONNREFUSED.
 
     The connection is closed with code 0: after the block, once all sent data is acknowledged; after an exception, or if
-        cancelled, at once. Exceptions of the block propagate unchanged, in no exception group.
+    cancelled, at once. Exceptions of the block propagate unchanged, in no exception group.
     """
     name = check_host("host", host)
     check_port("port", port, lowest=1)

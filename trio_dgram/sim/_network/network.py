@@ -454,7 +454,7 @@ def _closing_mirrors(fabric: Fabric) -> Generator[None]:
     finally:
         for machine in fabric.machines.values():
             for endpoint in machine.endpoints:
-                if isinstance(endpoint, KernelSocket):  # pragma: no branch -- the sockets of programs
+                if isinstance(endpoint, KernelSocket):  # pragma: no branch -- a program's socket is one
                     endpoint.close_mirrors()
 
 

@@ -86,8 +86,7 @@ class Jumps:
     """The jumps of a ``MockClock``: exactly to the next event of a network, and past deadlines by the timer slack.
 
     On a real clock, a timer never fires exactly at its deadline. A program that compares its deadlines with the time,
-    as
-    aioquic does, may find that nothing is due yet and set the same timer again, for ever.
+    as aioquic does, may find that nothing is due yet and set the same timer again, for ever.
     """
 
     def __init__(self, clock: trio.testing.MockClock) -> None:

@@ -117,7 +117,7 @@ def end_task(task: Any, reason: str) -> None:
 
     if task._abort_func is not None:  # noqa: SLF001 -- this module is for that
         task._attempt_abort(raise_ended)  # noqa: SLF001
-    elif task._next_send is not None:  # noqa: SLF001  # pragma: no branch -- it is scheduled
+    elif task._next_send is not None:  # noqa: SLF001  # pragma: no branch -- None before the first step
         task._next_send = outcome.Error(TaskEndedError(reason))  # noqa: SLF001
 
 

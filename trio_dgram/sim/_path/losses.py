@@ -161,9 +161,9 @@ class DropList:
 class Burst:
     """Each packet is lost with the same probability, but never too many in a row.
 
-    rate: the probability of loss, 0 to 1.
-      rate: how likely one is lost, 0 to 1.
-      longest: the most that are lost in a row, at least 1; the next one gets through.
+    Args:
+      rate: the probability of loss, 0 to 1.
+      longest: the most that are lost in a row, at least 1; the next one arrives.
     """
 
     rate: float = attrs.field(validator=_probability)

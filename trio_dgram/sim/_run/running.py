@@ -77,7 +77,7 @@ def run(
     """Run ``scenario(network, *args)`` to its end and return its result.
 
     Time is virtual: it stands still while a task runs, and jumps when all of them wait. The order in which tasks run,
-        and all randomness on the network, derive from ``seed``.
+    and all randomness on the network, derive from ``seed``.
 
     Args:
       scenario: an async function whose first argument is the :class:`Network`.

@@ -118,7 +118,7 @@ def _order(entry: Entry) -> tuple[float, float, float]:
         return entry.packet.sent_at, entry.packet.number, entry.at
     if isinstance(entry, Note):
         return entry.at, entry.after + 0.5, 0.0
-    return entry.at, entry.number, 0.0  # pragma: no cover -- a datagram in flight beside others
+    return entry.at, entry.number, 0.0
 
 
 def _down_after(notes: Iterable[Note]) -> frozenset[str]:
