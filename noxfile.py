@@ -21,8 +21,6 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 COVERAGE_DATA = ROOT / ".nox"
 DOCS_EXAMPLES = "tests/test_docs_examples.py"
-# The tests of the example programs start hundreds of processes, so only the current Python runs them.
-PROGRAMS = "tests/examples"
 # What is tested of the installed wheel.
 INSTALLED = [
     "tests/conformance",
@@ -31,10 +29,8 @@ INSTALLED = [
         for name in ("exports", "public_members", "module_map", "services", "dtls", "command_line")
     ],
 ]
-# The session tests_long runs the long tests (pytest --markers), on the current Python.
-NOT_LONG = ("-m", "not long")
-# Other tests that start many processes; again only the current Python runs them.
-NO_PROGRAMS = ("-m", "not long and not programs")
+# The sessions tests_long and tests_programs run the others, on the current Python (pytest --markers).
+QUICK = ("-m", "not long and not programs")
 # The schemas of the files that GitHub reads.
 GITHUB_FILES = {
     "workflows/*.yml": "github-workflows",
@@ -105,17 +101,21 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS, allow_parallel=True)
 def tests(session: nox.Session) -> None:
-    """Run the tests on every installed Python that is supported, except the long ones.
+    """Run the quick tests on every installed Python that is supported.
 
     The oldest one, except for the current Python, has the lowest supported versions of the dependencies.
     """
     lowest = LOWEST if session.python == PYTHON_OF_LOWEST else []
     session.install("-e", ".", *lowest, *group("test"))
-    if session.python == CURRENT:
-        cover_tests(session, *without(DOCS_EXAMPLES), *NOT_LONG)
-    else:
-        newer = NEED_NEWER if lowest else []
-        run_tests(session, *without(DOCS_EXAMPLES, PROGRAMS, *newer), *NO_PROGRAMS)
+    run = cover_tests if session.python == CURRENT else run_tests
+    run(session, *without(DOCS_EXAMPLES, *(NEED_NEWER if lowest else [])), *QUICK)
+
+
+@nox.session(allow_parallel=True)
+def tests_programs(session: nox.Session) -> None:
+    """Run the tests that start programs: the examples, the command line, and peers from the distribution."""
+    session.install("-e", ".", *group("test"))
+    cover_tests(session, *without(DOCS_EXAMPLES), "-m", "programs and not long")
 
 
 @nox.session(allow_parallel=True)
@@ -131,7 +131,7 @@ def tests_portable(session: nox.Session) -> None:
     session.install("-e", ".", *group("test"))
     cover_tests(
         session,
-        *without(DOCS_EXAMPLES, PROGRAMS, "tests/sim"),
+        *without(DOCS_EXAMPLES, "tests/sim"),
         "--portable",
         "-m",
         "(not long or capabilities) and not programs",
@@ -206,7 +206,7 @@ def build(session: nox.Session) -> None:
     shutil.copy(ROOT / "pyproject.toml", away)
     # Enough to show that the wheel is whole: the other sessions run all tests on the same code.
     with session.chdir(away):
-        run_tests(session, *INSTALLED, *NO_PROGRAMS)
+        run_tests(session, *INSTALLED, *QUICK)
 
 
 @nox.session(venv_backend="none")

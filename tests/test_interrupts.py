@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -364,11 +364,14 @@ class Example:
         self._module = module
         module.queue.clear()
         module.taken = module.counted = 0
+        self.interrupted = False
+        """Whether the interrupt arose in the file itself."""
 
     async def run(self) -> None:
         await self._module.run()
 
-    def complaints(self, *, interrupted_program: bool) -> Iterable[str]:  # noqa: ARG002 -- it never loses a result
+    def complaints(self, *, interrupted_program: bool) -> Iterable[str]:
+        self.interrupted = interrupted_program
         if self._module.taken != self._module.counted:
             yield f"{self._module.taken} taken, {self._module.counted} counted"
 
@@ -428,3 +431,20 @@ def test_a_thread_interrupts_a_program_that_has_not_ended(tmp_path: Path, delay:
     assert hit == (delay == 0)
     # The endless program makes too many steps where the thread is late.
     assert not set(complaints) - {"hung"}
+
+
+def raise_elsewhere(number: int) -> None:
+    signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("raise_signal", [signal.raise_signal, raise_elsewhere])
+def test_an_interrupt_is_attributed_to_the_file_in_which_it_arises(
+    tmp_path: Path, raise_signal: Callable[[int], None]
+) -> None:
+    path = tmp_path / "example.py"
+    path.write_text(HEADER + "async def run():\n    raise_signal(2)\n")
+    module = load(path)
+    module.raise_signal = raise_signal
+    example = Example(module)
+    assert run_once(lambda: nullcontext(example), program_files=[str(path)]) == []
+    assert example.interrupted == (raise_signal is signal.raise_signal)

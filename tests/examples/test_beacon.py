@@ -12,6 +12,8 @@ from trio_dgram import sim
 
 from ..support.examples import load_example
 
+pytestmark = pytest.mark.programs
+
 
 @pytest.fixture
 def beacon(monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -27,6 +27,8 @@ from ..support.families import Family
 from ..support.namespaces import Program, program
 from ..support.programs import find_program
 
+pytestmark = pytest.mark.programs
+
 AUTHORITY: Final = trustme.CA()
 SERVER: Final = AUTHORITY.issue_cert("room.example", "127.0.0.1", "::1")
 WELCOME: Final = b"* welcome"

@@ -28,6 +28,8 @@ from ..support.examples import EXAMPLES, Example, example, offending_runs
 from ..support.families import Family
 from ..support.namespaces import Link, Machine, program
 
+pytestmark = pytest.mark.programs
+
 PORT: Final = 5353
 GROUPS: Final = {"udp4": "224.0.0.251", "udp6": "ff02::fb"}
 TYPE: Final = "_http._tcp.local."

@@ -26,6 +26,8 @@ from ..support.families import FAMILIES, Family
 from ..support.namespaces import program
 from ..support.programs import find_program, unused_port
 
+pytestmark = pytest.mark.programs
+
 ARTEFACTS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "another number": lambda wire: bytes([wire[0] ^ 1]) + wire[1:],
     "another question": lambda wire: wire.replace(b"\x05wrong", b"\x05right"),

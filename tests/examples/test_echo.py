@@ -16,6 +16,8 @@ from ..support.families import Family
 from ..support.namespaces import Program, program
 from ..support.programs import find_program
 
+pytestmark = pytest.mark.programs
+
 ECHO: Final = EXAMPLES / "echo.py"
 CLIENTS: Final = {
     "nc": ["nc", "-u", "127.0.0.1", "41234"],

@@ -14,6 +14,8 @@ from ..support.namespaces import program
 from ..support.programs import find_program
 from ..support.quic import files
 
+pytestmark = pytest.mark.programs
+
 CLIENT = Path(__file__).parents[1] / "support" / "http3_client.py"
 
 

@@ -21,6 +21,8 @@ from ..support.examples import Example, example, offending_runs
 from ..support.families import Family
 from ..support.namespaces import run
 
+pytestmark = pytest.mark.programs
+
 COUNTS: Final = re.compile(r"received (\d+) \(malformed (\d+), .*\), dropped by the kernel (\d+)")
 FORMATS: Final = ("--rfc3164", "--rfc5424")
 SENT: Final = 30_000

@@ -12,6 +12,8 @@ from trio_dgram import sim
 
 from ..support.examples import load_example
 
+pytestmark = pytest.mark.programs
+
 FILES = {"empty": b"", "short": b"short", "block": b"x" * 1024, "long": bytes(range(256)) * 20}
 
 

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Generator, Iterable
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from trio_dgram import Closed, Connected, Datagram, DatagramChannel, DatagramSoc
 
 from .families import FAMILIES, Family
 from .interrupts import MakeProgram, Program
+from .programs import unused_port
 
 _BURST: Final = 300
 """More datagrams than the default receive buffer holds."""
@@ -287,9 +289,7 @@ class Informed(_Program):
 
     async def run(self) -> None:
         async with AsyncExitStack() as stack:
-            with trio.socket.socket(self.family.family, socket.SOCK_DGRAM) as refusing:
-                await refusing.bind((self.family.loopback, 0))
-                nowhere = refusing.getsockname()[:2]
+            nowhere = (self.family.loopback, unused_port(self.family))
             load = await self.open(
                 stack,
                 offload=False,
@@ -515,6 +515,11 @@ class Asked(_Program):
             yield f"left at the end: {counts}"
 
 
+OWN: Final = [
+    attrs.evolve(family, loopback=str(IPv4Address(0x7F400000 | os.getpid()))) if family.type == "udp4" else family
+    for family in FAMILIES
+]
+"""The families, with an IPv4 address of this process: tests in other processes may send to 127.0.0.1."""
 UNIX: Final = attrs.evolve(FAMILIES[0], type="unix", family=socket.AF_UNIX, loopback="")  # type: ignore[arg-type]
 
 
@@ -530,9 +535,9 @@ def _named(kinds: Iterable[type[_Program]], families: Iterable[Family]) -> dict[
 
 
 CORE: Final = {
-    **_named([Pulled, Waiting, Listened, Informed, Offloaded, Configured], FAMILIES),
+    **_named([Pulled, Waiting, Listened, Informed, Offloaded, Configured], OWN),
     **_named([Local], [UNIX]),
 }
 """The programs of the core, by name."""
-PEERS: Final = _named([Served, Asked], FAMILIES)
+PEERS: Final = _named([Served, Asked], OWN)
 """The programs with a channel per peer, or requests to one."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dis
 import gc
+import inspect
 import itertools
 import linecache
 import os
@@ -50,6 +51,8 @@ _ALARM: Final = 20.0
 """When a run counts as hanging that reaches no checkpoint, in seconds."""
 _TRIES: Final = 10
 """How many runs are to reach a place again."""
+_SIGNAL_HANDLER: Final = inspect.getfile(enable_ki_protection)
+"""The file of Trio that handles SIGINT."""
 _CALLS: Final = frozenset({"CALL", "CALL_FUNCTION_EX", "CALL_KW", "CALL_INTRINSIC_1"})
 
 
@@ -234,9 +237,9 @@ def _describe(error: BaseException) -> str:
 
 
 def _origin(error: BaseException) -> str:
-    """Return the file in which an error arose."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return frames[-1].f_code.co_filename
+    """Return the file in which an error arose, or a signal was handled: by Trio, in the last frame."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return [file for file in files if file != _SIGNAL_HANDLER][-1]
 
 
 @contextmanager
