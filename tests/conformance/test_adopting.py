@@ -39,6 +39,7 @@ async def test_an_adopted_socket_keeps_its_address_and_accepts_options(
     assert await sock.receive() == (b"x", address, None)
 
 
+@pytest.mark.not_simulated("a simulated socket cannot have a peer on the real network")
 async def test_an_adopted_socket_that_is_connected_has_its_peer(
     udp: Family, nursery: DatagramNursery, theirs: socket.socket
 ) -> None:
@@ -76,6 +77,7 @@ while data := sock.recv(100):
 """
 
 
+@pytest.mark.not_simulated("a child process is on the real network")
 async def test_a_child_that_inherits_the_socket_receives_as_its_parent_does(
     udp: Family, nursery: DatagramNursery, theirs: socket.socket
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import threading
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 import trio
 
-from trio_dgram import sim
+import trio_dgram
+from trio_dgram import Datagram, sim
 
+from ..support.families import Family
 from .programs import ECHO_PORT, ask
 
 
@@ -75,6 +78,60 @@ def test_a_socket_that_cannot_be_replaced_raises_with_host_and_call() -> None:
                 pytest.raises(OSError, match="host here: Address already in use"),
             ):
                 trio.socket.fromfd(one.fileno(), one.family, one.type)
+
+    sim.run(scenario)
+
+
+def test_a_socket_that_a_nursery_adopts_is_simulated(udp: Family) -> None:
+    async def scenario(network: sim.Network) -> None:
+        server, client = network.host("server"), network.host("client")
+        original = socket.socket(udp.family, socket.SOCK_DGRAM)
+        original.bind((udp.wildcard, 0))
+        port, descriptor = original.getsockname()[1], original.fileno()
+
+        async def ask() -> Datagram:
+            async with trio_dgram.open_socket(udp.type) as sock:
+                await sock.send(b"hello", ("server", port))
+                return await sock.receive()
+
+        async def answer() -> None:
+            async with trio_dgram.open_nursery() as nursery:
+                adopted = nursery.adopt_socket(original)
+                assert adopted.address.port == port
+                datagram = await adopted.receive()
+                await adopted.send(datagram.reply(b"adopted"))
+                adopted.close()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
+
+        server.start_soon(answer)
+        assert (await client.run(ask)).data == b"adopted"
+        assert len(network.trace) == 2
+
+    sim.run(scenario)
+
+
+def test_a_socket_that_a_nursery_cannot_replace_stays_the_callers(udp: Family) -> None:
+    async def scenario(network: sim.Network) -> None:
+        with network.host("server").active(), socket.socket(udp.family, socket.SOCK_DGRAM) as sock:
+            sock.connect((udp.loopback, 9))
+            async with trio_dgram.open_nursery() as nursery:
+                with pytest.raises(OSError, match=r"adopt_socket on the simulated host server: .* is connected"):
+                    nursery.adopt_socket(sock)
+            assert sock.getpeername()[1] == 9
+
+    sim.run(scenario)
+
+
+def test_an_adopted_unix_socket_is_the_programs_own() -> None:
+    async def scenario(_: sim.Network) -> None:
+        one, other = socket.socketpair(type=socket.SOCK_DGRAM)
+        with one:
+            async with trio_dgram.open_nursery() as nursery:
+                adopted = nursery.adopt_socket(other)
+                one.send(b"hello")
+                assert (await adopted.receive()).data == b"hello"
+                adopted.close()
 
     sim.run(scenario)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import trio
@@ -12,7 +13,7 @@ from .._kernel.descriptor import Descriptor
 from .._kernel.options import write_option
 from .._kernel.passed_sockets import PassableSocket, Passed, registry
 from .._kernel.python_calls import PythonCalls
-from .._kernel.system_socket import SystemSocket
+from .._kernel.system_socket import SharedSocket, SystemSocket
 from .._values.errors import with_context
 from .config import SocketConfig
 from .factory_transport import FactoryCalls, FactorySocket, FactoryTransport, unsupported
@@ -27,7 +28,8 @@ def create_transport(config: SocketConfig, lifetime: Lifetime) -> Transport:
       OSError: if no socket can be created, or an option is refused; a socket that was created is closed.
     """
     if config.adopted is not None:
-        return _set_up(config, config.adopted, lifetime)
+        with _adopted(config.adopted) as adopted:
+            return _set_up(config, adopted, lifetime)
     sock = _create_socket(config)
     try:
         return _set_up(config, sock, lifetime)
@@ -41,6 +43,15 @@ def _custom_factory() -> Any:
     factory = trio.socket.set_custom_socket_factory(None)
     trio.socket.set_custom_socket_factory(factory)
     return factory
+
+
+def _adopted(sock: SharedSocket) -> AbstractContextManager[Any]:
+    """Return ``sock``, or what replaces it on the network of a custom factory once the block has succeeded.
+
+    Otherwise a program on a simulated network would use the real one without a word.
+    """
+    replace = getattr(_custom_factory(), "replace", None)
+    return nullcontext(sock) if replace is None else replace(sock)
 
 
 def passed_on_port(port: int) -> list[Passed]:

@@ -1,4 +1,4 @@
-"""Sockets that a program makes with the standard library and brings to Trio: they bypass the socket factory.
+"""Sockets that a program makes with the standard library and brings to Trio, or to us: no factory made them.
 
 Rule 1: an internet datagram socket is replaced by a simulated one with its address and sharing options. The original
     stays open until that is closed, so that its ``getsockname`` keeps working, but nothing is sent or received by it.
@@ -8,7 +8,6 @@ Rule 3: every other socket, such as the listener of a web server, passes through
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from collections.abc import Generator
@@ -17,13 +16,8 @@ from typing import Any, Final, SupportsIndex
 
 import trio
 
+from .replacing import replacing
 from .trio_socket import SimulatedSocket
-
-_SOL: Final = socket.SOL_SOCKET
-_COPIED: Final = tuple(
-    (_SOL, getattr(socket, name)) for name in ("SO_REUSEADDR", "SO_REUSEPORT", "SO_BROADCAST") if hasattr(socket, name)
-)
-_V6ONLY: Final = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 _real_from_stdlib_socket: Final = trio.socket.from_stdlib_socket
 _real_fromfd: Final = trio.socket.fromfd
@@ -73,31 +67,9 @@ def _is_internet_datagram(sock: socket.socket) -> bool:
 
 
 def _adopt(sock: socket.socket, call: str) -> SimulatedSocket:
-    """Return the simulated socket that replaces ``sock``."""
+    """Return the simulated socket that replaces ``sock`` and owns it."""
     made = trio.socket.socket(sock.family, sock.type)
     if not isinstance(made, SimulatedSocket):  # pragma: no cover -- another factory was installed meanwhile
         raise TypeError(f"{call}: another socket factory has replaced that of the simulated network")
-    try:
-        _transfer(made, sock)
-    except OSError as error:
-        machine = made.kernel_socket().machine
-        made.close()
-        raise OSError(
-            error.errno, f"{call} on the simulated host {machine.name}: {error.strerror} ({sock.getsockname()})"
-        ) from None
-    made.kernel_socket().original = sock
-    return made
-
-
-def _transfer(made: SimulatedSocket, sock: socket.socket) -> None:
-    try:
-        peer = sock.getpeername()
-    except OSError:
-        pass
-    else:
-        raise OSError(errno.EISCONN, f"the socket is connected to {peer} on the real network")
-    for place in (*_COPIED, _V6ONLY) if sock.family == socket.AF_INET6 else _COPIED:
-        made.setsockopt(*place, sock.getsockopt(*place))
-    address = sock.getsockname()
-    if address[1]:
-        made.kernel_socket().bind(address)
+    with replacing(made.kernel_socket(), sock, call):
+        return made

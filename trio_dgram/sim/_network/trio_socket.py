@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar
 
@@ -13,6 +14,7 @@ import trio
 
 from .._kernel.machine_protocol import Machine
 from .kernel_socket import KernelSocket
+from .replacing import replacing
 
 T = TypeVar("T")
 
@@ -250,6 +252,16 @@ class SocketFactory(trio.abc.SocketFactory):
                 f"not of family {family}, type {type}, protocol {proto}",
             )
         return SimulatedSocket(KernelSocket(self._machine(), socket.AddressFamily(family)))
+
+    @contextmanager
+    def replace(self, sock: Any) -> Generator[Any]:
+        """Replace a socket that ``adopt_socket`` was given, but no AF_UNIX socket, which uses no network."""
+        if sock.family == socket.AF_UNIX:
+            yield sock
+            return
+        made = KernelSocket(self._machine(), sock.family)
+        with replacing(made, sock, "adopt_socket"):
+            yield made
 
 
 def _refuse(what: str) -> NoReturn:
