@@ -322,10 +322,14 @@ def test_two_hundred_outstanding_queries_of_one_client_lose_nothing(
 DNSDIST: Final = """
 setSecurityPollSuffix("")
 setLocal("127.0.0.1:{port}")
+setUDPTimeout(60)
 newServer{{address="127.0.0.1:{server}"}}
 getServer(0):setUp()
 """
-"""Options that disable the vendor's check for security updates, and the health checks of the server."""
+"""Options that disable the vendor's check for security updates, and the health checks of the server.
+
+On a busy machine an answer may take longer than the two seconds that dnsdist waits for one by default.
+"""
 
 
 def test_two_hundred_outstanding_queries_through_dnsdist_lose_nothing(busy_forwarder: int, tmp_path: Path) -> None:

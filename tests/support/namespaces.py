@@ -28,7 +28,7 @@ from .programs import find_program
 
 CLONE_NEWNET: Final = 0x40000000
 _THIS: Final = "/proc/thread-self/ns/net"
-_LONGEST_WAIT: Final = 20
+_LONGEST_WAIT: Final = 60
 """The time limit for a line of a program, in seconds."""
 _MANY: Final = 2000
 """The period of polling, in seconds."""
