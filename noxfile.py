@@ -129,20 +129,15 @@ def tests_long(session: nox.Session) -> None:
 def tests_portable(session: nox.Session) -> None:
     """Run the tests on the portable path, with the long ones that depend on the kernel's capabilities."""
     session.install("-e", ".", *group("test"))
-    cover_tests(
-        session,
-        *without(DOCS_EXAMPLES, "tests/sim"),
-        "--portable",
-        "-m",
-        "(not long or capabilities) and not programs",
-    )
+    selected = "(not long or capabilities) and not programs"
+    run_tests(session, *without(DOCS_EXAMPLES, "tests/sim"), "--portable", "-m", selected)
 
 
 @nox.session  # Not parallel to the tests: the README's echo server and theirs use the same port.
 def docs_examples(session: nox.Session) -> None:
     """Run the examples of the README, the documentation and the docstrings."""
     session.install("-e", ".", *group("docs-examples"))
-    cover_tests(session, DOCS_EXAMPLES)
+    run_tests(session, DOCS_EXAMPLES)
 
 
 @nox.session(allow_parallel=True)

@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell has what it starts in the background ignore interrupts, and so would the programs that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--portable"):
-        _capabilities.detected = _capabilities.portable()
+        _capabilities.detected = _capabilities.portable()  # pragma: no cover -- the session tests_portable runs it
 
 
 @pytest.hookimpl(wrapper=True)

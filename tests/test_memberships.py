@@ -62,7 +62,9 @@ def names(interfaces: tuple[Interface, ...]) -> list[str]:
 def needs(capability: str) -> None:
     """Skip the test where the platform, real or emulated, lacks ``capability``."""
     if not getattr(trio_dgram.capabilities(), capability):
-        pytest.skip(f"kernel: {capability} is not among the portable calls")
+        pytest.skip(
+            f"kernel: {capability} is not among the portable calls"
+        )  # pragma: no cover -- the session tests_portable runs it
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         name = "kernel"
     for marker in request.node.iter_markers("needs"):
         if not getattr(trio_dgram.capabilities(), marker.args[0]):
-            pytest.skip(f"kernel: it lacks {marker.args[0]}")
+            pytest.skip(f"kernel: it lacks {marker.args[0]}")  # pragma: no cover -- the session tests_portable runs it
     run = _RUNS.get(name)
     if run is not None:
         # pytest-trio uses the first marker, so insert this one before that of trio_mode.
