@@ -7,6 +7,7 @@ import importlib
 import logging
 import pickle
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ import trio.testing
 import trio_dgram
 from trio_dgram import quic
 from trio_dgram._quic.engine import Engine
+from trio_dgram._quic.session import Session
 from trio_dgram.sim._explore.descriptors import open_descriptors
 
 from .support.certificates import connecting as connecting_dtls
@@ -210,6 +212,24 @@ async def test_a_connection_arms_few_timers() -> None:
             await pair.client.ping()
         endpoint = pair.server._session.send_now.__self__  # type: ignore[attr-defined]
         assert len(endpoint._timers) < 5
+
+
+async def test_a_batch_of_datagrams_is_fed_before_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: Counter[Session] = Counter()
+    settle = Session.settle
+
+    def count(session: Session) -> None:
+        settled[session] += 1
+        settle(session)
+
+    monkeypatch.setattr(Session, "settle", count)
+    async with connected() as pair, trio.open_nursery() as nursery:
+        ours, theirs = await pair.streams()
+        nursery.start_soon(ours.send_all, bytes(300_000))
+        received = 0
+        while received < 300_000:
+            received += len(await theirs.receive_some())
+        assert settled[pair.server._session] < pair.server.statistics().received / 2
 
 
 async def test_an_idle_connection_ends_cleanly() -> None:

@@ -3,7 +3,8 @@
 Rule 1: only :meth:`Endpoint._drive` waits until a socket accepts a flight. Tasks of the program change the state of an
 engine and mark its connection as changed, so cancelling them interrupts no flight.
 Rule 2: a flight is one ``send_many``, of all connections that have changed since the last one.
-Rule 3: a connection that has closed sends its last flight at once, without waiting, also while all tasks end.
+Rule 3: connections answer only after all datagrams of a batch were fed to them.
+Rule 4: a connection that has closed sends its last flight at once, without waiting, also while all tasks end.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Endpoint:
     """The tasks of connections, as an asynchronous context manager.
 
     Args:
-      receive: processes a datagram.
+      receive: feeds a datagram to its connection, if there is one.
       on_error: called with an error that the network has reported, or that ends receiving.
     """
 
@@ -52,6 +53,7 @@ class Endpoint:
         self.log = RateLimitedLog(logging.getLogger("trio_dgram"))
         self._receive = receive
         self._on_error = on_error
+        self._fed: dict[Session, None] = {}
         self._changed: dict[Session, None] = {}
         # The times of the connections' timers; the number makes entries of one time comparable.
         self._timers: list[tuple[float, int, Session]] = []
@@ -91,8 +93,12 @@ class Endpoint:
 
     def add(self, session: Session) -> None:
         """Drive a connection from now on."""
+        session.on_received = self._on_received
         session.state.on_change = lambda: self._on_change(session)
         session.send_now = self._send_flight_now
+
+    def _on_received(self, session: Session) -> None:
+        self._fed[session] = None
 
     def _on_change(self, session: Session) -> None:
         self._changed[session] = None
@@ -113,6 +119,9 @@ class Endpoint:
             else:
                 for datagram in datagrams:
                     self._receive(Path(sock, datagram))
+                fed, self._fed = self._fed, {}
+                for session in fed:
+                    session.settle()
 
     # Time and sending
 

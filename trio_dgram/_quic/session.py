@@ -55,6 +55,7 @@ class Session:
         self.changed: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
         """The tasks that wait for the end of the handshake, and of the connection."""
         self.is_established: bool = False
+        self.on_received: Callable[[Session], object] = bool
         self.on_established: Callable[[Session], object] = bool
         self.on_id_issued: Callable[[Session, bytes], object] = _ignore
         self.on_id_retired: Callable[[Session, bytes], object] = _ignore
@@ -74,7 +75,7 @@ class Session:
     # Input
 
     def receive(self, path: Path) -> None:
-        """Process a datagram of the peer."""
+        """Feed a datagram of the peer to the engine; :meth:`settle` follows the last one of a batch."""
         data, address, _ = path.latest
         self._received += 1
         self._bytes_received += len(data)
@@ -85,7 +86,8 @@ class Session:
         # A datagram that is not authentic has any source, and must not evict the path that the peer may return to.
         if self.engine.has_path(address):
             self.paths.note(path)
-        self._settle()
+        self.engine.drain(self)
+        self.on_received(self)
 
     def handle_timer(self, now: float) -> None:
         """Execute the timers that are due."""
@@ -100,7 +102,8 @@ class Session:
                 self.engine.handle_timer(now)
             except Exception as error:  # noqa: BLE001 -- as in receive
                 self._on_mistake(error)
-        self._settle()
+        self.engine.drain(self)
+        self.settle()
 
     @property
     def next_timer(self) -> float:
@@ -112,9 +115,8 @@ class Session:
         self.log.report(cause_of(error), "the QUIC engine failed on %s", self.name, exc_info=error)
         self.engine.end(INTERNAL_ERROR, application=False)
 
-    def _settle(self) -> None:
-        """Report events to the tasks that wait for them."""
-        self.engine.drain(self)
+    def settle(self) -> None:
+        """Process the consequences of the peer's input: a new path, the end, progress, the next flight."""
         address = self.engine.get_peer_address()
         if address is not None and self.paths.use(address):
             self._migrations += 1
