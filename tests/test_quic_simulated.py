@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from statistics import median
 
 import pytest
 import trio
@@ -32,6 +33,7 @@ async def between(
     client: sim.Host,
     server: sim.Host,
     talk: Callable[[quic.Connection], Awaitable[object]],
+    handler: Callable[[quic.Connection], Awaitable[object]] = echo_all,
 ) -> None:
     """Serve on one host, and connect from another."""
     configuration = client_configuration(server_name="server.example", keep_alive=2)
@@ -42,7 +44,7 @@ async def between(
 
     async with trio.open_nursery() as nursery:
         with server.active():
-            await nursery.start(partial(quic.serve, echo_all, 4433, server_configuration(), handler_errors="raise"))
+            await nursery.start(partial(quic.serve, handler, 4433, server_configuration(), handler_errors="raise"))
         await client.run(connect)
         nursery.cancel_scope.cancel()
     del network
@@ -70,14 +72,39 @@ def test_no_seed_is_stuck(seed: int) -> None:
     sim.run(lossy, seed=seed, time_limit=600)
 
 
-def test_ten_percent_of_loss_cost_little() -> None:
-    async def scenario(network: sim.Network) -> None:
-        server, client = network.host("server"), network.host("client")
-        network.path(client, server, symmetric=True, delay=0.02, loss=0.1)
-        await between(network, client, server, partial(upload, size=200_000))
-        assert network.time < 5
+async def take(connection: quic.Connection) -> None:
+    """Receive streams, and acknowledge each at its end."""
+    await connection.serve_streams(count_bytes)
 
-    sim.run(scenario, seed=1)
+
+async def count_bytes(stream: quic.Stream) -> None:
+    await stream.send_all(str(sum([len(data) async for data in stream])).encode())
+
+
+async def deliver(connection: quic.Connection, size: int) -> None:
+    """Send bytes and wait until the peer has them all."""
+    async with await connection.open_stream() as stream:
+        await send(stream, size)
+        assert await stream.receive_some() == str(size).encode()
+
+
+async def with_loss(network: sim.Network) -> float:
+    """Return the time for 200 KB with 10 % of loss in both directions and a round trip of 40 ms."""
+    server, client = network.host("server"), network.host("client")
+    network.path(client, server, symmetric=True, delay=0.02, loss=0.1)
+    await between(network, client, server, partial(deliver, size=200_000), take)
+    return network.time
+
+
+def test_ten_percent_of_loss_cost_little() -> None:
+    assert sim.run(with_loss, seed=1) < 2.5
+
+
+@pytest.mark.long
+def test_ten_percent_of_loss_cost_little_with_most_seeds() -> None:
+    # One transfer in eight takes longer, as with aioquic's state machine alone: its congestion window falls to two or
+    # three datagrams.
+    assert median([sim.run(with_loss, seed=seed) for seed in range(2, 11)]) < 2.5
 
 
 @pytest.mark.long
