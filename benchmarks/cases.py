@@ -50,6 +50,9 @@ PEERS: Final = {
 
 
 IMPORTING: Final = Peer(OURS, _python("importing"))
+_FOR_QUIC: Final = ("python:aioquic", "python:trustme")
+QUIC: Final = Peer(OURS, _python("quic"), _FOR_QUIC)
+AIOQUIC: Final = Peer("aioquic", _python("quic"), _FOR_QUIC)
 
 
 @attrs.frozen
@@ -318,6 +321,30 @@ _CASES: Final = (
             Row("with listeners", IMPORTING, ("from trio_dgram import serve", "{seconds}"), Alone()),
         ),
         higher_is_better=False,
+    ),
+    Case(
+        name="QUIC transfer",
+        unit="MB/s, both ends on one core",
+        rows=(
+            Row(OURS, QUIC, ("trio", "0", "{seconds}"), Alone()),
+            Row("aioquic on asyncio", AIOQUIC, ("asyncio", "{seconds}"), Alone(), bar=1.3),
+        ),
+    ),
+    Case(
+        name="QUIC transfer beside an unread stream",
+        unit="MB/s, both ends on one core",
+        rows=(
+            Row("beside an unread stream", QUIC, ("trio", "600000", "{seconds}"), Alone()),
+            Row("alone", QUIC, ("trio", "0", "{seconds}"), Alone(), bar=0.8),
+        ),
+    ),
+    Case(
+        name="idle QUIC connections",
+        unit="KiB of Python heap, each end",
+        rows=(Row("1,000 of one server", QUIC, ("idle", "1000"), Alone()),),
+        higher_is_better=False,
+        at_most=120,
+        once=True,
     ),
     Case(
         name="peers, growing",

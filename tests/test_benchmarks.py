@@ -28,13 +28,17 @@ BARS = {
     "a channel per peer, wildcard address": {"on one address": 1.1},
     "import": {"import trio": 1.15},
     "simulated network": {"trio.socket on loopback": 0.5},
+    "QUIC transfer": {"aioquic on asyncio": 1.3},
+    "QUIC transfer beside an unread stream": {"alone": 0.8},
 }
 AT_MOST = {
     "idle sockets": 4096,
     "idle peers": 2048,
+    "idle QUIC connections": 120,
     "under attack": 66 * 1024,
     "a million simulated datagrams": 2**20,
 }
+QUIC_CASES = {"QUIC transfer", "QUIC transfer beside an unread stream", "idle QUIC connections"}
 SIMULATED_CASES = {"simulated network", "simulated hosts, growing", "a million simulated datagrams"}
 LESS_IS_BETTER = {
     "ping-pong",
@@ -43,6 +47,7 @@ LESS_IS_BETTER = {
     "a channel per peer, wildcard address",
     "idle peers",
     "under attack",
+    "idle QUIC connections",
     "idle sockets",
     "import",
     "peers, growing",
@@ -196,7 +201,7 @@ def test_a_row_without_figures_has_no_line_and_without_the_first_nothing_is_comp
 
 def test_without_a_compiler_the_cases_whose_load_is_c_are_left_out() -> None:
     run = plan(list(CASES.values()), None, NO_COMPILER)
-    assert set(run.rows) == {"bulk send", "idle peers", "idle sockets", "import", *SIMULATED_CASES}
+    assert set(run.rows) == {"bulk send", "idle peers", "idle sockets", "import", *QUIC_CASES, *SIMULATED_CASES}
     for name in CASES.keys() - run.rows.keys():
         assert run.left_out[name] == f"its load is written in C, and {NO_COMPILER}"
     assert run.left_out["blocking C"] == run.left_out["C with offloads"] == NO_COMPILER
