@@ -124,7 +124,7 @@ MEMBERS: Final = {
     "trio_dgram.quic.Configuration": """
         alpn certificate congestion datagrams engine idle_timeout keep_alive key key_log max_data
         max_datagram_frame_size max_datagram_size max_stream_data max_streams qlog send_window server_name trust verify
-        versions
+        verify_clients versions
     """,
     "trio_dgram.quic.Connection": """
         accept_receive_streams accept_streams aclose address alpn close datagrams local_address open_send_stream

@@ -18,6 +18,7 @@ import trio.testing
 
 import trio_dgram
 from trio_dgram import quic
+from trio_dgram._quic import certificates
 from trio_dgram._quic.engine import Engine
 from trio_dgram._quic.session import Session
 from trio_dgram.sim._explore.descriptors import open_descriptors
@@ -306,6 +307,56 @@ async def test_certificates_are_verified() -> None:
             await talk(connection)
         async with connecting(listener, quic.Configuration(alpn=["test"], verify=False)) as connection:
             await talk(connection)
+
+
+@pytest.mark.parametrize("name", ["client.pem", "cert.pem"])
+async def test_a_server_verifies_the_certificates_of_clients(name: str) -> None:
+    of_server = {"trust": files() / "ca.pem", "verify_clients": True}
+    async with connected(of_server, {"certificate": files() / name, "key": files() / "key.pem"}) as pair:
+        ours, theirs = await pair.streams()
+        assert (
+            pair.server.peer_certificate.subject.rfc4514_string() == f"CN={'client' if 'client' in name else 'server'}"
+        )
+        await theirs.send_all(b"hello")
+        assert await ours.receive_some() == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        (None, 0x174, "the client has no certificate"),
+        ("other-client.pem", 0x12A, "unable to get local issuer certificate"),
+        ("no-client.pem", 0x12A, "the certificate is not for clients (extended key usage)"),
+    ],
+)
+async def test_a_client_without_a_trusted_certificate_is_refused(
+    name: str | None, code: int, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    configuration = server_configuration(trust=files() / "ca.pem", verify_clients=True)
+    of_client = {} if name is None else {"certificate": files() / name, "key": files() / "key.pem"}
+    async with serving(configuration=configuration) as (listener,):
+        # The client's end of the handshake precedes the verification.
+        async with connecting(listener, client_configuration(**of_client)) as connection:
+            stream = await connection.open_stream()
+            await stream.send_all(b"hello")
+            with pytest.raises(trio.BrokenResourceError) as caught:
+                await stream.receive_some()
+        assert isinstance(caught.value.__cause__, quic.QuicError)
+        assert (caught.value.__cause__.code, caught.value.__cause__.remote) == (code, True)
+        counts = check_sums(listener)
+        assert (counts.accepted, counts.handshakes_failed) == (0, 1)
+    assert message in caplog.text
+
+
+async def test_a_client_certificate_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("malformed")
+
+    monkeypatch.setattr(certificates, "verify_certificate", fail)
+    configuration = server_configuration(trust=files() / "ca.pem", verify_clients=True)
+    of_client = client_configuration(certificate=files() / "client.pem", key=files() / "key.pem")
+    async with serving(configuration=configuration) as (listener,), connecting(listener, of_client) as connection:
+        assert (await connection.wait_closed()).code == 0x12A
 
 
 async def test_a_handshake_without_a_common_protocol_fails(caplog: pytest.LogCaptureFixture) -> None:

@@ -30,6 +30,8 @@ from .support.quic import client_configuration, connected, connecting, files, se
         ({"key": "key.pem"}, ValueError, "key must not be passed without certificate"),
         ({"trust": "/nonexistent"}, FileNotFoundError, "/nonexistent"),
         ({"verify": 1}, TypeError, "verify must be a bool"),
+        ({"verify_clients": 1}, TypeError, "verify_clients must be a bool"),
+        ({"verify_clients": True}, ValueError, "verify_clients must come with trust, the CAs that issue the"),
         ({"server_name": 5}, TypeError, "server_name must be a string"),
         ({"server_name": ""}, ValueError, "server_name must be an address or a name in ASCII (xn--...), not ''"),
         ({"server_name": "bücher.example"}, ValueError, "server_name must be an address or a name in ASCII"),

@@ -1,4 +1,4 @@
-"""QUIC with aioquic's own asyncio client and server, each in a process of its own."""
+"""QUIC with aioquic's own asyncio client and server, and qh3's client, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ import trio
 import trio_dgram
 from trio_dgram import quic
 
+from .support.certificates import AUTHORITY, CLIENT
+from .support.certificates import SERVER as CERTIFICATE
 from .support.quic import client_configuration, echo_all, files, server_configuration, serving
 from .support.supervised import ROOT, supervised
 
 pytestmark = pytest.mark.programs
 
 PEER: Final = [sys.executable, str(Path(__file__).parent / "support" / "quic_peer.py")]
+QH3_CLIENT: Final = [sys.executable, str(Path(__file__).parent / "support" / "qh3_peer.py")]
 
 
 async def echo_everything(connection: quic.Connection) -> None:
@@ -51,14 +54,46 @@ async def test_aioquics_client_talks_to_our_server(options: dict[str, Any], argu
     assert done.stdout.decode() == f"version {version}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["retry"]], ids=["plain", "retry"])
-async def test_our_client_talks_to_aioquics_server(arguments: list[str]) -> None:
+async def test_a_client_of_aioquic_presents_its_certificate() -> None:
+    subjects: list[str] = []
+    configuration = server_configuration(datagrams=True, trust=files() / "ca.pem", verify_clients=True)
+    certificate = [f"certificate={files() / 'client.pem'}", f"key={files() / 'key.pem'}"]
+    async with serving(partial(echo_to, subjects), configuration) as (listener,):
+        client = [*PEER, "client", str(listener.address.port), str(files() / "ca.pem"), *certificate]
+        await trio.run_process(client, capture_stdout=True, check=True)
+    assert subjects == ["CN=client"]
+
+
+async def echo_to(subjects: list[str], connection: quic.Connection) -> None:
+    subjects.append(connection.peer_certificate.subject.rfc4514_string())
+    await echo_everything(connection)
+
+
+async def test_qh3s_client_presents_its_certificate_to_our_server(tmp_path: Path) -> None:
+    # qh3 does not offer Ed25519 for certificates.
+    AUTHORITY.cert_pem.write_to_path(tmp_path / "ca.pem")
+    CERTIFICATE.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    CLIENT.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
+    settings: dict[str, Any] = {"certificate": tmp_path / "server.pem", "key": None, "trust": tmp_path / "ca.pem"}
+    async with serving(echo_all, server_configuration(**settings, verify_clients=True)) as (listener,):
+        client = [*QH3_CLIENT, str(listener.address.port), str(tmp_path / "ca.pem"), str(tmp_path / "client.pem")]
+        done = await trio.run_process(client, capture_stdout=True, check=True)
+    assert done.stdout == b"done\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "certificate"),
+    [([], {}), (["retry"], {}), (["request"], {"certificate": "client.pem", "key": "key.pem"})],
+    ids=["plain", "retry", "client certificate"],
+)
+async def test_our_client_talks_to_aioquics_server(arguments: list[str], certificate: dict[str, str]) -> None:
     async with trio.open_nursery() as nursery:
         command = [*PEER, "server", str(files() / "cert.pem"), str(files() / "key.pem"), *arguments]
         run = partial(trio.run_process, command, check=False, stdout=subprocess.PIPE)
         process = await nursery.start(run)
         port = int(await process.stdout.receive_some())
-        configuration = client_configuration(datagrams=True)
+        paths = {field: files() / name for field, name in certificate.items()}
+        configuration = client_configuration(datagrams=True, **paths)
         async with quic.open_connection("127.0.0.1", port, configuration) as connection:
             await ask(connection, 300_000)
             connection.update_keys()

@@ -18,7 +18,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from trio_dgram import quic
 
@@ -34,7 +34,15 @@ def _name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _issue(subject: str, key: Ed25519PrivateKey, issuer: str, issuer_key: Ed25519PrivateKey, *, ca: bool) -> bytes:
+def _issue(
+    subject: str,
+    key: Ed25519PrivateKey,
+    issuer: str,
+    issuer_key: Ed25519PrivateKey,
+    *,
+    ca: bool,
+    purpose: x509.ObjectIdentifier | None = None,
+) -> bytes:
     begin = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     builder = (
         x509.CertificateBuilder()
@@ -47,6 +55,8 @@ def _issue(subject: str, key: Ed25519PrivateKey, issuer: str, issuer_key: Ed2551
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_name(each) for each in NAMES]), critical=False)
     )
+    if purpose is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     return builder.sign(issuer_key, None).public_bytes(serialization.Encoding.PEM)
 
 
@@ -58,7 +68,7 @@ def _pem(key: Ed25519PrivateKey) -> bytes:
 
 @cache
 def files() -> Path:
-    """Return a folder with ``ca.pem``, ``other-ca.pem``, ``cert.pem`` and ``key.pem``.
+    """Return a folder with two CAs, and certificates for ``key.pem``: of a server, and good and bad ones of clients.
 
     The signatures of Ed25519 all have one size, so simulated runs have equal digests.
     """
@@ -69,6 +79,9 @@ def files() -> Path:
         "ca.pem": _issue("ca", authority, "ca", authority, ca=True),
         "other-ca.pem": _issue("other", other, "other", other, ca=True),
         "cert.pem": _issue("server", key, "ca", authority, ca=False),
+        "client.pem": _issue("client", key, "ca", authority, ca=False, purpose=ExtendedKeyUsageOID.CLIENT_AUTH),
+        "other-client.pem": _issue("client", key, "other", other, ca=False),
+        "no-client.pem": _issue("server", key, "ca", authority, ca=False, purpose=ExtendedKeyUsageOID.SERVER_AUTH),
         "key.pem": _pem(key),
     }.items():
         (folder / name).write_bytes(content)

@@ -7,12 +7,22 @@ import os
 import sys
 from typing import Any
 
+import aioquic.asyncio.server
 from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.asyncio.server import serve
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import DatagramFrameReceived, QuicEvent
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import DatagramFrameReceived, HandshakeCompleted, QuicEvent
 from aioquic.quic.packet import QuicProtocolVersion
+
+
+class RequestingConnection(QuicConnection):
+    """Requests the certificate of its client, and requires one."""
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self.tls._request_client_certificate = True
 
 
 class Protocol(QuicConnectionProtocol):
@@ -24,6 +34,8 @@ class Protocol(QuicConnectionProtocol):
 
     def quic_event_received(self, event: QuicEvent) -> None:
         super().quic_event_received(event)
+        if isinstance(event, HandshakeCompleted) and "request" in sys.argv and not self._quic.tls._peer_certificate:
+            self.close()
         if isinstance(event, DatagramFrameReceived):
             self.datagrams.put_nowait(event.data)
             if not self._quic.configuration.is_client:
@@ -41,6 +53,9 @@ async def ask(client: Protocol, size: int) -> None:
 
 async def run_client(port: int, trust: str) -> None:
     configuration = QuicConfiguration(alpn_protocols=["test"], cafile=trust, max_datagram_frame_size=65536)
+    files = dict(argument.split("=") for argument in sys.argv if "=" in argument)
+    if files:
+        configuration.load_cert_chain(files["certificate"], files["key"])
     if "v2" in sys.argv:
         configuration.original_version = QuicProtocolVersion.VERSION_1
         configuration.supported_versions = [QuicProtocolVersion.VERSION_2, QuicProtocolVersion.VERSION_1]
@@ -70,6 +85,8 @@ async def run_server(certificate: str, key: str) -> None:
         tasks.append(asyncio.ensure_future(run()))
 
     tasks: list[Any] = []
+    if "request" in sys.argv:
+        aioquic.asyncio.server.QuicConnection = RequestingConnection  # type: ignore[attr-defined]
     server = await serve(
         "127.0.0.1",
         0,

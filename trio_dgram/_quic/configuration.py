@@ -119,6 +119,8 @@ class Configuration:
       trust (StrPath | None): the PEM file with the CAs to trust; None for the bundle of certifi, which is not the
         system's. Default: None.
       verify (bool): whether a client verifies the certificate of the server. Default: True.
+      verify_clients (bool): whether a server requires a certificate of each client, issued by a CA of ``trust``.
+        Default: False.
       server_name (str | None): the name or address that the certificate must be issued for; None for the host of the
         connection. Default: None.
       idle_timeout (float): the seconds without a packet from the peer after which a connection ends; the peer may
@@ -152,6 +154,7 @@ class Configuration:
     key: StrPath | None = attrs.field(default=None, validator=_check_path)
     trust: StrPath | None = attrs.field(default=None, validator=_check_path)
     verify: bool = attrs.field(default=True, validator=_check_bool)
+    verify_clients: bool = attrs.field(default=False, validator=_check_bool)
     server_name: str | None = attrs.field(default=None, validator=_check_name)
     idle_timeout: float = attrs.field(default=30, validator=_check_idle_timeout)
     keep_alive: float | None = attrs.field(default=None, validator=_check_seconds)
@@ -184,6 +187,8 @@ class Configuration:
             raise ValueError("key must not be passed without certificate")
         if self.trust is not None:
             _check_pem("trust", fspath(self.trust))
+        elif self.verify_clients:
+            raise ValueError("verify_clients must come with trust, the CAs that issue the certificates of clients")
         try:
             return make_configuration(
                 None if self.certificate is None else (fspath(self.certificate), fspath(self.key or self.certificate)),

@@ -1,7 +1,7 @@
 """The engine of one connection: aioquic's state machine, without sockets and without a clock.
 
-No other module imports aioquic. Its connection does two things that a library with backpressure cannot accept, and that
-no public API changes, so a subclass does:
+Besides this module only ``answers`` and ``certificates`` import aioquic. Its connection does two things that a library
+with backpressure cannot accept, and that no public API changes, so a subclass does:
 
 1. It doubles the limits of flow control as data arrives, so a peer could fill the memory. Here they follow the bytes
    that the application has consumed.
@@ -23,22 +23,17 @@ from typing import Any, Final, Protocol, TextIO
 import aioquic
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import TRANSPORT_CLOSE_FRAME_CAPACITY, QuicConnection, QuicConnectionState
-from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.connection import QuicConnection, QuicConnectionState
 from aioquic.quic.logger import QuicFileLogger
-from aioquic.quic.packet import (
-    QuicFrameType,
-    QuicPacketType,
-    QuicProtocolVersion,
-    encode_quic_retry,
-    encode_quic_version_negotiation,
-)
+from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
 from aioquic.quic.packet_builder import PACKET_NUMBER_SEND_SIZE, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
+from aioquic.tls import Context
 
-from .errors import NO_ERROR, Closed
-from .packets import ID_SIZE, SMALLEST_DATAGRAM, Header
+from .certificates import ClientVerification
+from .errors import CRYPTO_ERROR, NO_ERROR, Closed
+from .packets import ID_SIZE
 
 Address = tuple[str, int]
 """The peer's address as aioquic compares it."""
@@ -52,7 +47,7 @@ _DATAGRAM_OVERHEAD: Final = 1 + 20 + PACKET_NUMBER_SEND_SIZE + 16 + 3
 _IDLE: Final = "Idle timeout"
 """aioquic's reason phrase for a connection that has timed out."""
 
-_METHODS: Final = ("_replenish_connection_ids", "_write_connection_limits", "_write_stream_limits")
+_METHODS: Final = ("_initialize", "_replenish_connection_ids", "_write_connection_limits", "_write_stream_limits")
 _ATTRIBUTES: Final = (
     "_close_event",
     "_configuration",
@@ -78,6 +73,7 @@ _OF_PARTS: Final = {
     "_local_max_data": ("sent", "used", "value"),
     "_loss": ("_logger", "_on_packets_lost", "_rtt_smoothed", "congestion_window"),
 }
+_OF_TLS: Final = ("_peer_certificate", "_peer_certificate_chain", "_request_client_certificate")
 
 
 class EngineEvents(Protocol):
@@ -118,15 +114,19 @@ def check_aioquic() -> None:
         original_destination_connection_id=bytes(ID_SIZE),
     )
     for connection in (client, server):
-        missing = [name for name in (*_METHODS, *_ATTRIBUTES) if not hasattr(connection, name)]
+        missing = _missing(connection, (*_METHODS, *_ATTRIBUTES))
         for owner, names in _OF_PARTS.items():
-            part = getattr(connection, owner, None)
-            missing += [f"{owner}.{name}" for name in names if not hasattr(part, name)]
+            missing += _missing(getattr(connection, owner, None), names, f"{owner}.")
+        missing += _missing(Context(is_client=False), _OF_TLS, "tls.")
         if missing:
             raise ImportError(
                 f"aioquic {aioquic.__version__} has no {', '.join(missing)}, which trio_dgram.quic uses: "
                 'install another one, "aioquic>=1.7,<2"'
             )
+
+
+def _missing(part: object, names: Iterable[str], prefix: str = "") -> list[str]:
+    return [prefix + name for name in names if not hasattr(part, name)]
 
 
 class _DebugLog(logging.LoggerAdapter[Any]):
@@ -145,6 +145,7 @@ class Engine(QuicConnection):
       id_prefix: the first bytes of our connection IDs.
       original_id: on a server, the connection ID that the client has chosen.
       retry_id: on a server, the one of our Retry packet, if the client has returned its token.
+      verify_client: on a server, whether to require a certificate of the client.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class Engine(QuicConnection):
         id_prefix: bytes = b"",
         original_id: bytes | None = None,
         retry_id: bytes | None = None,
+        verify_client: bool = False,
     ) -> None:
         check_aioquic()
         super().__init__(
@@ -165,6 +167,7 @@ class Engine(QuicConnection):
         self._logger = self._loss._logger = _DebugLog(self._logger)  # type: ignore[assignment]  # noqa: SLF001
         self.lost: int = 0
         """The number of lost packets."""
+        self._verification = ClientVerification(configuration) if verify_client else None
         self._closed_by_peer = False
         self._id_prefix = id_prefix
         self._window, self._stream_window = configuration.max_data, configuration.max_stream_data
@@ -190,6 +193,11 @@ class Engine(QuicConnection):
         self._on_lost(packets=packets, **options)
 
     # Overridden methods of aioquic
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        if self._verification is not None:
+            self._verification.begin(self.tls)
 
     def receive_datagram(self, data: bytes, addr: Address, now: float) -> None:
         super().receive_datagram(data, addr, now)
@@ -251,11 +259,21 @@ class Engine(QuicConnection):
     def drain(self, handler: EngineEvents) -> None:
         """Report the events that have happened, in order."""
         while (event := self.next_event()) is not None:
+            if isinstance(event, events.HandshakeCompleted) and self._refuses_client():
+                return
             if isinstance(event, events.StreamDataReceived):
                 self._consumed.setdefault(event.stream_id, 0)
             report = _REPORTS.get(type(event))
             if report is not None:
                 report(handler, event)
+
+    def _refuses_client(self) -> bool:
+        """End the connection if the certificate of the client is refused; return whether it is."""
+        alert = None if self._verification is None else self._verification.failure(self.tls)
+        if alert is None:
+            return False
+        self.end(CRYPTO_ERROR + alert.description, str(alert), application=False)
+        return True
 
     def end(self, code: int, reason: str = "", *, application: bool) -> None:
         """Close the connection: the next flight is the last."""
@@ -426,35 +444,6 @@ class Engine(QuicConnection):
         if any(not each.cid.startswith(self._id_prefix) for each in self._host_cids):
             return "connection IDs are not the chosen ones"
         return None
-
-
-def encode_version_negotiation(header: Header, versions: Iterable[int]) -> bytes:
-    """Return the packet that lists the supported versions."""
-    return encode_quic_version_negotiation(header.destination, header.source, list(versions))
-
-
-def encode_retry(header: Header, own_id: bytes, token: bytes) -> bytes:
-    """Return the packet that asks a client to prove its address by ``token``."""
-    return encode_quic_retry(header.version, own_id, header.source, header.destination, token)
-
-
-def encode_refusal(header: Header, code: int) -> bytes:
-    """Return the packet that refuses a connection without any state for it."""
-    crypto = CryptoPair()
-    crypto.setup_initial(cid=header.destination, is_client=False, version=header.version)
-    builder = QuicPacketBuilder(
-        host_cid=header.destination,
-        is_client=False,
-        max_datagram_size=SMALLEST_DATAGRAM,
-        peer_cid=header.source,
-        version=header.version,
-    )
-    builder.start_packet(QuicPacketType.INITIAL, crypto)
-    buffer = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, capacity=TRANSPORT_CLOSE_FRAME_CAPACITY)
-    for number in (code, QuicFrameType.PADDING, 0):
-        buffer.push_uint_var(number)
-    datagrams, _ = builder.flush()
-    return datagrams[0]
 
 
 def make_configuration(

@@ -17,10 +17,11 @@ from .._services.worker_process import process
 from .._socket.datagram_socket import DatagramSocket
 from .._socket.interrupts import defer_interrupts, interruptibly
 from .._values.datagrams import Datagram
+from .answers import encode_refusal, encode_retry, encode_version_negotiation
 from .closing import ClosingIds
 from .configuration import Configuration, server_configuration
 from .endpoint import Endpoint
-from .engine import Engine, encode_refusal, encode_retry, encode_version_negotiation
+from .engine import Engine
 from .errors import CONNECTION_REFUSED, INVALID_TOKEN
 from .limits import QuicLimits
 from .listener import Listener
@@ -134,6 +135,7 @@ class Router:
             id_prefix=self._id_prefix,
             original_id=original_id or header.destination,
             retry_id=None if original_id is None else header.destination,
+            verify_client=self._configuration.verify_clients,
         )
         session = Session(engine, self._configuration, path, self.endpoint.log)
         self._ids[session] = set()
