@@ -191,13 +191,15 @@ async def sim_network(request: pytest.FixtureRequest) -> AsyncGenerator[Network]
     from .sim._run.running import Settings  # noqa: PLC0415 -- loaded where it is used
     from .sim._run.tasks import all_tasks  # noqa: PLC0415
     from .sim._run.watch import guard  # noqa: PLC0415
+    from .sim._values.choices import new_choices  # noqa: PLC0415
 
     test_run = current_test_run()
     marker = request.node.get_closest_marker("sim")
     settings = Settings(seed=test_run.seed, **(marker.kwargs if marker is not None else {}))
     virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
-    with settings.deterministic() if virtual else nullcontext():
-        async with trio.open_nursery() as nursery, settings.open_network() as network:
+    choices = new_choices(settings.seed)
+    with settings.deterministic(choices) if virtual else nullcontext():
+        async with trio.open_nursery() as nursery, settings.open_network(choices) as network:
             if virtual:
                 watching = functools.partial(
                     guard,

@@ -16,6 +16,7 @@ from trio_dgram._kernel.system_socket import SystemSocket
 from trio_dgram.sim._kernel.endpoint import Endpoint
 from trio_dgram.sim._path.conditions import Knobs
 from trio_dgram.sim._path.fabric import Fabric
+from trio_dgram.sim._values.choices import Choices
 
 from ..support.families import Family
 
@@ -29,7 +30,7 @@ class Clockless:
     def __init__(self) -> None:
         self.time = 0.0
         self.trace = sim.Trace(None, payload=False, opened_at=1000.0)
-        self.fabric = Fabric(1, lambda: self.time, 1000.0, self.trace, lambda: None)
+        self.fabric = Fabric(Choices(1), lambda: self.time, 1000.0, self.trace, lambda: None)
         self.here = self.fabric.add("here", ("198.18.0.1", "2001:db8:1::1"))
         self.there = self.fabric.add("there", ("198.18.0.2", "2001:db8:1::2"))
 

@@ -13,6 +13,7 @@ import pytest
 from trio_dgram.sim._path.conditions import Knobs, change
 from trio_dgram.sim._path.losses import GilbertElliott, Loss, Markov4
 from trio_dgram.sim._path.pipe import Pipe
+from trio_dgram.sim._values.choices import Choices
 
 from .packets import make_packet
 
@@ -27,7 +28,7 @@ ERRORS: Final = 4
 
 def send(count: int = COUNT, **knobs: Unpack[Knobs]) -> list[tuple[float, int, bool]]:
     """Return for each packet the time of its outcome, its number and whether it was lost."""
-    pipe = Pipe("a>b", change(knobs), 7)
+    pipe = Pipe("a>b", change(knobs), Choices(7))
     packets = (make_packet(number) for number in range(count))
     outcomes = [outcome for packet in packets for outcome in pipe.enter(packet.number * SPACING, packet)]
     return [(at, packet.number, bool(reason)) for at, packet, reason in outcomes]

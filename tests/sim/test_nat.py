@@ -32,7 +32,8 @@ def make_nat(**options: Any) -> Nat:
         "timeout": 120.0,
         "hairpin": True,
     } | options
-    return Nat("NAT", OUTSIDE, ports=random.Random(1), **given)
+    ports = random.Random(1)
+    return Nat("NAT", OUTSIDE, choose_port=lambda: ports.getrandbits(16), **given)
 
 
 def packet(source: Address, destination: Address) -> Packet:

@@ -6,6 +6,7 @@ from typing import Any, Unpack
 import pytest
 
 from trio_dgram.sim._path.conditions import Conditions, Knobs, change
+from trio_dgram.sim._path.delays import SHAPES, Distribution
 from trio_dgram.sim._path.fragments import cut_sizes, sent_sizes
 from trio_dgram.sim._path.losses import DropList, GilbertElliott
 from trio_dgram.sim._path.pipe import (
@@ -19,7 +20,8 @@ from trio_dgram.sim._path.pipe import (
     Outcome,
     Pipe,
 )
-from trio_dgram.sim._values.random import stream
+from trio_dgram.sim._values.choices import Choices
+from trio_dgram.sim._values.random import Seed, stream
 from trio_dgram.sim._values.records import Packet
 
 from .packets import HEADERS_4, HEADERS_6, make_packet
@@ -29,7 +31,7 @@ FULL = 1500 - HEADERS_4
 
 def make_pipe(**knobs: Unpack[Knobs]) -> Pipe:
     knobs.setdefault("delay", 1.0)
-    return Pipe("a>b", change(knobs), 7)
+    return Pipe("a>b", change(knobs), Choices(7))
 
 
 def send(pipe: Pipe, count: int, spacing: float = 0.0, size: int = 100) -> list[Outcome]:
@@ -50,7 +52,7 @@ def arrivals(outcomes: list[Outcome]) -> dict[int, float]:
 
 def test_a_packet_arrives_after_the_delay() -> None:
     packet = make_packet()
-    assert Pipe("a>b", Conditions(), 7).enter(5.0, packet) == [(5.001, packet, ARRIVES)]
+    assert Pipe("a>b", Conditions(), Choices(7)).enter(5.0, packet) == [(5.001, packet, ARRIVES)]
     assert make_pipe().enter(5.0, packet) == [(6.0, packet, ARRIVES)]
 
 
@@ -83,6 +85,14 @@ def test_jitter_keeps_the_order_by_default() -> None:
     assert kept == sorted(kept)
     assert free != sorted(free)
     assert max(free) == max(kept)
+
+
+@pytest.mark.parametrize("distribution", [*SHAPES, [-3, 3], lambda source: source.random() - 0.5])
+def test_no_delay_is_negative(distribution: Distribution) -> None:
+    pipe = make_pipe(delay=0.0, jitter=0.1, distribution=distribution, keep_order=False)
+    times = arrivals(send(pipe, 200)).values()
+    assert min(times) >= 0.0
+    assert max(times) > 0.0
 
 
 # The rate and its queue.
@@ -355,8 +365,8 @@ def test_a_model_that_is_set_restarts_and_others_continue() -> None:
 
 
 def test_outcomes_derive_from_the_seed_and_the_name() -> None:
-    def draw(name: str, network_seed: object, **knobs: Unpack[Knobs]) -> list[str]:
-        return reasons(send(Pipe(name, change({"loss": 0.5, **knobs}), network_seed), 50))
+    def draw(name: str, network_seed: Seed, **knobs: Unpack[Knobs]) -> list[str]:
+        return reasons(send(Pipe(name, change({"loss": 0.5, **knobs}), Choices(network_seed)), 50))
 
     drawn = draw("a>b", 7)
     assert drawn == draw("a>b", 7)

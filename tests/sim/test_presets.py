@@ -7,6 +7,7 @@ import pytest
 from trio_dgram.sim import presets
 from trio_dgram.sim._path.conditions import KNOBS, Knobs, change
 from trio_dgram.sim._path.pipe import ARRIVES, LOST, Pipe
+from trio_dgram.sim._values.choices import Choices
 
 from .packets import make_packet
 
@@ -14,7 +15,7 @@ PRESETS: dict[str, Any] = {name: value for name, value in vars(presets).items() 
 
 
 def enter(knobs: Knobs, count: int) -> list[tuple[float, str]]:
-    pipe = Pipe("a>b", change(knobs), 7)
+    pipe = Pipe("a>b", change(knobs), Choices(7))
     return [(at, reason) for number in range(count) for at, _, reason in pipe.enter(number / 10, make_packet(size=972))]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import attrs
 
@@ -20,6 +20,14 @@ class Report(Protocol):
         """Record no more."""
 
 
+class Tape(Protocol):
+    """The tape that a run is recorded on, or replayed from."""
+
+    def choices(self, seed: Any, /) -> Any:
+        """Return the choices of the next run of a scenario."""
+        ...
+
+
 @attrs.define(eq=False)
 class TestRun:
     """One run of a test under one seed."""
@@ -28,6 +36,8 @@ class TestRun:
 
     seed: int = 0
     """The seed of a network that is given none."""
+    tape: Tape | None = None
+    """The recording of the run, or the replay."""
     reports: list[Report] = attrs.field(factory=list)
     """The reports of the networks that were opened last: a test that opens one network after the other has failed on
     the last one, as under Hypothesis, which runs its last failing example at the end."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import random
 import socket
 from collections import deque
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from hashlib import blake2b
 from typing import Final, Protocol
 
 from ..._values.addresses import Address, format_address
+from .._values.choices import Choices
 from .._values.places import (
     INTERFACE_INDEX,
     LOCAL_BROADCAST,
@@ -20,7 +20,6 @@ from .._values.places import (
     kind_of,
     refusal,
 )
-from .._values.random import Seed, stream
 from .._values.records import INTERFACE_MTU, NoteKind, Packet, Report
 from .endpoint import Endpoint
 
@@ -47,8 +46,8 @@ class Wire(Protocol):
     """The interface of the network to a host."""
 
     @property
-    def seed(self) -> Seed:
-        """The seed of all randomness."""
+    def choices(self) -> Choices:
+        """The choices of the run."""
         ...
 
     def now(self) -> float:
@@ -92,7 +91,8 @@ class Machine:
         self._closed: deque[str] = deque(maxlen=_CLOSED_SHOWN)
         self._owned = frozenset(addresses)
         self._ports: dict[int, list[Endpoint]] = {}
-        self._choice: random.Random = stream(wire.seed, name, "ports")
+        draw = wire.choices.stream(name, "ports").getrandbits
+        self._choose_port = wire.choices.at(f"{name}: port", lambda: draw(32) % len(_EPHEMERAL), neutral=0)
         self._allowance: dict[str, tuple[float, float]] = {}
 
     # The interface for its sockets
@@ -177,7 +177,7 @@ class Machine:
         return port
 
     def _free_port(self, endpoint: Endpoint, host: str) -> int:
-        start = self._choice.getrandbits(32) % len(_EPHEMERAL)
+        start = self._choose_port()
         for step in range(len(_EPHEMERAL)):
             port = _EPHEMERAL[(start + step) % len(_EPHEMERAL)]
             # An ephemeral port must be unused, even by sockets that would share it.

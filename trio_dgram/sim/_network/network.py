@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from itertools import count
 from typing import Any, Final, Literal, TypeAlias, Unpack
 
@@ -24,8 +24,9 @@ from .._path.nat import Behaviour, Nat
 from .._path.pipe import Pipe
 from .._trace.report import FailureReport
 from .._trace.trace import Trace
+from .._values.choices import Choices, new_choices
 from .._values.places import check_address, directed_broadcast
-from .._values.random import Seed, check_seed, stream
+from .._values.random import Seed, check_seed
 from .adoption import adopting
 from .host import Host, current_process
 from .invariants import Invariants
@@ -253,11 +254,15 @@ class Network(Observable):
         if check_number("seconds", seconds, 0) == 0:
             raise ValueError("seconds must be more than 0")
         names = [self._named(host).name for host in hosts]
-        lots = stream(self.seed, "swizzle", *names, self.time)
+        choices = self._fabric.choices
+        draw = choices.stream("swizzle", *names, self.time).random
         begin = self.time
         for name in names:
-            clogged = begin + lots.random() * seconds / 2
-            unclogged = begin + (1 + lots.random()) * seconds / 2
+            clogged = begin + choices.at(f"swizzle {name}: hold", draw, neutral=0.0)() * seconds / 2
+            release = choices.at(f"swizzle {name}: release", lambda: 1 + draw(), neutral=0.0)()
+            if not release:
+                continue
+            unclogged = begin + release * seconds / 2
             for other in self._hosts:
                 if other != name:
                     self._clog(name, other, clogged, unclogged)
@@ -309,6 +314,7 @@ class Network(Observable):
             if host in self._fabric.nats:
                 raise ValueError(f"inside must be hosts that are behind no NAT yet, and {host!r} is")
         chosen = self._name_of_nat(name)
+        draw = self._fabric.choices.stream(chosen, "NAT ports").getrandbits
         made = Nat(
             chosen,
             self._fabric.free_address(chosen),
@@ -316,7 +322,7 @@ class Network(Observable):
             filtering=filtering or mapping,
             timeout=timeout,
             hairpin=hairpin,
-            ports=stream(self.seed, chosen, "NAT ports"),
+            choose_port=self._fabric.choices.at(f"{chosen}: port", lambda: draw(32), neutral=0),
         )
         self._fabric.add_nat(made, names)
         return NatHandle(made, self._fabric)
@@ -385,14 +391,13 @@ def current_networks() -> tuple[Network, ...]:
     return _open.get()
 
 
-@asynccontextmanager
-async def open_network(
+def open_network(
     *,
     seed: Seed | None = None,
     payload: bool = False,
     trace_limit: int | None = TRACE_LIMIT,
     timer_slack: float = TIMER_SLACK,
-) -> AsyncGenerator[Network]:
+) -> AbstractAsyncContextManager[Network]:
     """Run the ``async with`` block on a simulated network.
 
     Every datagram socket that any library makes in this Trio run meanwhile is simulated, on the host of the current
@@ -407,8 +412,16 @@ async def open_network(
     Exceptions of the block propagate unchanged, those of tasks on hosts in an exception group; a note contains the
     seed, the digest, and the end of the story.
     """
+    chosen = check_seed("seed", current_test_run().seed if seed is None else seed)
+    return open_network_with(new_choices(chosen), payload=payload, trace_limit=trace_limit, timer_slack=timer_slack)
+
+
+@asynccontextmanager
+async def open_network_with(
+    choices: Choices, *, payload: bool, trace_limit: int | None, timer_slack: float
+) -> AsyncGenerator[Network]:
+    """Open a network as :func:`open_network` does, with the choices of a run."""
     test_run = current_test_run()
-    chosen = check_seed("seed", test_run.seed if seed is None else seed)
     check_bool("payload", payload)
     if trace_limit is not None:
         check_integer("trace_limit", trace_limit, 0, 2**62)
@@ -416,8 +429,8 @@ async def open_network(
     failure: Exception | None = None
     pump, resolver = Pump(timer_slack), Resolver()
     trace = Trace(trace_limit, payload=payload, opened_at=EPOCH)
-    fabric = Fabric(chosen, pump.now, EPOCH, trace, pump.sooner)
-    report, invariants = FailureReport(chosen, trace, fabric.netstat), Invariants()
+    fabric = Fabric(choices, pump.now, EPOCH, trace, pump.sooner)
+    report, invariants = FailureReport(choices.seed, trace, fabric.netstat), Invariants()
     with invariants.raising(), report.attaching(), _closing_mirrors(fabric):
         async with trio.open_nursery() as nursery:
             network = Network(nursery, fabric, resolver, report, invariants)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, MutableSequence
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
@@ -16,7 +16,7 @@ import outcome
 import trio
 import trio.testing
 
-from .._values.random import Seed, stream
+from .._values.choices import in_order
 from .._values.replacing import replaced
 
 _SCHEDULER: Final = "trio._core._run"
@@ -54,22 +54,37 @@ def _private(module: str, *names: str) -> Any:
     return found
 
 
+class _Order(random.Random):
+    """The random source of Trio's scheduler, which shuffles the ready tasks of each pass, the oldest first.
+
+    Args:
+      overtaken: returns how many older tasks of the pass a task overtakes, from the task and the number of those.
+    """
+
+    def __init__(self, overtaken: Callable[[trio.lowlevel.Task, int], int]) -> None:
+        super().__init__(0)
+        self._overtaken = overtaken
+
+    def shuffle(self, x: MutableSequence[Any]) -> None:
+        """Order the tasks of a pass."""
+        if len(x) > 1:
+            # Trio runs the last task of the list first.
+            x[:] = reversed(in_order(x, self._overtaken))
+
+
 @contextmanager
-def deterministic_scheduling(seed: Seed) -> Generator[None]:
-    """Make Trio's order of tasks depend on ``seed`` alone.
+def deterministic_scheduling(overtaken: Callable[[trio.lowlevel.Task, int], int]) -> Generator[None]:
+    """Let ``overtaken`` determine Trio's order of tasks.
+
+    Args:
+      overtaken: returns how many older ready tasks a ready task overtakes, from the task and the number of those.
 
     Raises:
       RuntimeError: if this release of Trio lacks the internals that this needs.
     """
     scheduler = _private(_SCHEDULER, _ALLOW, _ORDER)
-    order: random.Random = getattr(scheduler, _ORDER)
-    state = order.getstate()
-    order.seed(stream(seed, "scheduler").getrandbits(64))
-    try:
-        with replaced(scheduler, **{_ALLOW: True}):
-            yield
-    finally:
-        order.setstate(state)
+    with replaced(scheduler, **{_ALLOW: True, _ORDER: _Order(overtaken)}):
+        yield
 
 
 @contextmanager

@@ -59,20 +59,18 @@ def varies(jitter: float, distribution: Distribution) -> bool:
     return bool(jitter) or callable(distribution)
 
 
-def delay_process(
-    delay: float, jitter: float, distribution: Distribution, source: random.Random
-) -> Callable[[], float]:
-    """Return a function that draws the delay of one packet after the other from ``source``, in seconds."""
+def jitter_process(jitter: float, distribution: Distribution, source: random.Random) -> Callable[[object], float]:
+    """Return a function that draws from ``source``, for one packet after the other, the seconds to add to its delay."""
     draw = source.random
     if callable(distribution):
-        return lambda: max(0.0, delay + distribution(source))
+        return lambda _packet: distribution(source)
     if distribution == "uniform":
-        shortest, width = delay - jitter, 2 * jitter
-        return lambda: max(0.0, shortest + width * draw())
+        width = 2 * jitter
+        return lambda _packet: width * draw() - jitter
     samples = _table(distribution) if isinstance(distribution, str) else distribution
-    delays = [max(0.0, delay + jitter * sample) for sample in samples]
-    size = len(delays)
-    return lambda: delays[int(size * draw())]
+    added = [jitter * sample for sample in samples]
+    size = len(added)
+    return lambda _packet: added[int(size * draw())]
 
 
 @cache

@@ -6,14 +6,14 @@ import heapq
 from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import Final, Protocol, TypeAlias
-from zlib import crc32
 
 import attrs
 
 from ..._values.addresses import Address
 from .._kernel.machine import Machine
+from .._values.choices import Choices, in_order
 from .._values.places import ROUTER4, ROUTER6, Kind, assigned, is_ipv6
-from .._values.random import Seed, stream
+from .._values.random import Seed
 from .._values.records import NoteKind, Packet, Record, Report
 from .conditions import Conditions, differences
 from .nat import Nat
@@ -35,8 +35,8 @@ def _port_of(packet: Packet) -> int:
     return packet.destination.port if packet.report is None else packet.report.about.source.port
 
 
-_Event: TypeAlias = tuple[float, int, int, int, Callable[[], object], tuple[Pipe, Packet, str] | None]
-"""An event: its time; its order at that instant (of the pipe, the pipe, of the event within the pipe); its action; and
+_Event: TypeAlias = tuple[float, bool, int, Callable[[], object], tuple[Pipe, Packet, str] | None]
+"""An event: its time; whether it is an arrival, which other events of the instant precede; its number; its action; and
 for an arrival the pipe, the packet, and the name of its receiver."""
 
 
@@ -58,13 +58,14 @@ class Fabric:
 
     def __init__(
         self,
-        seed: Seed,
+        choices: Choices,
         clock: Callable[[], float],
         epoch: float,
         trace: Recorder,
         sooner: Callable[[], None],
     ) -> None:
-        self.seed: Seed = seed
+        self.choices: Choices = choices
+        self.seed: Seed = choices.seed
         self.default: Conditions = Conditions()
         self.machines: dict[str, Machine] = {}
         """By name."""
@@ -87,7 +88,8 @@ class Fabric:
         self._due: list[_Event] = []
         """The pending events, as a heap by time."""
         self._count = 0
-        self._ties = stream(seed, "ties").getrandbits(32)
+        draw = choices.stream("ties").random
+        self._overtaken = choices.among(_place_of_tie, lambda _pipe, most: int(draw() * (most + 1)))
 
     def add(self, name: str, addresses: tuple[str, ...], broadcasts: Iterable[str] = ()) -> Machine:
         """Make a host; a family without an address is assigned one."""
@@ -138,8 +140,7 @@ class Fabric:
         pipe = self.pipes.get((sender, receiver))
         if pipe is None:
             name = f"{sender} -> {receiver}"
-            rank = crc32(name.encode(), self._ties)
-            pipe = self.pipes[sender, receiver] = Pipe(name, self.default, self.seed, rank, self._note_change)
+            pipe = self.pipes[sender, receiver] = Pipe(name, self.default, self.choices, self._note_change)
         return pipe
 
     def set_default(self, conditions: Conditions) -> None:
@@ -260,9 +261,7 @@ class Fabric:
         """Schedule the outcomes of a pipe."""
         for at, packet, reason in outcomes:
             if not reason:
-                self._push(
-                    (at, pipe.order_at(at), pipe.rank, self._next(), partial(deliver, packet), (pipe, packet, receiver))
-                )
+                self._push((at, True, self._next(), partial(deliver, packet), (pipe, packet, receiver)))
                 continue
             self._add(Record(packet, at, "dropped", reason, receiver))
             if reason == TOO_BIG and packet.report is None:
@@ -299,7 +298,7 @@ class Fabric:
     def schedule(self, at: float, action: Callable[[], object]) -> None:
         """Schedule ``action`` at a time, in seconds since the network was opened, before the arrivals of that
         instant."""
-        self._push((at, -1, 0, self._next(), action, None))
+        self._push((at, False, self._next(), action, None))
 
     def _next(self) -> int:
         self._count += 1
@@ -330,7 +329,28 @@ class Fabric:
         limit = now + _SLACK
         try:
             while self._due and self._due[0][0] <= limit:
-                self._instant, _, _, _, action, _ = heapq.heappop(self._due)
-                action()
+                event = heapq.heappop(self._due)
+                self._instant = event[0]
+                if event[1] and self._due and self._due[0][0] == event[0]:
+                    self._advance_together(event)
+                else:
+                    event[3]()
         finally:
             self._instant = None
+
+    def _advance_together(self, first: _Event) -> None:
+        """Process arrivals of one instant: those of a pipe in order, and the pipes in an order that is chosen."""
+        together = [first]
+        while self._due and self._due[0][0] == first[0]:
+            together.append(heapq.heappop(self._due))
+        actions: dict[Pipe, list[Callable[[], object]]] = {}
+        for _, _, _, action, arrival in together:
+            if arrival is not None:  # pragma: no branch -- other events precede arrivals
+                actions.setdefault(arrival[0], []).append(action)
+        for pipe in in_order(actions, self._overtaken):
+            for action in actions[pipe]:
+                action()
+
+
+def _place_of_tie(pipe: Pipe) -> str:
+    return f"{pipe.name}: tie"

@@ -205,6 +205,11 @@ def check_loss(name: str, value: object) -> None:
         )
 
 
+def is_random(loss: Loss) -> bool:
+    """Return whether the process of ``loss`` draws."""
+    return not isinstance(loss, DropList) and not callable(loss)
+
+
 def loss_process(loss: Loss, source: random.Random) -> LossProcess:
     """Return the process of ``loss``, which draws from ``source``."""
     if isinstance(loss, (int, float)):

@@ -3,7 +3,7 @@ packets (RFC 4787)."""
 
 from __future__ import annotations
 
-import random
+from collections.abc import Callable
 from typing import Final, Literal, TypeAlias, TypeVar
 
 import attrs
@@ -53,7 +53,7 @@ class Nat:
       filtering: which sources may send in: all, or only addresses, or addresses and ports, that were sent to.
       timeout: the lifetime of a mapping without outgoing packets, in seconds.
       hairpin: whether inside hosts reach each other by their outside addresses.
-      ports: the random source of outside ports.
+      choose_port: returns which of the outside ports the next mapping gets, counted from 0, if it is free.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Nat:
         filtering: Behaviour,
         timeout: float,
         hairpin: bool,
-        ports: random.Random,
+        choose_port: Callable[[], int],
     ) -> None:
         self.name: str = name
         self.address: str = address
@@ -73,7 +73,7 @@ class Nat:
         self._filtering = filtering
         self._timeout = timeout
         self._hairpin = hairpin
-        self._ports = ports
+        self._choose_port = choose_port
         self._by_use: dict[tuple[Address, object], Mapping] = {}
         self._by_port: dict[int, Mapping] = {}
         self._came_in: dict[tuple[Address, Address], int] = {}
@@ -176,7 +176,7 @@ class Nat:
             self._forget_expired(now)
         if len(self._by_port) == len(_PORTS):
             return None
-        position = int(self._ports.random() * len(_PORTS))
+        position = self._choose_port() % len(_PORTS)
         while _PORTS[position] in self._by_port:
             position = (position + 1) % len(_PORTS)
         return _PORTS[position]

@@ -17,13 +17,14 @@ from typing import Final, TypeAlias, Unpack
 
 import attrs
 
-from .._values.random import stream
+from .._values.choices import Choices
+from .._values.random import Seed, stream
 from .._values.records import Packet
 from .conditions import KNOBS, Conditions, Knobs, change
-from .delays import delay_process, varies
+from .delays import jitter_process, varies
 from .fragments import MOST_HEADERS, cut_sizes, sent_sizes
 from .link import Link
-from .losses import LossProcess, loss_process
+from .losses import Loss, LossProcess, is_random, loss_process
 
 ARRIVES: Final = ""
 """The reason of a packet that arrives."""
@@ -35,9 +36,6 @@ TOO_BIG: Final = "too big for the path"
 """The sender receives an ICMP message with the MTU of the conditions."""
 TOO_BIG_SILENT: Final = "too big for the path, without an ICMP message"
 
-_ORDER_MASK: Final = 2**64 - 1
-_MIXER: Final = 0x9E3779B97F4A7C15
-
 Outcome: TypeAlias = tuple[float, Packet, str]
 """The time of the outcome, the packet as it is then, and the reason of its drop, or :data:`ARRIVES`."""
 
@@ -48,12 +46,12 @@ class Pipe:
     Args:
       name: its name; with the seed it determines every random decision.
       conditions: its conditions.
-      seed: the seed of its random sources, unless the conditions have a seed.
-      rank: a random number that determines the order of pipes at one instant.
+      choices: the choices of the run, with the seed of its random sources unless the conditions have a seed.
       on_change: called after ``set`` with the name, and the conditions before and after.
     """
 
     __slots__ = (
+        "_choices",
         "_conditions",
         "_copies",
         "_cuts",
@@ -69,27 +67,23 @@ class Pipe:
         "_mtu",
         "_on_change",
         "_originals",
-        "_seed",
         "is_named",
         "name",
-        "rank",
     )
 
     def __init__(
         self,
         name: str,
         conditions: Conditions,
-        seed: object,
-        rank: int = 0,
+        choices: Choices,
         on_change: Callable[[str, Conditions, Conditions], object] | None = None,
     ) -> None:
         self.name: str = name
-        self._seed = seed
+        self._choices = choices
         self._on_change = on_change
         self._cuts = 0
         self.is_named: bool = False
         """Whether it has conditions of its own, so that the defaults of the network do not apply."""
-        self.rank: int = rank
         self._held: list[Packet] = []
         self._holds = 0
         self._last_arrival = 0.0
@@ -123,12 +117,6 @@ class Pipe:
         """Apply ``conditions`` unless the program has set some for this pipe."""
         if not self.is_named:
             self._apply(conditions, KNOBS)
-
-    def order_at(self, time: float) -> int:
-        """Return the order of this pipe's arrivals at ``time`` among those of other pipes: random, but the same for all
-        of them."""
-        # Multiplying by an odd constant mixes the lower bits into the upper ones (Knuth's multiplicative hash).
-        return ((round(time * 1e9) ^ self.rank) * _MIXER) & _ORDER_MASK
 
     def cut(self) -> None:
         """Drop packets that enter from now on, until :meth:`mend` has been called as often as this."""
@@ -201,7 +189,7 @@ class Pipe:
         if reason:
             return [(now, packet, reason)]
         outcomes = [self._carry(self._originals, now, packet, sizes)]
-        if self._duplicates is not None and self._duplicates():
+        if self._duplicates is not None and self._duplicates(packet):
             outcomes.append(self._carry(self._get_copies(), now, packet, sizes))
         return outcomes
 
@@ -220,11 +208,11 @@ class Pipe:
     def _carry(self, lane: _Lane, now: float, packet: Packet, sizes: list[int]) -> Outcome:
         sent_at = arrival = now
         reason = ""
-        overtakes = lane.overtakes is not None and lane.overtakes()
+        overtakes = lane.overtakes is not None and lane.overtakes(packet)
         for size in sizes:
             fragment_sent_at = now if self._link is None else self._link.send(now, size)
             is_lost = lane.loses is not None and lane.loses(packet)
-            delay = self._delay if lane.delay is None else lane.delay()
+            delay = self._delay if lane.jitter is None else max(0.0, self._delay + lane.jitter(packet))
             if fragment_sent_at is None:
                 reason = reason or QUEUE_FULL
                 continue
@@ -250,8 +238,8 @@ class Pipe:
         self._keeps_order = conditions.keep_order
         self._mtu = conditions.mtu
         if "seed" in changed:
-            seed = self._seed if conditions.seed is None else conditions.seed
-            self._originals = _Lane(seed, self.name, "originals")
+            seed = self._choices.seed if conditions.seed is None else conditions.seed
+            self._originals = _Lane(self._choices, seed, self.name)
             self._copies: _Lane | None = None
         self._originals.set(conditions, changed)
         self._loss = self._originals.loses
@@ -263,7 +251,7 @@ class Pipe:
 
     def _get_copies(self) -> _Lane:
         if self._copies is None:
-            self._copies = self._originals.make_other("copies")
+            self._copies = self._originals.for_copies()
             self._copies.set(self._conditions, KNOBS)
         return self._copies
 
@@ -286,79 +274,90 @@ class Pipe:
 class _Lane:
     """The random decisions about each packet, or each copy; None for a knob that is off."""
 
-    __slots__ = ("_breaks", "_flips", "_key", "_sources", "delay", "loses", "overtakes")
+    __slots__ = ("_breaks", "_choices", "_flips", "_key", "_name", "_sources", "jitter", "loses", "overtakes")
 
-    def __init__(self, *key: object) -> None:
-        self._key = key
+    def __init__(self, choices: Choices, seed: Seed, name: str, kind: str = "originals") -> None:
+        self._choices = choices
+        self._key = (seed, name, kind)
+        self._name = name if kind == "originals" else f"{name} ({kind})"
         self._sources: dict[str, random.Random] = {}
         self.loses: LossProcess | None = None
-        self.delay: Callable[[], float] | None = None
-        self.overtakes: Callable[[], bool] | None = None
-        self._breaks: Callable[[], bool] | None = None
-        self._flips: Callable[[], bool] | None = None
+        self.jitter: Callable[[Packet], float] | None = None
+        self.overtakes: Callable[[Packet], bool] | None = None
+        self._breaks: Callable[[Packet], bool] | None = None
+        self._flips: Callable[[Packet], int] | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether loss is the only random decision."""
-        return self.delay is self.overtakes is self._breaks is self._flips is None
+        return self.jitter is self.overtakes is self._breaks is self._flips is None
 
-    def make_other(self, name: str) -> _Lane:
-        """Return a copy with other random sources."""
-        return _Lane(*self._key[:-1], name)
+    def for_copies(self) -> _Lane:
+        """Return a lane with the random sources of copies."""
+        seed, name, _ = self._key
+        return _Lane(self._choices, seed, name, "copies")
 
     def set(self, conditions: Conditions, changed: Container[str]) -> None:
         """Apply ``conditions``; ``changed`` are the knobs that were set."""
         if "loss" in changed:
-            loss = conditions.loss
-            self.loses = None if loss == 0 else loss_process(loss, self._source("loss"))
-        if "delay" in changed or "jitter" in changed or "distribution" in changed:
-            self.delay = self._make_delay(conditions)
+            self.loses = self._make_loss(conditions.loss)
+        if "jitter" in changed or "distribution" in changed:
+            self.jitter = self._make_jitter(conditions)
         if "reorder" in changed or "gap" in changed:
             self.overtakes = self._make_overtaking(conditions)
         self._breaks = self.chance("corrupt", conditions.corrupt)
-        self._flips = self.chance("corrupt_undetected", conditions.corrupt_undetected)
+        self._flips = self._make_flips(conditions.corrupt_undetected)
 
-    def chance(self, knob: str, probability: float) -> Callable[[], bool] | None:
+    def chance(self, knob: str, probability: float) -> Callable[[Packet], bool] | None:
         """Return a function that is true with that probability; None if it is 0."""
         if probability == 0:
             return None
         draw = self._source(knob).random
-        return lambda: draw() < probability
+        return self._choices.at(self._place(knob), lambda _packet: draw() < probability, neutral=False)
 
     def spoil(self, packet: Packet) -> Packet:
         """Return the packet as it arrives."""
-        if self._breaks is not None and self._breaks():
+        if self._breaks is not None and self._breaks(packet):
             packet = attrs.evolve(packet, broken=True)
-        if self._flips is not None and self._flips():
-            packet = attrs.evolve(packet, payload=self._flip_bit(packet.payload))
+        if self._flips is not None and (bit := self._flips(packet)):
+            packet = attrs.evolve(packet, payload=_flipped(packet.payload, bit - 1))
         return packet
 
-    def _flip_bit(self, payload: bytes) -> bytes:
-        draw = self._source("corrupt_undetected").random()
-        if not payload:
-            return payload
-        position = int(draw * 8 * len(payload))
-        flipped = bytearray(payload)
-        flipped[position // 8] ^= 1 << position % 8
-        return bytes(flipped)
-
-    def _make_delay(self, conditions: Conditions) -> Callable[[], float] | None:
-        delay, jitter, distribution = conditions.delay, conditions.jitter, conditions.distribution
-        if not varies(jitter, distribution):
+    def _make_loss(self, loss: Loss) -> LossProcess | None:
+        if loss == 0:
             return None
-        return delay_process(delay, jitter, distribution, self._source("delay"))
+        process = loss_process(loss, self._source("loss"))
+        # A list or a function decides by itself; there is nothing to choose.
+        return self._choices.at(self._place("loss"), process, neutral=False) if is_random(loss) else process
 
-    def _make_overtaking(self, conditions: Conditions) -> Callable[[], bool] | None:
+    def _make_flips(self, probability: float) -> Callable[[Packet], int] | None:
+        """Return a function that chooses the bit to flip, counted from 1, or 0 for none; None if it never flips one."""
+        if probability == 0:
+            return None
+        draw = self._source("corrupt_undetected").random
+        return self._choices.at(
+            self._place("corrupt_undetected"),
+            lambda packet: 1 + int(draw() * 8 * len(packet.payload)) if draw() < probability else 0,
+            neutral=0,
+        )
+
+    def _make_jitter(self, conditions: Conditions) -> Callable[[Packet], float] | None:
+        if not varies(conditions.jitter, conditions.distribution):
+            return None
+        process = jitter_process(conditions.jitter, conditions.distribution, self._source("delay"))
+        return self._choices.at(self._place("delay"), process, neutral=0.0)
+
+    def _make_overtaking(self, conditions: Conditions) -> Callable[[Packet], bool] | None:
         happens = self.chance("reorder", conditions.reorder)
         if happens is None:
             return None
         gap = conditions.gap
         delayed = 0
 
-        def overtakes() -> bool:
+        def overtakes(packet: Packet) -> bool:
             nonlocal delayed
             # As in netem, the count continues while no packet overtakes.
-            if delayed < gap - 1 or not happens():
+            if delayed < gap - 1 or not happens(packet):
                 delayed += 1
                 return False
             delayed = 0
@@ -366,8 +365,21 @@ class _Lane:
 
         return overtakes
 
+    def _place(self, knob: str) -> str:
+        return f"{self._name}: {knob}"
+
     def _source(self, knob: str) -> random.Random:
         source = self._sources.get(knob)
         if source is None:
             source = self._sources[knob] = stream(*self._key, knob)
         return source
+
+
+def _flipped(payload: bytes, bit: int) -> bytes:
+    """Return a payload with one bit flipped."""
+    if not payload:
+        return payload
+    position = bit % (8 * len(payload))
+    flipped = bytearray(payload)
+    flipped[position // 8] ^= 1 << position % 8
+    return bytes(flipped)

@@ -11,9 +11,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Literal, TypeAlias
 
 from .._network.trio_internals import deterministic_scheduling, threads_run
-from .._values.random import Seed, stream
+from .._values.choices import Choices
+from .._values.random import stream
 from .._values.replacing import replaced
 from .clocks import virtual_time
+from .schedules import random_order
 
 Threads: TypeAlias = Literal["inline", "refuse"]
 """The treatment of threads that a scenario starts."""
@@ -23,7 +25,7 @@ _lock: Final = threading.RLock()
 
 @contextmanager
 def deterministic(
-    seed: Seed, *, fake_time: bool = True, fake_randomness: bool = True, threads: Threads = "inline"
+    choices: Choices, *, fake_time: bool = True, fake_randomness: bool = True, threads: Threads = "inline"
 ) -> Generator[None]:
     """Make a Trio run on a ``MockClock`` deterministic: the order of its tasks, threads, and on request time and
     randomness.
@@ -38,20 +40,22 @@ def deterministic(
         )
     try:
         with ExitStack() as stack:
-            stack.enter_context(deterministic_scheduling(seed))
+            stack.enter_context(deterministic_scheduling(random_order(choices)))
             stack.enter_context(threads_run(inline=threads == "inline"))
             if fake_time:
                 stack.enter_context(virtual_time())
             if fake_randomness:
-                stack.enter_context(seeded_randomness(seed))
+                stack.enter_context(seeded_randomness(choices))
             yield
     finally:
         _lock.release()
 
 
 @contextmanager
-def seeded_randomness(seed: Seed) -> Generator[None]:
-    """Derive ``random``, ``os.urandom``, ``os.getrandom``, ``secrets`` and ``uuid`` from ``seed``."""
+def seeded_randomness(choices: Choices) -> Generator[None]:
+    """Derive ``random``, ``os.urandom``, ``os.getrandom``, ``secrets`` and ``uuid`` from one choice."""
+    draw = choices.stream("random").getrandbits
+    seed = choices.at("random", lambda: draw(64), neutral=0)()
     source = stream(seed, "os.urandom")
 
     def urandom(size: int, /) -> bytes:
@@ -70,7 +74,7 @@ def seeded_randomness(seed: Seed) -> Generator[None]:
     if hasattr(os, "getrandom"):  # pragma: no branch -- Linux has it
         patches.append((os, {"getrandom": getrandom}))
     state = random.getstate()
-    random.seed(stream(seed, "random").getrandbits(64))
+    random.seed(seed)
     with ExitStack() as stack:
         for owner, names in patches:
             stack.enter_context(replaced(owner, **names))

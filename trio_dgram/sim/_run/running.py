@@ -13,9 +13,10 @@ import trio.testing
 
 from ..._values.arguments import check_bool, check_choice, check_integer, check_number, describe_value
 from ..._values.test_runs import current_test_run
-from .._network.network import TRACE_LIMIT, Network, open_network
+from .._network.network import TRACE_LIMIT, Network, open_network_with
 from .._network.pump import TIMER_SLACK
 from .._network.trio_internals import TaskEndedError
+from .._values.choices import Choices, new_choices
 from .._values.random import Seed, check_seed
 from .comparison import compare, outcome_elsewhere, outcome_of, stop_loading
 from .determinism import Threads, deterministic
@@ -46,16 +47,16 @@ class Settings:
         check_integer("passes", self.passes, 1, 2**62)
         check_choice("threads", self.threads, get_args(Threads))
 
-    def deterministic(self) -> AbstractContextManager[None]:
+    def deterministic(self, choices: Choices) -> AbstractContextManager[None]:
         """Return the context manager for the determinism of a run."""
         return deterministic(
-            self.seed, fake_time=self.fake_time, fake_randomness=self.fake_randomness, threads=self.threads
+            choices, fake_time=self.fake_time, fake_randomness=self.fake_randomness, threads=self.threads
         )
 
-    def open_network(self) -> AbstractAsyncContextManager[Network]:
+    def open_network(self, choices: Choices) -> AbstractAsyncContextManager[Network]:
         """Return the context manager for the network of a run."""
-        return open_network(
-            seed=self.seed, payload=self.payload, trace_limit=self.trace_limit, timer_slack=self.timer_slack
+        return open_network_with(
+            choices, payload=self.payload, trace_limit=self.trace_limit, timer_slack=self.timer_slack
         )
 
 
@@ -149,11 +150,12 @@ def _check_scenario(scenario: object) -> None:
 
 def run_once(scenario: Callable[..., Awaitable[T]], args: tuple[Any, ...], settings: Settings) -> tuple[T, Network]:
     """Run a scenario once; return its result, and the network."""
-    with settings.deterministic():
+    choices = new_choices(settings.seed)
+    with settings.deterministic(choices):
         clock = trio.testing.MockClock(autojump_threshold=0)
         watches: list[Watch] = []
         try:
-            return trio.run(_run, scenario, args, settings, watches, clock=clock)
+            return trio.run(_run, scenario, args, settings, choices, watches, clock=clock)
         except (Exception, BaseExceptionGroup, TaskEndedError) as error:
             # Discard the exceptions of tasks that the failure has ended.
             for watch in watches:
@@ -164,9 +166,13 @@ def run_once(scenario: Callable[..., Awaitable[T]], args: tuple[Any, ...], setti
 
 
 async def _run(
-    scenario: Callable[..., Awaitable[T]], args: tuple[Any, ...], settings: Settings, watches: list[Watch]
+    scenario: Callable[..., Awaitable[T]],
+    args: tuple[Any, ...],
+    settings: Settings,
+    choices: Choices,
+    watches: list[Watch],
 ) -> tuple[T, Network]:
-    async with settings.open_network() as network:
+    async with settings.open_network(choices) as network:
         scope = trio.CancelScope()
         watch = Watch(
             network,

@@ -1,0 +1,210 @@
+"""Choices: the one source of whatever a run decides by chance.
+
+Each choice is made at a place with a name, and counted there. A run that is not recorded draws at no additional cost:
+the function of a place is the function that draws.
+
+Rule 1: what a tape has is followed by place and number, so a choice is the same whatever happens at other places.
+Rule 2: a place where nothing was drawn when the tape was recorded is neutral in its replay.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from itertools import count
+from typing import Any, Final, TypeVar, TypeVarTuple
+
+from ..._values.test_runs import current_test_run
+from .random import Seed, stream
+from .tape import Choice, Tape, Value
+
+T = TypeVar("T")
+V = TypeVar("V", bool, int, float)
+Ts = TypeVarTuple("Ts")
+
+
+class Choices:
+    """The choices of a run, drawn from random sources that derive from a seed.
+
+    Args:
+      seed: the seed.
+    """
+
+    def __init__(self, seed: Seed) -> None:
+        self.seed: Seed = seed
+
+    def stream(self, *key: object) -> random.Random:
+        """Return the random source of a key."""
+        return stream(self.seed, *key)
+
+    def at(self, place: str, draw: Callable[[*Ts], V], neutral: V) -> Callable[[*Ts], V]:  # noqa: ARG002 -- for subclasses
+        """Return the function that makes the choices of one place.
+
+        Args:
+          place: its name.
+          draw: the function that draws them.
+          neutral: the neutral value, of the type of the others.
+        """
+        return draw
+
+    def among(
+        self,
+        place_of: Callable[[T], str],  # noqa: ARG002 -- for subclasses
+        draw: Callable[[T, *Ts], int],
+    ) -> Callable[[T, *Ts], int]:
+        """Return the function that makes the choices of several places, each an integer.
+
+        Args:
+          place_of: returns the name of the place for the first argument of ``draw``.
+          draw: the function that draws them.
+        """
+        return draw
+
+
+class _Places(Choices):
+    """The choices of a run that is recorded or replayed: places are counted.
+
+    Args:
+      seed: the seed.
+      prefix: the start of the name of each place.
+    """
+
+    def __init__(self, seed: Seed, prefix: str) -> None:
+        super().__init__(seed)
+        self._prefix = prefix
+        self._counts: dict[str, count[int]] = {}
+
+    def _numbers(self, place: str) -> count[int]:
+        """Return the numbers of the further choices of a place."""
+        return self._counts.setdefault(place, count(1))
+
+    def among(self, place_of: Callable[[T], str], draw: Callable[[T, *Ts], int]) -> Callable[[T, *Ts], int]:
+        functions: dict[str, Callable[[T, *Ts], int]] = {}
+
+        def choose(item: T, *args: *Ts) -> int:
+            place = place_of(item)
+            function = functions.get(place)
+            if function is None:
+                function = functions[place] = self.at(place, draw, 0)
+            return function(item, *args)
+
+        return choose
+
+
+class _Recorded(_Places):
+    """Draws, and records what is not neutral."""
+
+    def __init__(self, seed: Seed, prefix: str, rows: list[tuple[str, int, Value]]) -> None:
+        super().__init__(seed, prefix)
+        self._rows = rows
+
+    def at(self, place: str, draw: Callable[[*Ts], V], neutral: V) -> Callable[[*Ts], V]:  # noqa: ARG002 -- Choices' own
+        name = self._prefix + place
+        numbers, append = self._numbers(name), self._rows.append
+
+        def choose(*args: *Ts) -> V:
+            number = next(numbers)
+            value = draw(*args)
+            if value:
+                append((name, number, value))
+            return value
+
+        return choose
+
+
+class _Replayed(_Places):
+    """Follows a tape."""
+
+    def __init__(self, seed: Seed, prefix: str, replay: Replay) -> None:
+        super().__init__(seed, prefix)
+        self._replay = replay
+
+    def at(self, place: str, draw: Callable[[*Ts], V], neutral: V) -> Callable[[*Ts], V]:  # noqa: ARG002 -- it is not drawn
+        name = self._prefix + place
+        numbers, by_number = self._numbers(name), self._replay.by_place.get(name, {})
+        followed, kind = self._replay.followed, type(neutral)
+
+        def choose(*args: *Ts) -> V:
+            choice = by_number.get(next(numbers))
+            # A string is not of this place.
+            if choice is None or isinstance(choice.value, str):
+                return neutral
+            followed[choice] = args[0] if args else None
+            return kind(choice.value)
+
+        return choose
+
+
+class _Runs:
+    """The runs of a test, of which each has its own choices."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def _next_prefix(self) -> str:
+        """Return what the names of the places of the next run begin with: nothing for the first."""
+        self._count += 1
+        return "" if self._count == 1 else f"run {self._count}: "
+
+
+class Recording(_Runs):
+    """Records the choices of the runs of a test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: list[tuple[str, int, Value]] = []
+
+    def choices(self, seed: Seed) -> Choices:
+        """Return the choices of the next run."""
+        return _Recorded(seed, self._next_prefix(), self._rows)
+
+    def tape(self, seed: int, test: str) -> Tape:
+        """Return what was recorded up to now."""
+        return Tape(tuple(Choice(*row) for row in self._rows), seed, test)
+
+
+class Replay(_Runs):
+    """Replays the runs of a test.
+
+    Args:
+      tape: the tape.
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape: Final = tape
+        self.by_place: Final[dict[str, dict[int, Choice]]] = {}
+        """Its choices by place and number."""
+        for choice in tape.choices:
+            self.by_place.setdefault(choice.place, {})[choice.number] = choice
+        self.followed: Final[dict[Choice, Any]] = {}
+        """The choices that were made, in order, each with what it was about: a packet on a path, a pipe for a tie, a
+        task for the schedule, else None."""
+
+    def choices(self, seed: Seed) -> Choices:
+        """Return the choices of the next run."""
+        return _Replayed(seed, self._next_prefix(), self)
+
+    @property
+    def unused(self) -> list[Choice]:
+        """The choices of the tape that had no place in the run."""
+        return [choice for choice in self.tape.choices if choice not in self.followed]
+
+
+def new_choices(seed: Seed) -> Choices:
+    """Return the choices of a run that begins: those of a tape if the test is recorded or replayed."""
+    tape = current_test_run().tape
+    return Choices(seed) if tape is None else tape.choices(seed)
+
+
+def in_order(items: Iterable[T], overtaken: Callable[[T, int], int]) -> list[T]:
+    """Return ``items`` in an order that is chosen.
+
+    Args:
+      items: the items, in their neutral order.
+      overtaken: returns how many of the items before it an item overtakes, from the item and the number of those.
+    """
+    order: list[T] = []
+    for position, item in enumerate(items):
+        order.insert(max(0, position - overtaken(item, position)) if position else 0, item)
+    return order
