@@ -1,0 +1,78 @@
+"""The places of choices, by their names: the kind of decision, and what it concerns.
+
+``trio_dgram/sim/_values/tape.py`` lists the names. A place with another name is a kind by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import attrs
+
+from .._values.tape import Choice
+
+_FAULT: Final = re.compile(
+    r"nemesis: (?P<kind>crash|partition|hold|pause|freeze|clock|path) (?P<target>.+?)"
+    r"(?:: (?P<part>end|offset|loss|delay))?",
+    re.DOTALL,
+)
+_PATH: Final = re.compile(
+    r"(?P<target>.+? -> .+?)(?P<copy> \(copy\))?: "
+    r"(?P<kind>loss|duplicate|delay|reorder|corrupt|corrupt_undetected|tie)",
+    re.DOTALL,
+)
+_TASK: Final = re.compile(r"(?:(?P<target>.+): )?(?P<kind>run) of (?P<part>.+)", re.DOTALL)
+_PORT: Final = re.compile(r"(?P<target>.+): (?P<kind>port)", re.DOTALL)
+
+
+@attrs.frozen
+class Place:
+    """The meaning of the name of a place.
+
+    Attributes:
+      kind: the kind of decision, such as ``"loss"``, ``"run"`` or ``"crash"``.
+      target: the path, host or hosts that it concerns; empty if none.
+      part: of a fault what is decided of it, empty for its begin; of a task its name.
+      is_fault: whether it is a fault of a nemesis.
+      is_copy: whether it concerns duplicated datagrams.
+    """
+
+    kind: str
+    target: str = ""
+    part: str = ""
+    is_fault: bool = False
+    is_copy: bool = False
+
+    @property
+    def is_path(self) -> bool:
+        """Whether its decisions are about single datagrams."""
+        return not self.is_fault and " -> " in self.target
+
+
+def parse_place(name: str) -> Place:
+    """Return the meaning of the name of a place."""
+    for pattern in (_FAULT, _PATH, _TASK, _PORT):
+        found = pattern.fullmatch(name)
+        if found is not None:
+            parts = found.groupdict()
+            return Place(
+                parts["kind"],
+                parts["target"] or "",
+                parts.get("part") or "",
+                is_fault=pattern is _FAULT,
+                is_copy=bool(parts.get("copy")),
+            )
+    return Place(name)
+
+
+def kind_of(choice: Choice) -> object:
+    """Return the kind of a choice: those of one kind are removed at once."""
+    place = parse_place(choice.place)
+    return place.is_fault, place.kind
+
+
+def group_of(choice: Choice) -> object:
+    """Return the group of a choice: the losses of a path, the order of a task, or a fault with all of its parts."""
+    place = parse_place(choice.place)
+    return (place.kind, place.target, choice.number) if place.is_fault else choice.place
