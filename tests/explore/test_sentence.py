@@ -92,6 +92,7 @@ ANY = Interval(0.001, 9, None, None)
         ("n1: run of serve", 3, None, "the task serve on n1 runs before 3 earlier tasks in its step 2"),
         ("run of main", 1, None, "the task main runs before 1 earlier task in its step 2"),
         ("n1: port", 40000, None, "the ephemeral port 2 of n1 is 40000"),
+        ("run 3: n1 -> n2: loss", True, None, "in run 3 datagram 2 of n1 -> n2 is lost"),
         ("random", 7, None, "the program's randomness has the seed 7"),
         ("another place", 7, None, "another place 2 is 7"),
         ("nemesis: crash n2", 0.15, BETWEEN, "n2 crashes between 0.1 s and 0.2 s"),
@@ -115,6 +116,7 @@ def test_each_kind_of_choice_has_words(place: str, value: Value, interval: Inter
         ("n1 -> n2 (copy): delay", Place("delay", "n1 -> n2", is_copy=True)),
         ("odd: name -> n2: delay", Place("delay", "odd: name -> n2")),
         ("nemesis: pause n2: end", Place("pause", "n2", "end", is_fault=True)),
+        ("run 12: n1: port", Place("port", "n1", run=12)),
         ("nemesis: unknown n2", Place("nemesis: unknown n2")),
     ],
 )

@@ -12,6 +12,7 @@ import attrs
 
 from .._values.tape import Choice
 
+_RUN: Final = re.compile(r"run (\d+): ")
 _FAULT: Final = re.compile(
     r"nemesis: (?P<kind>crash|partition|hold|pause|freeze|clock|path) (?P<target>.+?)"
     r"(?:: (?P<part>end|offset|loss|delay))?",
@@ -36,6 +37,7 @@ class Place:
       part: of a fault what is decided of it, empty for its begin; of a task its name.
       is_fault: whether it is a fault of a nemesis.
       is_copy: whether it concerns duplicated datagrams.
+      run: the number of the run, for a test that runs several scenarios, counted from 1.
     """
 
     kind: str
@@ -43,6 +45,7 @@ class Place:
     part: str = ""
     is_fault: bool = False
     is_copy: bool = False
+    run: int = 1
 
     @property
     def is_path(self) -> bool:
@@ -52,6 +55,9 @@ class Place:
 
 def parse_place(name: str) -> Place:
     """Return the meaning of the name of a place."""
+    prefix, run = _RUN.match(name), 1
+    if prefix is not None:
+        name, run = name[prefix.end() :], int(prefix[1])
     for pattern in (_FAULT, _PATH, _TASK, _PORT):
         found = pattern.fullmatch(name)
         if found is not None:
@@ -62,17 +68,18 @@ def parse_place(name: str) -> Place:
                 parts.get("part") or "",
                 is_fault=pattern is _FAULT,
                 is_copy=bool(parts.get("copy")),
+                run=run,
             )
-    return Place(name)
+    return Place(name, run=run)
 
 
 def kind_of(choice: Choice) -> object:
     """Return the kind of a choice: those of one kind are removed at once."""
     place = parse_place(choice.place)
-    return place.is_fault, place.kind
+    return place.run, place.is_fault, place.kind
 
 
 def group_of(choice: Choice) -> object:
     """Return the group of a choice: the losses of a path, the order of a task, or a fault with all of its parts."""
     place = parse_place(choice.place)
-    return (place.kind, place.target, choice.number) if place.is_fault else choice.place
+    return (place.run, place.kind, place.target, choice.number) if place.is_fault else choice.place

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
+from .._trace.text import in_words, shortened, shown
+from .._trace.trace import Trace
+from .._values.choices import Replay
+from .._values.records import Packet
 from .._values.tape import Choice
 from .places import Place, parse_place
 from .shrink import Interval, Shrunk, is_negative, shorter_numbers, size_of
@@ -67,6 +71,40 @@ def sentence(shrunk: Shrunk, datagrams: Datagrams) -> str:
     )
 
 
+def difference(shrunk: Shrunk, datagrams: Datagrams) -> str:
+    """Return the difference of the neighbour in words.
+
+    Args:
+      shrunk: the result of shrinking, with a neighbour.
+      datagrams: the datagrams that the choices are about.
+    """
+    left = {(choice.place, choice.number) for choice in shrunk.neighbour or ()}
+    missing = (cause for cause in shrunk.causes if (cause.choice.place, cause.choice.number) not in left)
+    removed = (f"not: {_clause(cause.choice, _edges(cause.interval), datagrams)}" for cause in missing)
+    return ", ".join([*_changes(shrunk, datagrams), *removed])
+
+
+def datagrams_of(replay: Replay, trace: Trace) -> dict[tuple[str, int], str]:
+    """Return the datagrams that the choices of a replay are about, in words.
+
+    Args:
+      replay: the replay.
+      trace: the trace of its run.
+    """
+    receivers = {record.packet.number: record.receiver for record in (*trace.records, *trace.in_flight)}
+    return {
+        (choice.place, choice.number): _in_words(about, receivers.get(about.number, ""), trace)
+        for choice, about in replay.followed.items()
+        if isinstance(about, Packet)
+    }
+
+
+def _in_words(packet: Packet, receiver: str, trace: Trace) -> str:
+    payload = in_words(packet.report) if packet.report is not None else trace.describe(packet).strip('"')
+    ends = f"{shown(packet.sender)} -> {shown(receiver)}"
+    return f"#{packet.number} ({', '.join(filter(None, [ends, shortened(payload)]))})"
+
+
 def _ways_to_pass(shrunk: Shrunk, conditions: Sequence[str], datagrams: Datagrams) -> Iterator[str]:
     """Yield what is known of runs with one change."""
     causes = list(zip(shrunk.causes, conditions, strict=True))
@@ -113,6 +151,11 @@ def _edges(interval: Interval | None) -> Bounds:
 def _clause(choice: Choice, bounds: Bounds, datagrams: Datagrams) -> str:
     """Return a choice in words, with the bounds of its number."""
     place = parse_place(choice.place)
+    prefix = "" if place.run == 1 else f"in run {place.run} "
+    return prefix + _clause_of(place, choice, bounds, datagrams)
+
+
+def _clause_of(place: Place, choice: Choice, bounds: Bounds, datagrams: Datagrams) -> str:
     if place.is_fault:
         return _fault(place, choice, bounds)
     if place.is_path:

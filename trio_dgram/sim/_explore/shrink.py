@@ -111,6 +111,12 @@ class Shrunk:
     reproduced: bool
     is_complete: bool
 
+    def in_order(self, made: Iterable[Choice]) -> Shrunk:
+        """Return the same with the choices in the order in which the shrunk run made them."""
+        order = {choice: index for index, choice in enumerate(made)}
+        causes = sorted(self.causes, key=lambda cause: order.get(cause.choice, len(order)))
+        return attrs.evolve(self, choices=tuple(cause.choice for cause in causes), causes=tuple(causes))
+
 
 def one_by_one(run: Callable[[Choices], Outcome]) -> Evaluate:
     """Return a function that evaluates candidates in this process."""

@@ -25,12 +25,15 @@ class FailureReport:
     def __init__(self, seed: Seed, trace: Trace, sockets: Callable[[], str]) -> None:
         self.trace: Trace = trace
         self._seed = seed
-        self._sockets = sockets
+        self._get_sockets = sockets
         self._text = ""
+        self.sockets: str = ""
+        """The tables of sockets when the report ended."""
 
     def end(self) -> None:
         """End the report here: later datagrams, such as those of tasks that are cancelled, are not recorded."""
         if not self._text:
+            self.sockets = self._get_sockets()
             self._text = self._describe()
             self.trace.end()
 
@@ -64,6 +67,6 @@ class FailureReport:
                 f"On the simulated network, seed {self._seed!r}, digest {self.trace.digest}.",
                 f"The last {shown.datagrams} of {total} datagrams:" if total else "Nothing was sent.",
                 self.trace.to_text(last=_LINES),
-                self._sockets(),
+                self.sockets or self._get_sockets(),
             ]
         )

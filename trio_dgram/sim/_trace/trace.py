@@ -90,6 +90,14 @@ class Trace:
         """
         self._payloads.decode(port, function)
 
+    def describe(self, packet: Packet) -> str:
+        """Return the payload of a packet in words, on one line; an empty text for an empty one.
+
+        Args:
+          packet: the packet.
+        """
+        return self._payloads.describe(packet)
+
     def end(self) -> None:
         """Ignore later records: the trace of a failed run ends with the failure."""
         self._ended = True

@@ -1,0 +1,87 @@
+"""The explanation of a failure: the sentence and the story for the terminal, the report, and the shrunk tape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import attrs
+
+from .._trace.report import FailureReport
+from .._values.choices import Replay
+from .._values.records import Packet
+from .._values.tape import Tape
+from .logs import LogLine
+from .page import Run, page
+from .sentence import datagrams_of, difference, sentence
+from .shrink import Shrunk
+
+_LINES: Final = 20
+"""The length of the story of a shrunk run, in lines."""
+
+
+@attrs.frozen
+class Observed:
+    """A run that followed a tape.
+
+    Attributes:
+      replay: the replay, with the choices that were followed.
+      network: the report of its network.
+      log: the lines that the program logged.
+    """
+
+    replay: Replay
+    network: FailureReport
+    log: Sequence[LogLine]
+
+
+@attrs.frozen
+class Explanation:
+    """The explanation of a failure.
+
+    Attributes:
+      text: the sentence and the story of the shrunk run.
+      page: the report, as HTML.
+      tape: the shrunk tape.
+    """
+
+    text: str
+    page: str
+    tape: Tape
+
+
+def explain(tape: Tape, failure: str, shrunk: Shrunk, observe: Callable[[Tape], Observed]) -> Explanation:
+    """Explain a failure.
+
+    Args:
+      tape: the choices of the run that failed.
+      failure: the failure in words.
+      shrunk: the result of shrinking them.
+      observe: runs the test with a tape.
+    """
+    seen = observe(attrs.evolve(tape, choices=shrunk.choices))
+    shrunk = shrunk.in_order(seen.replay.followed)
+    trace = seen.network.trace
+    datagrams = datagrams_of(seen.replay, trace)
+    cause = sentence(shrunk, datagrams)
+    causes = {about.number for about in seen.replay.followed.values() if isinstance(about, Packet)}
+    runs = [Run("The shrunk run: fails", failure, trace, seen.network.sockets, seen.log, causes)]
+    if shrunk.neighbour is not None:
+        other = observe(attrs.evolve(tape, choices=shrunk.neighbour))
+        changed = difference(shrunk, datagrams)
+        runs.append(
+            Run("The neighbour: passes", changed, other.network.trace, other.network.sockets, other.log, causes)
+        )
+    total = trace.total + len(trace.in_flight)
+    counts = f"from {_counted(len(tape.choices), 'choice')} to {len(shrunk.choices)}"
+    lines = [
+        f"seed {tape.seed}, shrunk {counts} in {_counted(shrunk.runs, 'run')}:",
+        *(f"  {line}" for line in cause.splitlines()),
+        f"{trace.excerpt(_LINES).datagrams} of {_counted(total, 'datagram')} of the shrunk run:",
+        trace.to_text(_LINES),
+    ]
+    return Explanation("\n".join(lines), page(tape.test, cause, runs), attrs.evolve(tape, choices=shrunk.choices))
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
