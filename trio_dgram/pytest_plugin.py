@@ -20,8 +20,10 @@ import pytest
 import trio
 import trio.testing
 
+from ._plugin.causes import SECONDS, add_cause, parse_limits
 from ._plugin.checks import check_test, count_of
 from ._plugin.reports import add_reports
+from ._plugin.reruns import is_copy, mark_failure
 from ._plugin.seeds import Plan, run_under_seeds
 from ._values.test_runs import TestRun, current_test_run, running_test
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 _RUNS: Final = pytest.StashKey[dict[str, int]]()
 """The number of seeds that each test ran under."""
+_IS_ONE_OF_MANY: Final = pytest.StashKey[bool]()
+"""Whether a run of a test is one under many seeds, of which only the last one is explained."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,15 +53,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--sim-jobs",
         type=_jobs,
-        default=1,
         metavar="COUNT",
-        help="run the seeds of a test in so many processes; auto is one for each core (default: in this process)",
+        help="run the seeds of a test in so many processes; auto is one for each core (default: in this process; for "
+        "shrinking one for each core)",
     )
     group.addoption(
         "--sim-artifacts",
         type=Path,
         metavar="DIR",
-        help="the folder for captures and pictures of failed tests (default: pytest's cache)",
+        help="the folder for captures, pictures and tapes of failed tests (default: pytest's cache)",
+    )
+    group.addoption(
+        "--sim-shrink",
+        type=parse_limits,
+        metavar="LIMIT",
+        help="shrink a failed run to its cause within so many runs, or a time, such as 30s; 0 does not (default: 400 "
+        "runs and 60s)",
     )
 
 
@@ -65,7 +76,7 @@ def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", text)
     if found is None:
         raise ArgumentTypeError(f"must be a time, such as 60s or 5m, not {text!r}")
-    return float(found[1]) * {None: 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(found[1]) * SECONDS[found[2] or "s"]
 
 
 def _jobs(text: str) -> int:
@@ -118,8 +129,13 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     count = item.config.getoption("--sim-seeds") or (marked if seconds is None else None)
     plan = Plan(count, seconds, item.config.getoption("--sim-jobs") or 1)
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    item.stash[_IS_ONE_OF_MANY] = True
     outcome = run_under_seeds(item, current_test_run(), plan)
     item.config.stash.setdefault(_RUNS, {})[item.nodeid] = outcome.runs
+    for report in outcome.reports:
+        if report.failed:
+            add_cause(item, report, outcome.seed, _jobs_for_shrinking(item.config))
+            break
     item.session._setupstate.teardown_exact(nextitem)  # noqa: SLF001 -- pytest has no public function that does
     for report in outcome.reports:
         item.ihook.pytest_runtest_logreport(report=report)
@@ -168,13 +184,23 @@ def pytest_trio_dgram_collect_reports(item: pytest.Item) -> Generator[None, obje
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the story of its networks to the report of a test that failed."""
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the story of its networks, and the cause, to the report of a test that failed."""
     report = yield
-    if report.failed:
+    if report.failed and call.excinfo is not None:
         test_run = current_test_run()
+        mark_failure(report, call.excinfo.value)
         add_reports(item, report, test_run.seed, test_run.reports)
+        if call.when != "teardown" and not is_copy(item.config) and not item.stash.get(_IS_ONE_OF_MANY, False):
+            add_cause(item, report, test_run.seed, _jobs_for_shrinking(item.config))
     return report
+
+
+def _jobs_for_shrinking(config: pytest.Config) -> int:
+    # pytest-xdist uses the cores already.
+    return config.getoption("--sim-jobs") or (1 if "PYTEST_XDIST_WORKER" in os.environ else _cores())
 
 
 # Fixtures

@@ -27,7 +27,7 @@ Run: TypeAlias = Callable[..., pytest.RunResult]
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs pytest on a file of tests, without the files that exist already."""
+    """Runs pytest on a file of tests, or on the files that exist already; failures are not shrunk by default."""
     # On CI the summary repeats the whole exception, with the report.
     monkeypatch.delenv("CI", raising=False)
     pytester.makeini("[pytest]\ntrio_mode = true\n")
@@ -35,6 +35,6 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(program: str, *options: str) -> pytest.RunResult:
         if program:
             pytester.makepyfile(PROGRAM + program)
-        return pytester.runpytest_inprocess(*LOAD, *options)
+        return pytester.runpytest_inprocess(*LOAD, "--sim-shrink=0", *options)
 
     return run

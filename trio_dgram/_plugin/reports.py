@@ -16,10 +16,12 @@ import pytest
 if TYPE_CHECKING:
     from ..sim._trace.report import FailureReport
 
+TITLE: Final = "simulated network"
+"""The title of the section of a report that is about a network."""
 _LONGEST_NAME: Final = 120
 """The length of the name of a written file, in characters."""
-_OF_SEEDS: Final = ("--sim-seed", "--sim-seeds", "--sim-jobs", "--sim-for")
-"""The options that the command replaces by its own seed."""
+_OF_SEEDS: Final = ("--sim-seed", "--sim-seeds", "--sim-jobs", "--sim-for", "--sim-shrink")
+"""The options that the command replaces by its own."""
 
 
 def add_reports(item: pytest.Item, report: pytest.TestReport, seed: int, networks: Sequence[Any]) -> None:
@@ -28,19 +30,20 @@ def add_reports(item: pytest.Item, report: pytest.TestReport, seed: int, network
         # An exception that left the network has the story as its note already.
         is_shown = f"digest {network.trace.digest}" in report.longreprtext
         lines = [] if is_shown else [str(network), ""]
-        lines += [f"Run just this again: {_command(item, seed)}", *_write_artifacts(item, network, seed, number)]
-        report.sections.append(("simulated network", "\n".join(lines)))
+        lines += [f"Run just this again: {command(item, f'--sim-seed={seed}')}"]
+        lines += _write_artifacts(item, network, f"seed-{seed}-{number}")
+        report.sections.append((TITLE, "\n".join(lines)))
 
 
-def _command(item: pytest.Item, seed: int) -> str:
-    """Return the command that repeats a test under one seed, in the folder that pytest was started in."""
+def command(item: pytest.Item, option: str) -> str:
+    """Return the command that repeats a test with an option, in the folder that pytest was started in."""
     config = item.config
     started_by_python = Path(sys.argv[0]).name == "__main__.py"
     program = ["python", "-m", "pytest"] if started_by_python else ["pytest"]
     options = list(_without_seeds(_without_files(config)))
     path, found, rest = item.nodeid.partition("::")
-    place = _from_start(config, config.rootpath / path) + found + rest
-    command = shlex.join([*program, *options, place, f"--sim-seed={seed}"])
+    place = from_start(config, config.rootpath / path) + found + rest
+    command = shlex.join([*program, *options, place, option])
     if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
         return f"{command}  (Hypothesis tries the example that failed first)"
     return command
@@ -65,7 +68,7 @@ def _without_seeds(arguments: Sequence[str]) -> Iterator[str]:
             yield argument
 
 
-def _from_start(config: pytest.Config, path: Path) -> str:
+def from_start(config: pytest.Config, path: Path) -> str:
     """Return a path relative to the folder that pytest was started in."""
     # On Windows there is no relative path between two drives.
     with suppress(ValueError):
@@ -73,22 +76,28 @@ def _from_start(config: pytest.Config, path: Path) -> str:
     return str(path)  # pragma: no cover -- Windows
 
 
-def _write_artifacts(item: pytest.Item, network: FailureReport, seed: int, number: int) -> list[str]:
-    chosen: Path | None = item.config.getoption("--sim-artifacts")
-    folder = chosen if chosen is not None else _cache_of(item.config)
-    if folder is None or not (network.trace.total or network.trace.in_flight):
+def _write_artifacts(item: pytest.Item, network: FailureReport, name: str) -> list[str]:
+    picture, capture = artifact(item, f"{name}.svg"), artifact(item, f"{name}.pcapng")
+    if picture is None or capture is None or not (network.trace.total or network.trace.in_flight):
         return []
-    folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w.-]+", "-", item.nodeid)[-_LONGEST_NAME:]
-    base = f"{name}-seed-{seed}-{number}"
-    picture, capture = folder / f"{base}.svg", folder / f"{base}.pcapng"
     network.trace.to_svg(picture)
-    lines = [f"Picture: {_from_start(item.config, picture)}"]
+    lines = [f"Picture: {from_start(item.config, picture)}"]
     try:
         network.trace.to_pcapng(capture)
     except ImportError as error:
         return [*lines, f"No capture: {error}"]
-    return [*lines, f"Capture: {_from_start(item.config, capture)}"]
+    return [*lines, f"Capture: {from_start(item.config, capture)}"]
+
+
+def artifact(item: pytest.Item, name: str) -> Path | None:
+    """Return the path of a file about a test, in a folder that exists; None if there is no such folder."""
+    chosen: Path | None = item.config.getoption("--sim-artifacts")
+    folder = chosen if chosen is not None else _cache_of(item.config)
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    test = re.sub(r"[^\w.-]+", "-", item.nodeid)[-_LONGEST_NAME:]
+    return folder / f"{test}-{name}"
 
 
 def _cache_of(config: pytest.Config) -> Path | None:

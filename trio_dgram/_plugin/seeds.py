@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from .._values.test_runs import TestRun
+from .reruns import separate_output
 
 _SLOT: Final = 8
 """The bytes in which a process reports the seed under which its test failed; 0 for none."""
@@ -136,11 +137,7 @@ def _run_share(  # pragma: no cover -- in another process
         return all(not other or seed < other - 1 for other in others)
 
     try:
-        # Captured output goes to a file, which the processes would share.
-        capture: Any = item.config.pluginmanager.getplugin("capturemanager")
-        if capture is not None:
-            capture.stop_global_capturing()
-            capture.start_global_capturing()
+        separate_output(item.config)
         outcome = _run_until_failure(item, test_run, plan.seeds(job), may_continue=may_continue)
         if outcome.failed:
             failed[job * _SLOT : (job + 1) * _SLOT] = (outcome.seed + 1).to_bytes(_SLOT, "big")

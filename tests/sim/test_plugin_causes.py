@@ -1,0 +1,204 @@
+"""The cause of a failed test: its run is recorded and shrunk in copies of the process."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from trio_dgram import sim
+from trio_dgram._plugin.causes import Limits, parse_limits
+from trio_dgram._plugin.reruns import Copies, identify
+
+from .conftest import Run
+
+# A pytest in this process forgets the modules that it imports, so import the simulator first.
+KEPT = sim
+COUNTER = """
+    async def count(totals):
+        async with trio_dgram.open_socket("udp4", port=5005) as sock:
+            async for datagram in sock:
+                totals.append(sum(totals[-1:]) + int(datagram.data))
+                await sock.send(f"total {totals[-1]}", datagram.address)
+
+    async def add(totals):
+        async with trio_dgram.open_socket("udp4") as sock:
+            await sock.connect(("server", 5005))
+            while True:
+                await sock.send("5")
+                with trio.move_on_after(0.2):
+                    return await sock.receive()
+
+    async def scenario(network):
+        network.defaults(delay=0.02, jitter=0.01, loss=0.4)
+        totals = []
+        network.host("server").start_soon(count, totals)
+        await trio.testing.wait_all_tasks_blocked()
+        await network.host("client").run(add, totals)
+        assert totals == [5], f"the total is {totals[-1]}"
+"""
+FIXTURE = "async def test_it(sim_network, autojump_clock): await scenario(sim_network)"
+FAILING = {
+    "fixture": FIXTURE,
+    "run": "def test_it(): sim.run(scenario)",
+    "seeds": f"@pytest.mark.seeds(5)\n    {FIXTURE}",
+    "set-up": """
+    @pytest.fixture
+    def prepared(): sim.run(scenario)
+
+    def test_it(prepared): pass
+    """,
+}
+OTHERS = [kind for kind in FAILING if kind != "fixture"]
+CAUSE = """\
+  fails only if  #2 (server -> client, total 5) is lost
+  passes if it is taken away
+4 of 4 datagrams of the shrunk run:
+"""
+
+
+@pytest.mark.parametrize("kind", ["fixture", *(pytest.param(kind, marks=pytest.mark.long) for kind in OTHERS)])
+def test_a_failed_test_shows_its_cause(run: Run, pytester: pytest.Pytester, kind: str) -> None:
+    text = run(f"{COUNTER}\n    {FAILING[kind]}", "--sim-shrink=400", "--sim-artifacts=shown").stdout.str()
+    assert re.search(r"^seed 0, shrunk from \d+ choices to 1 in \d+ runs:$", text, re.MULTILINE)
+    assert CAUSE in text
+    tape, report = re.findall(r"(?:--sim-tape=|^Report: )(\S+)", text, re.MULTILINE)
+    assert '["server -> client: loss", 1, true]' in pytester.path.joinpath(tape).read_text()
+    assert "fails only if" in pytester.path.joinpath(report).read_text()
+
+
+@pytest.mark.long
+def test_the_number_of_processes_changes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = f"{COUNTER}\n    {FIXTURE}"
+    one = cause_of(run(program, "--sim-shrink=400", "--sim-jobs=1"))
+    assert cause_of(run(program, "--sim-shrink=400", "--sim-jobs=3")) == one
+    # The workers of pytest-xdist use the cores already.
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    assert cause_of(run(program, "--sim-shrink=400")) == one
+
+
+def cause_of(result: pytest.RunResult) -> str:  # pragma: no cover -- of a long test
+    """Return the section about the cause, without the command, which has the options."""
+    text = result.stdout.str()
+    return text[text.index("- cause -") : text.index("Replay:")]
+
+
+def test_the_limit_on_runs_is_reported(run: Run) -> None:
+    text = run(f"{COUNTER}\n    {FIXTURE}", "--sim-shrink=2").stdout.str()
+    assert " in 2 runs:" in text
+    assert "  fails if  " in text
+    assert "  the limits ended shrinking before every choice was examined" in text
+
+
+def test_without_a_folder_for_files_the_cause_is_shown_alone(run: Run) -> None:
+    text = run(f"{COUNTER}\n    {FIXTURE}", "--sim-shrink=400", "-p", "no:cacheprovider").stdout.str()
+    assert CAUSE in text
+    assert "Replay:" not in text
+    assert "Report:" not in text
+
+
+@pytest.mark.parametrize(
+    ("program", "option"),
+    [
+        (f"{COUNTER}\n    {FIXTURE}", "--sim-shrink=0"),
+        ("    def test_it(): assert 0", "--sim-shrink=400"),
+        (
+            """
+    from hypothesis import given, settings, strategies
+
+    @given(strategies.integers(0, 100))
+    def test_it(size):
+        async def scenario(network): assert size < 7
+        sim.run(scenario)
+    """,
+            "--sim-shrink=400",
+        ),
+    ],
+)
+def test_other_failures_have_no_cause(run: Run, program: str, option: str) -> None:
+    result = run(program, option)
+    result.assert_outcomes(failed=1)
+    assert "- cause -" not in result.stdout.str()
+
+
+def test_a_failure_that_does_not_occur_again_is_reported(run: Run) -> None:
+    text = run(
+        """
+    runs = []
+
+    async def test_it(sim_network, autojump_clock):
+        runs.append(1)
+        if len(runs) == 1:
+            raise ValueError("first 1")
+        raise ValueError("second")
+    """,
+        "--sim-shrink=400",
+    ).stdout.str()
+    assert "The run did not fail in the same way again: the test depends on more than its seed." in text
+
+
+def test_a_test_that_ends_its_process_is_reported(run: Run) -> None:
+    text = run(
+        """
+    import os
+    runs = []
+
+    async def test_it(sim_network, autojump_clock):
+        runs.append(1)
+        if len(runs) == 2:
+            os._exit(1)
+        assert 0
+    """,
+        "--sim-shrink=400",
+    ).stdout.str()
+    assert "The run that records the choices did not end." in text
+
+
+def half(item: pytest.Item, number: int) -> int:  # pragma: no cover -- in another process
+    """Called in a copy; it ends for an odd number."""
+    if number % 2:
+        os._exit(1)
+    return number // 2
+
+
+def test_copies_answer_in_order_and_are_replaced_when_they_end(request: pytest.FixtureRequest) -> None:
+    copies = Copies(request.node, 2)
+    try:
+        assert list(copies.map(half, [2, 4, 5, 6, 7, 9, 8])) == [1, 2, None, 3, None, None, 4]
+        assert copies.call(half, 10) == 5
+    finally:
+        copies.end()
+
+
+@pytest.mark.parametrize(
+    ("error", "same", "other"),
+    [
+        (ValueError("port 4000 at 0x7f12"), ValueError("port 5 at 0x1"), ValueError("socket 4000")),
+        (ValueError("[1, 2, 3]"), ValueError("[4]"), TypeError("[1, 2, 3]")),
+        (ValueError("first\nsecond"), ValueError("first"), ValueError("second")),
+        (sim.InvariantError("a leader: no"), sim.InvariantError("a leader: two"), sim.InvariantError("no leader: no")),
+        (
+            ExceptionGroup("", [ValueError("x 1"), KeyError("y")]),
+            ExceptionGroup("other", [KeyError("y"), ExceptionGroup("", [ValueError("x 2")])]),
+            ExceptionGroup("", [ValueError("x 1")]),
+        ),
+    ],
+)
+def test_a_failure_is_identified_by_types_and_messages_without_numbers(
+    error: Exception, same: Exception, other: Exception
+) -> None:
+    assert identify(error) == identify(same) != identify(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"), [("400", Limits(400, None)), ("1.5m", Limits(None, 90.0)), ("0", Limits(0, None))]
+)
+def test_the_limit_is_a_number_of_runs_or_a_time(text: str, limits: Limits) -> None:
+    assert parse_limits(text) == limits
+
+
+def test_a_wrong_limit_is_refused(run: Run) -> None:
+    result = run("def test_it(): pass", "--sim-shrink=soon")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "must be a number of runs, such as 400, a time, such as 30s, or 0, not 'soon'" in result.stderr.str()

@@ -1,0 +1,123 @@
+"""The cause of a failed test: the choices of its run are recorded and shrunk, and the rest is put in a sentence."""
+
+from __future__ import annotations
+
+import os
+import re
+from argparse import ArgumentTypeError
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import pytest
+
+from .reports import TITLE, artifact, command, from_start
+from .reruns import Copies, failure_of, run_again
+
+if TYPE_CHECKING:
+    from ..sim._explore.shrink import Choices, Outcome, Shrunk
+    from ..sim._values.tape import Tape
+
+SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
+"""The units of times in options."""
+
+
+@attrs.frozen
+class Limits:
+    """The limits of shrinking: both by default, only the one that the option names otherwise."""
+
+    runs: int | None = 400
+    seconds: float | None = 60.0
+
+
+def parse_limits(text: str) -> Limits:
+    """Return the value of ``--sim-shrink``: a number of runs, or a time."""
+    if re.fullmatch(r"\d+", text):
+        return Limits(int(text), None)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", text)
+    if found is None:
+        raise ArgumentTypeError(f"must be a number of runs, such as 400, a time, such as 30s, or 0, not {text!r}")
+    return Limits(None, float(found[1]) * SECONDS[found[2]])
+
+
+def add_cause(item: pytest.Item, report: pytest.TestReport, seed: int, jobs: int) -> None:
+    """Add the cause of a failure to the report of a test that failed on a simulated network."""
+    limits: Limits = item.config.getoption("--sim-shrink") or Limits()
+    if limits.runs == 0 or not any(title == TITLE for title, _ in report.sections):
+        return
+    # Hypothesis shrinks the example that failed, and would run many others again.
+    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        return
+    if not hasattr(os, "fork"):  # pragma: no cover -- Windows
+        report.sections.append(("cause", "Finding the cause needs os.fork, which this system lacks."))
+        return
+    report.sections.append(("cause", _cause(item, failure_of(report), seed, limits, jobs)))
+
+
+def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int) -> str:
+    from ..sim._explore.shrink import Budget, shrink  # noqa: PLC0415 -- loaded where it is used
+
+    copies = Copies(item, jobs)
+    try:
+        tape = copies.call(_record, seed)
+        if tape is None:
+            return "The run that records the choices did not end."
+
+        def evaluate(candidates: Iterable[Choices]) -> Generator[Outcome]:
+            questions = ((attrs.evolve(tape, choices=choices), failure) for choices in candidates)
+            yield from (answer or "fails otherwise" for answer in copies.map(_outcome, questions))
+
+        shrunk = shrink(tape.choices, evaluate, Budget(limits.runs, limits.seconds))
+        if not shrunk.reproduced:
+            return "The run did not fail in the same way again: the test depends on more than its seed."
+        return str(copies.call(_explain, (tape, shrunk, failure)) or "The run that explains the failure did not end.")
+    finally:
+        copies.end()
+
+
+# Called in copies
+
+
+def _record(item: pytest.Item, seed: int) -> Tape:  # pragma: no cover -- in another process
+    from ..sim._values.choices import Recording  # noqa: PLC0415 -- loaded where it is used
+
+    recording = Recording()
+    run_again(item, recording, seed)
+    return recording.tape(seed, item.nodeid)
+
+
+def _outcome(item: pytest.Item, question: tuple[Tape, str]) -> Outcome:  # pragma: no cover -- in another process
+    from ..sim._values.choices import Replay  # noqa: PLC0415 -- loaded where it is used
+
+    tape, failure = question
+    _, report = run_again(item, Replay(tape), tape.seed)
+    if not report.failed:
+        return "passes"
+    return "fails" if failure_of(report) == failure else "fails otherwise"
+
+
+def _explain(item: pytest.Item, question: tuple[Tape, Shrunk, str]) -> str:  # pragma: no cover -- in another process
+    from ..sim._explore.explanation import Observed, explain  # noqa: PLC0415 -- loaded where it is used
+    from ..sim._explore.logs import collecting_log  # noqa: PLC0415
+    from ..sim._values.choices import Replay  # noqa: PLC0415
+
+    def observe(tape: Tape) -> Observed:
+        replay = Replay(tape)
+        with collecting_log() as log:
+            test_run, _ = run_again(item, replay, tape.seed)
+        network: Any = test_run.reports[-1]
+        network.end()
+        return Observed(replay, network, log)
+
+    tape, shrunk, failure = question
+    explanation = explain(tape, failure, shrunk, observe)
+    lines = [explanation.text]
+    tape_file, page_file = artifact(item, f"seed-{tape.seed}.tape"), artifact(item, f"seed-{tape.seed}.html")
+    if tape_file is not None and page_file is not None:
+        explanation.tape.write(tape_file)
+        page_file.write_text(explanation.page, encoding="utf-8")
+        lines += [
+            f"Replay: {command(item, f'--sim-tape={from_start(item.config, tape_file)}')}",
+            f"Report: {from_start(item.config, page_file)}",
+        ]
+    return "\n".join(lines)
