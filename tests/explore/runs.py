@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import attrs
-from trio_dgram.sim._values.choices import Recording, Replay
 
 from trio_dgram import sim
 from trio_dgram._values.test_runs import TestRun, running_test
@@ -13,6 +12,7 @@ from trio_dgram.sim._explore.explanation import Observed
 from trio_dgram.sim._explore.logs import collecting_log
 from trio_dgram.sim._explore.shrink import Choices, Outcome, Shrunk, one_by_one, shrink
 from trio_dgram.sim._trace.report import FailureReport
+from trio_dgram.sim._values.choices import Recording, Replay
 from trio_dgram.sim._values.tape import Tape
 
 Scenario = Callable[[sim.Network], Awaitable[None]]

@@ -16,7 +16,7 @@ from typing import Any, Final, SupportsIndex
 
 import trio
 
-from .replacing import replacing
+from .succession import succeeding
 from .trio_socket import SimulatedSocket
 
 _real_from_stdlib_socket: Final = trio.socket.from_stdlib_socket
@@ -71,5 +71,5 @@ def _adopt(sock: socket.socket, call: str) -> SimulatedSocket:
     made = trio.socket.socket(sock.family, sock.type)
     if not isinstance(made, SimulatedSocket):  # pragma: no cover -- another factory was installed meanwhile
         raise TypeError(f"{call}: another socket factory has replaced that of the simulated network")
-    with replacing(made.kernel_socket(), sock, call):
+    with succeeding(made.kernel_socket(), sock, call):
         return made

@@ -14,7 +14,7 @@ import trio
 
 from .._kernel.machine_protocol import Machine
 from .kernel_socket import KernelSocket
-from .replacing import replacing
+from .succession import succeeding
 
 T = TypeVar("T")
 
@@ -260,7 +260,7 @@ class SocketFactory(trio.abc.SocketFactory):
             yield sock
             return
         made = KernelSocket(self._machine(), sock.family)
-        with replacing(made, sock, "adopt_socket"):
+        with succeeding(made, sock, "adopt_socket"):
             yield made
 
 

@@ -18,7 +18,7 @@ _V6ONLY: Final = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 @contextmanager
-def replacing(made: KernelSocket, sock: Any, call: str) -> Generator[None]:
+def succeeding(made: KernelSocket, sock: Any, call: str) -> Generator[None]:
     """Give ``made`` the address and options of ``sock``, and ``sock`` itself once the block has succeeded."""
     try:
         try:
