@@ -213,6 +213,20 @@ def test_the_peer_may_open_streams_up_to_its_limit() -> None:
     assert opened(pair) == 8
 
 
+def test_a_place_is_returned_while_the_peer_has_others_left() -> None:
+    pair = Pair(server={"max_streams": (8, 0)})
+    first = opened(pair)
+    for side in (pair.client, pair.server):
+        side.engine.send_stream_data(first, b"", end_stream=True)
+        pair.run()
+    pair.server.engine.return_place(one_way=False)
+    pair.server.engine.send_ping(1)
+    pair.run()
+    for _ in range(8):
+        opened(pair)
+    assert pair.client.engine.open_stream(one_way=False) is None
+
+
 def test_connection_ids_begin_with_the_prefix() -> None:
     pair = Pair(prefix=b"\x07")
     ids = pair.server.engine.ids

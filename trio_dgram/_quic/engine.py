@@ -232,13 +232,19 @@ class Engine(QuicConnection):
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         self._restore_places()
-        # aioquic doubles a limit that is half used, so report nothing as used.
-        limit = self._local_max_data
-        used, limit.used = limit.used, 0
+        # aioquic doubles a limit of data that is half used, and keeps back places while the peer has more of them left:
+        # report no data as used, and all places.
+        streams = (self._local_max_streams_bidi, self._local_max_streams_uni)
+        limits = (self._local_max_data, *streams)
+        used = [limit.used for limit in limits]
+        self._local_max_data.used = 0
+        for limit in streams:
+            limit.used = limit.value
         try:
             super()._write_connection_limits(builder, space)
         finally:
-            limit.used = used
+            for limit, count in zip(limits, used, strict=True):
+                limit.used = count
 
     def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
         if stream.max_stream_data_local_sent == stream.max_stream_data_local:
