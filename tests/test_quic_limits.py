@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
+import socket
 import tracemalloc
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -260,6 +262,47 @@ async def test_the_memory_of_idle_connections_is_bounded() -> None:
         gc.collect()
         # Both ends, of 120 KiB each.
         assert tracemalloc.get_traced_memory()[0] < count * 2 * 120 * 1024
+
+
+@pytest.mark.long
+async def test_the_memory_of_forged_clients_is_bounded() -> None:
+    # Each datagram begins a handshake from another address; one in four is not authentic.
+    authentic = [initial_flight()[0] for _ in range(300)]
+    gc.collect()
+    async with serving(handshake_timeout=600) as (listener,), AsyncExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(200)]
+        for number, sock in enumerate(sockets):
+            sock.bind((f"127.1.0.{1 + number}", 0))
+            sock.connect(listener.address)
+
+        async def forge(count: int) -> int:
+            """Send forged datagrams, as fast as the server reads them, and return the size of the heap."""
+            for number in range(count):
+                data = authentic[number % len(authentic)]
+                if number % 4 == 0:
+                    data = data[:6] + os.urandom(8) + data[14:]
+                sockets[number % len(sockets)].send(data)
+                if number % 32 == 0:
+                    await trio.testing.wait_all_tasks_blocked()
+            await trio.testing.wait_all_tasks_blocked()
+            return tracemalloc.get_traced_memory()[0]
+
+        async def join() -> None:
+            async with connecting(listener) as connection:
+                await connection.ping()
+
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        half = await forge(2500)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(join)
+            whole = await forge(2500)
+        assert whole < half + 1024**2
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024**2
+        counts = check_sums(listener)
+        assert (counts.accepted, counts.handshaking, counts.ignored) == (1, 64, 0)
+        # The others repeat an ID of one of the handshakes in progress.
+        assert counts.retries > 3000
 
 
 # Answers to unknown addresses

@@ -159,21 +159,3 @@ def test_a_connection_survives_a_blackhole() -> None:
         await between(network, client, server, talk)
 
     sim.run(scenario)
-
-
-def test_cancelling_anywhere_leaves_a_connection_usable() -> None:
-    """Cancel operations of a task on one stream at different times; another stream works."""
-
-    async def scenario(network: sim.Network, after: float) -> None:
-        server, client = network.host("server"), network.host("client")
-        network.path(client, server, symmetric=True, delay=0.01)
-
-        async def talk(connection: quic.Connection) -> None:
-            with trio.move_on_after(after):
-                await upload(connection)
-            await upload(connection, 1000)
-
-        await between(network, client, server, talk)
-
-    for number in range(8):
-        sim.run(scenario, number * 0.01)
