@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -86,7 +87,11 @@ def cover_tests(session: nox.Session, *args: str) -> None:
 
 PYTHONS = pythons()
 PYTHON_OF_LOWEST = next((version for version in PYTHONS if version != CURRENT), None)
-LOWEST = [requirement.replace(">=", "==") for requirement in PYPROJECT["project"]["dependencies"]]
+# QUIC uses private names of aioquic, so its lowest version is tested too.
+LOWEST = [
+    re.sub(r">=([^,]+).*", r"==\1", requirement)
+    for requirement in (*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["quic"])
+]
 # These tests use libraries that require a newer Trio than the package does.
 NEED_NEWER = ["tests/sim/test_real_libraries.py", "tests/test_libraries_on_trio_sockets.py"]
 show_pyenv_versions(PYTHONS)
@@ -103,7 +108,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the quick tests on every installed Python that is supported.
 
-    The oldest one, except for the current Python, has the lowest supported versions of the dependencies.
+    The oldest one, except for the current Python, has the lowest supported versions of the dependencies and of aioquic.
     """
     lowest = LOWEST if session.python == PYTHON_OF_LOWEST else []
     session.install("-e", ".", *lowest, *group("test"))
