@@ -92,8 +92,10 @@ PROGRAM: Final = re.compile(
     ],
 )
 def test_a_program_for_newcomers_runs_by_itself(
-    source: str, output: str | None, capsys: pytest.CaptureFixture[str]
+    source: str, output: str | None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Some write files.
+    monkeypatch.chdir(tmp_path)
     exec(compile(source, "program.py", "exec", dont_inherit=True), {"__name__": "__main__"})  # noqa: S102 -- our own
     assert output in {None, capsys.readouterr().out}
 
