@@ -35,7 +35,8 @@ from .support.quic import client_configuration, connected, connecting, files, se
         ({"server_name": 5}, TypeError, "server_name must be a string"),
         ({"server_name": ""}, ValueError, "server_name must be an address or a name in ASCII (xn--...), not ''"),
         ({"server_name": "bücher.example"}, ValueError, "server_name must be an address or a name in ASCII"),
-        ({"idle_timeout": 0}, ValueError, "idle_timeout must be at least 0.001, not 0"),
+        ({"idle_timeout": 0}, ValueError, "idle_timeout must be from 0.001 to 4294967296, not 0"),
+        ({"idle_timeout": 1e30}, ValueError, "idle_timeout must be from 0.001 to 4294967296, not 1e+30"),
         ({"idle_timeout": None}, TypeError, "idle_timeout must be a number"),
         ({"keep_alive": 0}, ValueError, "keep_alive must be greater than 0, not 0"),
         ({"max_data": 1023}, ValueError, "max_data must be from 1024"),
@@ -50,6 +51,7 @@ from .support.quic import client_configuration, connected, connecting, files, se
         ({"versions": (3,)}, ValueError, "versions must contain 1, 2 or both, not (3,)"),
         ({"congestion": "bbr"}, ValueError, "congestion must be one of 'cubic', 'reno', not 'bbr'"),
         ({"key_log": 5}, TypeError, "key_log must be a path or a text file, not 5 (int)"),
+        ({"key_log": "/"}, IsADirectoryError, "/"),
         ({"qlog": 5}, TypeError, "qlog must be"),
         ({"qlog": "/nonexistent"}, NotADirectoryError, "qlog must be a folder that exists, not '/nonexistent'"),
     ],
@@ -66,8 +68,15 @@ def test_files_must_have_certificates_and_keys(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"trust must be a PEM file of certificates, not '.*empty.pem'"):
         client_configuration(trust=empty)
     for wrong in ({"certificate": empty}, {"key": empty}):
-        with pytest.raises(ValueError, match="certificate and key must be PEM files, not"):
+        with pytest.raises(ValueError, match="certificate and key must be PEM files of one pair, not"):
             server_configuration(**wrong)
+
+
+def test_a_key_must_be_the_one_of_its_certificate() -> None:
+    with pytest.raises(
+        ValueError, match=r"of one pair, not '.*other-ca.pem', '.*key.pem': the key is not the one of the certificate"
+    ):
+        server_configuration(certificate=files() / "other-ca.pem")
 
 
 def test_a_configuration_is_frozen_and_has_values() -> None:

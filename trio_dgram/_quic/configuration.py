@@ -21,6 +21,8 @@ StrPath: TypeAlias = "str | PathLike[str]"
 
 _MOST_STREAMS: Final = 2**60
 _MOST_DATA: Final = 2**62 - 1
+_LONGEST_IDLE: Final = 2**32
+"""More would not fit into milliseconds of 62 bits; this is 136 years."""
 _LARGEST_DATAGRAM: Final = 65507
 _LARGEST_FRAME: Final = 65535
 
@@ -66,8 +68,8 @@ def _check_seconds(_: object, attribute: attrs.Attribute[Any], value: object) ->
 
 
 def _check_idle_timeout(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if check_number(attribute.name, value, 0) < 0.001:
-        raise ValueError(f"{attribute.name} must be at least 0.001, not {value}")
+    if not 0.001 <= check_number(attribute.name, value, 0) <= _LONGEST_IDLE:
+        raise ValueError(f"{attribute.name} must be from 0.001 to {_LONGEST_IDLE}, not {value}")
 
 
 def _check_places(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -123,8 +125,8 @@ class Configuration:
         Default: False.
       server_name (str | None): the name or address that the certificate must be issued for; None for the host of the
         connection. Default: None.
-      idle_timeout (float): the seconds without a packet from the peer after which a connection ends; the peer may
-        request less. Default: 30.
+      idle_timeout (float): the seconds without a packet from the peer after which a connection ends, from 0.001; the
+        peer may request less. Default: 30.
       keep_alive (float | None): the period in seconds with which to send a PING frame (RFC 9000, 10.1.2); None for
         never. Default: None.
       max_data (int): the most received bytes of all streams of a connection that are not consumed yet. Default:
@@ -206,14 +208,16 @@ class Configuration:
                 verify_mode=None if self.verify else ssl.CERT_NONE,
             )
         except (ValueError, IndexError, TypeError) as error:
-            raise ValueError(f"certificate and key must be PEM files, not {self.certificate!r}: {error}") from error
+            names = ", ".join(repr(fspath(each)) for each in (self.certificate, self.key) if each is not None)
+            raise ValueError(f"certificate and key must be PEM files of one pair, not {names}: {error}") from error
 
 
 def _key_log(value: StrPath | TextIO | None) -> TextIO | None:
     if not isinstance(value, str | PathLike):
         return value
     path = Path(value)
-    path.touch()
+    with path.open("a"):
+        pass
     return cast("TextIO", _Appending(path))
 
 

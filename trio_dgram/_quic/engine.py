@@ -464,6 +464,9 @@ def make_configuration(
     )
     if certificate is not None:
         configuration.load_cert_chain(*certificate)
+        own: Any = configuration.certificate
+        if own.public_key() != configuration.private_key.public_key():
+            raise ValueError("the key is not the one of the certificate")
     return configuration
 
 
