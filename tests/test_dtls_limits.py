@@ -549,7 +549,7 @@ async def test_wrong_options_are_refused(options: dict[str, Any], error: type[Ex
 
 async def test_a_handler_that_cannot_be_called_is_refused() -> None:
     wrong: Any = 3
-    with pytest.raises(TypeError, match="handler must be an async function that takes a channel, not 3"):
+    with pytest.raises(TypeError, match="handler must be an async function of one argument, not 3"):
         await dtls.serve(wrong, 0, server_context())
 
 

@@ -63,7 +63,7 @@ class Listener(Protocol[ChannelT_co]):
 def check_handler(handler: object, handler_errors: object, handler_nursery: object) -> None:
     """Raise what is wrong with an argument of ``serve``."""
     if not callable(handler):
-        raise TypeError(f"handler must be an async function that takes a channel, not {describe_value(handler)}")
+        raise TypeError(f"handler must be an async function of one argument, not {describe_value(handler)}")
     if handler_errors not in ("log", "raise"):
         raise ValueError(f'handler_errors must be "log" or "raise", not {describe_value(handler_errors)}')
     if handler_nursery is not None and not hasattr(handler_nursery, "start_soon"):
