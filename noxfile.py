@@ -138,6 +138,40 @@ def tests_portable(session: nox.Session) -> None:
     run_tests(session, *without(DOCS_EXAMPLES, "tests/sim"), "--portable", "-m", selected)
 
 
+
+@nox.session(allow_parallel=True)
+def tests_pure(session: nox.Session) -> None:
+    """Run the tests without the compiled layer."""
+    session.env["TRIO_DGRAM_PURE"] = "1"
+    session.install("-e", ".", *group("test"))
+    cover_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), *NO_PROGRAMS)
+
+
+@nox.session(allow_parallel=True)
+def sanitize(session: nox.Session) -> None:
+    """Run the tests of the hot calls on the compiled layer with AddressSanitizer and UndefinedBehaviorSanitizer."""
+    flags = "-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+    libraries = (f"lib{name}.so" for name in ("asan", "ubsan"))
+    found = (session.run("gcc", f"-print-file-name={name}", external=True, silent=True) for name in libraries)
+    # A checkout of its own, since other sessions use the extension module in this one.
+    checkout = Path(session.create_tmp()) / "checkout"
+    shutil.rmtree(checkout, ignore_errors=True)
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "*.so", "dist"))
+    session.chdir(checkout)
+    session.install("-e", ".", *group("test"), env={"CFLAGS": flags, "CC": "gcc"})
+    session.run(
+        *("pytest", "tests/test_hot_calls.py", "tests/test_compiled.py", "-k", "compiled", *session.posargs),
+        # The interpreter itself is not free of leaks, and its own allocator would hide errors.
+        env={
+            "CC": "gcc",
+            "CFLAGS": flags,
+            "LD_PRELOAD": " ".join(str(path).strip() for path in found),
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "PYTHONMALLOC": "malloc",
+        },
+    )
+
+
 @nox.session  # Not parallel to the tests: the README's echo server and theirs use the same port.
 def docs_examples(session: nox.Session) -> None:
     """Run the examples of the README, the documentation and the docstrings."""

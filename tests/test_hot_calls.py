@@ -45,6 +45,7 @@ from trio_dgram._codecs.families import FAMILIES, Family, SocketAddress
 from trio_dgram._kernel import local_address_cache as _local_address_cache
 from trio_dgram._kernel import python_calls as _python_calls
 from trio_dgram._kernel import recvmmsg as _recvmmsg
+from trio_dgram._kernel.compiled_calls import create_calls
 from trio_dgram._kernel.hot_calls import HotCalls, ReceiveCounts
 from trio_dgram._kernel.python_calls import PythonCalls
 from trio_dgram._kernel.recvmmsg import receive_batch
@@ -60,15 +61,22 @@ from trio_dgram._values.datagrams import ReceivedPacketInfo
 
 from .support.descriptors import same_descriptors
 from .support.planned import Message, PlannedSocket, packed_ipv4, packed_ipv6, packed_messages, unpacked
+from .support.planned_native import CAN_PLAN, create_planned_calls
 
 Implementation: TypeAlias = Callable[[Any, Family], HotCalls]
 Received: TypeAlias = deque[Datagram] | list[Datagram]
 
-IMPLEMENTATIONS: Final[dict[str, Implementation]] = {"python": PythonCalls}
-PLANNABLE: Final[dict[str, Implementation]] = {"python": PythonCalls}
+CAN: Final = trio_dgram.capabilities()
+IMPLEMENTATIONS: Final[dict[str, Implementation]] = {
+    "python": PythonCalls,
+    **({"compiled": create_calls} if CAN.compiled else {}),
+}
+PLANNABLE: Final[dict[str, Implementation]] = {
+    "python": PythonCalls,
+    **({"compiled": create_planned_calls} if CAN_PLAN else {}),
+}
 """Those that run on a socket object instead of a descriptor, so that a test can plan what it receives."""
 
-CAN: Final = trio_dgram.capabilities()
 needs_batches = pytest.mark.skipif(not CAN.batches, reason="kernel: no recvmmsg")
 needs_packet_info = pytest.mark.skipif(not CAN.packet_info, reason="kernel: no packet info")
 needs_offload = pytest.mark.skipif(
@@ -542,9 +550,9 @@ def test_an_unreported_local_address_is_none(udp_link: Link) -> None:
 
 
 @needs_batches
-def test_bursts_with_a_local_address_are_received_by_recvmmsg(plannable: Implementation) -> None:
+def test_bursts_with_a_local_address_are_received_by_recvmmsg() -> None:
     sock = PlannedSocket()
-    calls = plannable(sock, FAMILIES["udp4"])
+    calls = PythonCalls(sock, FAMILIES["udp4"])
     set_mode(calls, "with local address")
     for count, expected in ((8, "recvmsg"), (100, "recvmmsg"), (1, "recvmmsg"), (1, "recvmsg")):
         sock.queue = deque([Message(b"x", packed_ipv4("127.0.0.1", 5))] * count)
@@ -815,10 +823,10 @@ def test_a_pending_icmp_error_is_no_refusal_of_recvmmsg(
 
 
 @needs_batches
-def test_a_burst_is_received_by_recvmmsg_and_single_datagrams_by_recvfrom(plannable: Implementation) -> None:
+def test_a_burst_is_received_by_recvmmsg_and_single_datagrams_by_recvfrom() -> None:
     datagram = Message(b"x", packed_ipv4("127.0.0.1", 5))
     sock = PlannedSocket([datagram] * 8)
-    calls = plannable(sock, FAMILIES["udp4"])
+    calls = PythonCalls(sock, FAMILIES["udp4"])
     # A call expects as many datagrams as the one before has received.
     for count, expected in ((8, "recvfrom"), (100, "recvmmsg"), (1, "recvmmsg"), (1, "recvfrom")):
         sock.queue = deque([datagram] * count)

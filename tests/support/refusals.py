@@ -21,6 +21,7 @@ from trio_dgram._kernel import c_library as _c_library
 from trio_dgram._kernel import capabilities as _capabilities
 from trio_dgram._kernel import options as _options
 from trio_dgram._kernel import system_socket as _system
+from trio_dgram._kernel.compiled_layer import native
 
 _IP, _IPV6, _UDP, _SOCKET = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_UDP, socket.SOL_SOCKET
 
@@ -51,6 +52,9 @@ class Refusal:
     lost: Sequence[str] = ()
     """The capabilities that are not detected, by their names."""
 
+
+_WITHOUT_BATCHES: Final = ["batches", *(["compiled"] if native is not None else [])]
+"""The compiled layer receives in batches only."""
 
 REFUSALS: Final[Mapping[str, Refusal]] = {
     "IP_MULTICAST_ALL": Refusal(options=[(_IP, _capabilities.IP_MULTICAST_ALL)], lost=["multicast_all"]),
@@ -96,9 +100,9 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     "MCAST_JOIN_SOURCE_GROUP in a sandbox": Refusal(
         options=[(_IP, _capabilities.MCAST_JOIN_SOURCE_GROUP)], number=errno.EPERM, lost=["source_membership"]
     ),
-    "recvmmsg": Refusal(functions={"recvmmsg": _fail(errno.ENOSYS)}, lost=["batches"]),
-    "recvmmsg in a sandbox": Refusal(functions={"recvmmsg": _fail(errno.EPERM)}, lost=["batches"]),
-    "no recvmmsg": Refusal(functions={"recvmmsg": None}, lost=["batches"]),
+    "recvmmsg": Refusal(functions={"recvmmsg": _fail(errno.ENOSYS)}, lost=_WITHOUT_BATCHES),
+    "recvmmsg in a sandbox": Refusal(functions={"recvmmsg": _fail(errno.EPERM)}, lost=_WITHOUT_BATCHES),
+    "no recvmmsg": Refusal(functions={"recvmmsg": None}, lost=_WITHOUT_BATCHES),
     "no connect": Refusal(functions={"connect": None}, lost=["disconnect"]),
     "connect in a sandbox": Refusal(functions={"connect": _fail(errno.EPERM)}, lost=["disconnect"]),
     "no recvmsg and sendmsg": Refusal(

@@ -17,6 +17,7 @@ import attrs
 from .._codecs.ancillary import IP_PKTINFO, UDP_GRO, UDP_SEGMENT
 from .._codecs.error_queue import IP_RECVERR
 from .c_library import c_function
+from .compiled_layer import native
 from .recvmmsg import has_recvmmsg
 
 # The socket module of some supported Python lacks these. The numbers are Linux's: other systems use them otherwise.
@@ -56,6 +57,8 @@ class Capabilities:
       bind_to_device (bool): a socket can be limited to one interface (SO_BINDTODEVICE).
       reuse_port (bool): sockets can share a port, balanced by the kernel (SO_REUSEPORT).
       disconnect (bool): a connected socket can be disconnected (connect(2) with AF_UNSPEC).
+      compiled (bool): the system's sockets receive and send by the compiled layer; otherwise in pure Python, which does
+        the same. ``TRIO_DGRAM_PURE=1`` in the environment disables it.
     """
 
     batches: bool
@@ -70,10 +73,11 @@ class Capabilities:
     bind_to_device: bool
     reuse_port: bool
     disconnect: bool
+    compiled: bool
 
 
-COMPLETE: Final = Capabilities(**{field.name: True for field in attrs.fields(Capabilities)})
-"""Every capability, as on a current Linux and on the simulated network."""
+COMPLETE: Final = Capabilities(**{field.name: field.name != "compiled" for field in attrs.fields(Capabilities)})
+"""Every capability of a current Linux, as on the simulated network, which is pure Python."""
 
 
 def portable() -> Capabilities:
@@ -121,10 +125,11 @@ def detect() -> Capabilities:
             connect = c_function("connect")
             return connect is not None and connect(probe.fileno(), bytes(16), 16) == 0
 
+        batches = has_recvmmsg(probe.fileno())
         receives_control, sends_control = hasattr(probe, "recvmsg"), hasattr(probe, "sendmsg")
         return attrs.evolve(
             found,
-            batches=has_recvmmsg(probe.fileno()),
+            batches=batches,
             receive_offload=accepts(socket.IPPROTO_UDP, UDP_GRO, 1) and receives_control,
             send_offload=accepts(socket.IPPROTO_UDP, UDP_SEGMENT, 0) and sends_control,
             drop_counter=reports(SO_MEMINFO, 36) == 36,
@@ -137,6 +142,7 @@ def detect() -> Capabilities:
             bind_to_device=found.bind_to_device and reports(socket.SO_BINDTODEVICE, 16) is not None,
             reuse_port=found.reuse_port and accepts(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1),
             disconnect=disconnects(),
+            compiled=native is not None and batches,
         )
 
 

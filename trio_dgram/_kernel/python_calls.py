@@ -36,7 +36,7 @@ _ANCILLARY_TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _IPPROTO_UDP: Final = socket.IPPROTO_UDP
 _pack_size: Final = struct.Struct("=H").pack
 
-_REFUSED: Final = frozenset({errno.ENOSYS, errno.EPERM})
+REFUSED: Final = frozenset({errno.ENOSYS, errno.EPERM})
 """The errnos of a kernel without recvmmsg(2), and of a sandbox that forbids it. ENOPROTOOPT and EOPNOTSUPP can be
 pending ICMP errors."""
 
@@ -178,7 +178,7 @@ class PythonCalls:
                     most, size, ancillary=self.coalescing or with_local_address
                 )
             except OSError as error:
-                if error.errno in _REFUSED:
+                if error.errno in REFUSED:
                     # A sandbox may refuse on one socket what it allowed on another.
                     self._recvmmsg = None
                     self._receive_one_by_one(into, limit)

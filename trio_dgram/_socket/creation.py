@@ -9,10 +9,10 @@ from typing import Any
 import trio
 
 from .._codecs.families import UDP6
+from .._kernel.compiled_calls import create_calls
 from .._kernel.descriptor import Descriptor
 from .._kernel.options import write_option
 from .._kernel.passed_sockets import PassableSocket, Passed, registry
-from .._kernel.python_calls import PythonCalls
 from .._kernel.system_socket import SharedSocket, SystemSocket
 from .._values.errors import with_context
 from .config import SocketConfig
@@ -82,7 +82,7 @@ def _set_up(config: SocketConfig, sock: Any, lifetime: Lifetime) -> Transport:
         descriptor = Descriptor(sock, family, awaited, dual_stack=dual_stack)
         _configure(config, descriptor)
         return FactoryTransport(descriptor, sock, awaited, lifetime)
-    descriptor = Descriptor(sock, family, PythonCalls(sock, family), dual_stack=dual_stack)
+    descriptor = Descriptor(sock, family, create_calls(sock, family), dual_stack=dual_stack)
     _configure(config, descriptor)
     return KernelTransport(descriptor, sock)
 

@@ -1,0 +1,23 @@
+"""The compiled layer: an extension module, ``native``, that is built where there is a C compiler, on Linux.
+
+Without it, or with ``TRIO_DGRAM_PURE=1`` in the environment, everything is done in Python.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any, Final
+
+
+def _load() -> Any:
+    if os.environ.get("TRIO_DGRAM_PURE", "0") in ("", "0"):
+        try:
+            return importlib.import_module(".native", __package__)
+        except ImportError:  # pragma: no cover -- depends on the installation
+            pass
+    return None
+
+
+native: Final = _load()
+"""The extension module, ``None`` without it."""
