@@ -21,7 +21,7 @@ TAG: Final = "cp311-abi3"
 """The stable ABI of Python 3.11, as ``Py_LIMITED_API`` in the source."""
 
 
-class CompiledLayer(BuildHookInterface):  # type: ignore[type-arg, unused-ignore]
+class CompiledLayer(BuildHookInterface):
     """Add the extension module to a wheel, or to this folder for an editable installation."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 -- editable or not

@@ -138,7 +138,6 @@ def tests_portable(session: nox.Session) -> None:
     run_tests(session, *without(DOCS_EXAMPLES, "tests/sim"), "--portable", "-m", selected)
 
 
-
 @nox.session(allow_parallel=True)
 def tests_pure(session: nox.Session) -> None:
     """Run the tests without the compiled layer."""

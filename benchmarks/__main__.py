@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Final
 
 import attrs
 
+import trio_dgram
 from benchmarks.cases import CASES, OWN, PEERS, Case, Row
 from benchmarks.measuring import Figure, Measuring
 from benchmarks.programs import (
@@ -136,6 +138,13 @@ def version(distribution: str) -> str | None:
         return None
 
 
+def python_build() -> list[str]:
+    """Return the optimizations that this Python was built with: PGO, LTO."""
+    configured = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    options = {"PGO": "--enable-optimizations", "LTO": "--with-lto"}
+    return [name for name, option in options.items() if option in configured]
+
+
 def write(folder: Path, about: Mapping[str, object], summary: Mapping[str, Sequence[Line]], chart: Path | None) -> None:
     """Write the figures as JSON, and the chart."""
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
@@ -187,6 +196,8 @@ def main(arguments: Sequence[str]) -> int:
             print(f"left out: {name}: {reason}")
         about = {
             "python": platform.python_version(),
+            "python built with": python_build(),
+            "compiled layer": trio_dgram.capabilities().compiled,
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
             "versions": {name: version(name) for name in ("trio_dgram", "trio", "anyio", "uvloop")},
             "rounds": options.rounds,

@@ -12,7 +12,8 @@ from benchmarks.programs import HERE
 
 OURS: Final = "trio_dgram"
 SIMULATED: Final = "trio_dgram.sim"
-OWN: Final = frozenset({OURS, SIMULATED})
+PURE: Final = "trio_dgram, pure"
+OWN: Final = frozenset({OURS, PURE, SIMULATED})
 """The programs of this project, which the others are compared with; always measured."""
 
 
@@ -26,6 +27,7 @@ class Peer:
     needs: tuple[str, ...] = ()
     """Its requirements, as arguments of ``missing``."""
     in_c: bool = False
+    environment: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def _python(name: str, *arguments: str) -> tuple[str, ...]:
@@ -36,6 +38,7 @@ PEERS: Final = {
     peer.name: peer
     for peer in (
         Peer(OURS, _python("ours")),
+        Peer(PURE, _python("ours"), ("the compiled layer",), environment={"TRIO_DGRAM_PURE": "1"}),
         Peer("trio.socket", _python("raw_trio")),
         Peer(SIMULATED, _python("simulated")),
         Peer("anyio on Trio", _python("anyio_trio"), ("python:anyio",)),
@@ -115,6 +118,8 @@ class Row:
     work: Work
     bar: float | None = None
     """The required ratio of the first row's figure to this one's, if any."""
+    pure_bar: float | None = None
+    """The same for our row in pure Python."""
 
     @property
     def needs_c(self) -> bool:
@@ -144,10 +149,15 @@ class Case:
         return max(row.work.cores for row in self.rows)
 
 
-def _beside(work: Work, command: str, bars: Mapping[str, float | None], *, ours: str = "") -> tuple[Row, ...]:
-    """Return our row and those of the peers in ``bars``, all with the argument ``command``, or ours with ``ours``."""
-    first = Row(OURS, PEERS[OURS], (ours or command,), work)
-    return (first, *(Row(name, PEERS[name], (command,), work, bar) for name, bar in bars.items()))
+Bars = tuple[float | None, float | None]
+"""The required ratios of our figure to a peer's, with the compiled layer and in pure Python, if any."""
+NO_BARS: Final[Bars] = (None, None)
+
+
+def _beside(work: Work, command: str, bars: Mapping[str, Bars], *, ours: str = "") -> tuple[Row, ...]:
+    """Return our rows and those of the peers in ``bars``, all with the argument ``command``, or ours with ``ours``."""
+    own = (Row(name, PEERS[name], (ours or command,), work) for name in (OURS, PURE))
+    return (*own, *(Row(name, PEERS[name], (command,), work, *bars[name]) for name in bars))
 
 
 COST: Final = "us for each"
@@ -158,7 +168,7 @@ MOST_HELD: Final = 64 * 1024 + 1024 * 2
 def _channels(work: Echo) -> tuple[Row, ...]:
     return (
         Row("a handler's task each", PEERS[OURS], ("channels", str(work.sources + work.sockets), "127.0.0.1"), work),
-        Row("the bare socket", PEERS[OURS], ("echo",), work, bar=2.0),
+        Row("the bare socket", PEERS[OURS], ("echo",), work, bar=1.8),
     )
 
 
@@ -170,14 +180,14 @@ _CASES: Final = (
             Echo(),
             "echo",
             {
-                "trio.socket": 2.8,
-                "anyio on Trio": None,
-                "asyncio": 4.0,
-                "uvloop": 0.8,
-                "Node": 1.1,
-                "blocking Python": None,
-                "blocking C": 0.5,
-                "C with offloads": None,
+                "trio.socket": (4.5, 2.8),
+                "anyio on Trio": NO_BARS,
+                "asyncio": (5.0, 3.6),
+                "uvloop": (1.0, None),
+                "Node": (1.6, 1.1),
+                "blocking Python": NO_BARS,
+                "blocking C": (0.5, None),
+                "C with offloads": NO_BARS,
             },
         ),
     ),
@@ -187,7 +197,7 @@ _CASES: Final = (
         rows=_beside(
             Echo(),
             "echo",
-            {"uvloop": 1.0, "blocking Python": 1.0, "C with offloads": None},
+            {"uvloop": (1.25, 0.95), "blocking Python": (1.2, None), "C with offloads": NO_BARS},
             ours="batched",
         ),
     ),
@@ -198,13 +208,13 @@ _CASES: Final = (
             Echo(sockets=1, outstanding=1, figure="us of a round trip"),
             "echo",
             {
-                "trio.socket": 1.05,
-                "anyio on Trio": None,
-                "asyncio": None,
-                "uvloop": None,
-                "Node": None,
-                "blocking Python": None,
-                "blocking C": None,
+                "trio.socket": (0.9, 1.05),
+                "anyio on Trio": NO_BARS,
+                "asyncio": NO_BARS,
+                "uvloop": NO_BARS,
+                "Node": NO_BARS,
+                "blocking Python": NO_BARS,
+                "blocking C": NO_BARS,
             },
         ),
         higher_is_better=False,
@@ -216,13 +226,13 @@ _CASES: Final = (
             Flood(),
             "flood",
             {
-                "trio.socket": None,
-                "anyio on Trio": None,
-                "asyncio": 15.0,
-                "uvloop": 1.5,
-                "Node": 2.5,
-                "blocking Python": None,
-                "C with offloads": None,
+                "trio.socket": NO_BARS,
+                "anyio on Trio": NO_BARS,
+                "asyncio": (25.0, 15.0),
+                "uvloop": (2.5, 1.5),
+                "Node": (None, 2.5),
+                "blocking Python": NO_BARS,
+                "C with offloads": NO_BARS,
             },
         ),
     ),
@@ -233,13 +243,13 @@ _CASES: Final = (
             Flood(sender="blocking"),
             "flood",
             {
-                "trio.socket": None,
-                "anyio on Trio": None,
-                "asyncio": 5.0,
-                "uvloop": 0.9,
-                "Node": None,
-                "blocking Python": None,
-                "blocking C": None,
+                "trio.socket": NO_BARS,
+                "anyio on Trio": NO_BARS,
+                "asyncio": (None, 5.0),
+                "uvloop": (1.6, 0.9),
+                "Node": NO_BARS,
+                "blocking Python": NO_BARS,
+                "blocking C": NO_BARS,
             },
         ),
     ),
@@ -249,7 +259,7 @@ _CASES: Final = (
         rows=_beside(
             Bulk(),
             "bulk",
-            {"blocking Python": 8.0, "Node": 4.0, "blocking C": None, "C with offloads": None},
+            {"blocking Python": (8.0, 8.0), "Node": (4.0, 4.0), "blocking C": NO_BARS, "C with offloads": NO_BARS},
         ),
     ),
     Case(

@@ -27,6 +27,8 @@ class Figure:
     """The share of the datagrams that did not arrive, or of the requests that were not answered."""
     note: str = ""
     """A remark for the table."""
+    cpu: float | None = None
+    """The CPU time of each datagram, user and system, in us: a machine's noise changes it less than the rate."""
 
 
 @attrs.frozen
@@ -67,11 +69,14 @@ class Measuring:
         server_core, load_core = cores(work.cores - 1)
         warm_up = max(self.warm_up, work.settling)
         lasts = warm_up + self.seconds
-        with running(self._command(row.peer.command, *row.arguments), server_core, lasts) as server:
+        command = self._command(row.peer.command, *row.arguments)
+        with running(command, server_core, lasts, row.peer.environment) as server:
             load = (work.sockets, work.outstanding, work.size, work.sources)
             command = self._command(("{c}/load", server.line()), warm_up, self.seconds, *load)
+            before = server.cpu_seconds()
             with running(command, load_core, lasts) as generator:
                 answers, seconds, lost, median, _ = generator.numbers()
+            cpu = _each(before, server.cpu_seconds(), lasts, answers / seconds)
         if not answers:
             raise ProgramError("the server answered nothing")
         figures = {
@@ -79,21 +84,23 @@ class Measuring:
             "us of a round trip": median,
             "us for each": 1e6 * seconds / answers,
         }
-        return Figure(figures[work.figure], lost / (answers + lost))
+        return Figure(figures[work.figure], lost / (answers + lost), cpu=cpu)
 
     def _flood(self, row: Row, sender: str) -> Figure:
         server_core, load_core = cores()
         lasts = self.warm_up + self.seconds
         command = self._command(row.peer.command, *row.arguments, self.warm_up, self.seconds)
-        with running(command, server_core, lasts) as server:
+        with running(command, server_core, lasts, row.peer.environment) as server:
             port = server.line()
+            before = server.cpu_seconds()
             # It ends when the server has ended.
             command = self._command(("{c}/peer", sender, "bulk", port), 0, lasts + STARTING)
             with running(command, load_core, lasts + STARTING) as flood:
                 count, seconds = server.numbers()
+                cpu = _each(before, server.cpu_seconds(), lasts, count / seconds)
                 sent, sending = flood.numbers()
         received, offered = count / seconds, sent / sending
-        return Figure(received, max(0.0, 1 - received / offered))
+        return Figure(received, max(0.0, 1 - received / offered), cpu=cpu)
 
     def _attack(self, row: Row) -> Figure:
         server_core, load_core = cores()
@@ -123,6 +130,13 @@ class Measuring:
         command = self._command(sink, "flood", 0, lasts + STARTING)
         with running(command, load_core, lasts + STARTING) as receiver:
             command = self._command(row.peer.command, *row.arguments, receiver.line(), self.warm_up, self.seconds)
-            with running(command, server_core, lasts) as sender:
+            with running(command, server_core, lasts, row.peer.environment) as sender:
                 count, seconds = sender.numbers()
         return Figure(count / seconds)
+
+
+def _each(before: float | None, after: float | None, seconds: float, rate: float) -> float | None:
+    """Return the CPU time of each of the datagrams of ``seconds``, in us."""
+    if before is None or after is None or not rate:
+        return None
+    return 1e6 * (after - before) / (seconds * rate)

@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
 import attrs
+
+import trio_dgram
 
 HERE: Final = Path(__file__).parent
 C_PROGRAMS: Final = ("attack", "load", "peer")
@@ -52,6 +54,10 @@ def compile_c(folder: Path) -> None:
 def missing(needs: Sequence[str]) -> str:
     """Return the first of ``needs`` that is missing: programs by name, Python modules as ``python:name``."""
     for need in needs:
+        if need == "the compiled layer":
+            if trio_dgram.capabilities().compiled:
+                continue
+            return "trio_dgram is pure Python here"
         kind, _, name = need.rpartition(":")
         found = importlib.util.find_spec(name) if kind == "python" else shutil.which(name)
         if found is None:
@@ -96,6 +102,15 @@ class Program:
     _process: subprocess.Popen[str]
     _errors: IO[str]
 
+    def cpu_seconds(self) -> float | None:
+        """Return how much CPU time the program has taken, user and system; None where the system does not tell."""
+        try:
+            # proc(5) counts in nanoseconds there, and in hundredths of a second in ``stat``.
+            told = Path(f"/proc/{self._process.pid}/schedstat").read_text(encoding="ascii")
+        except OSError:
+            return None
+        return int(told.split()[0]) / 1e9
+
     def line(self) -> str:
         """Return the next line that the program prints."""
         assert self._process.stdout is not None
@@ -118,7 +133,9 @@ class Program:
 
 
 @contextmanager
-def running(command: Sequence[str], core: str, seconds: float) -> Generator[Program]:
+def running(
+    command: Sequence[str], core: str, seconds: float, environment: Mapping[str, str] | None = None
+) -> Generator[Program]:
     """Run a program that measures for ``seconds`` on ``core``, and end it with the block."""
     name = " ".join(Path(part).name for part in command)
     if sys.platform != "win32":
@@ -126,7 +143,13 @@ def running(command: Sequence[str], core: str, seconds: float) -> Generator[Prog
         command = [*start, *command]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        ) as process,
     ):
         try:
             yield Program(name, process, errors)

@@ -8,28 +8,37 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import main, plan
-from benchmarks.cases import CASES, OURS, OWN, PEERS, Bulk, Case, Peer, Row
+import trio_dgram
+from benchmarks.__main__ import main, plan, python_build
+from benchmarks.cases import CASES, OURS, OWN, PEERS, PURE, Bulk, Case, Peer, Row
 from benchmarks.comparing import Ratio, ratio
 from benchmarks.measuring import Figure
 from benchmarks.report import Line, sum_up, table
 
 BARS = {
-    "echo": {"Node": 1.1, "trio.socket": 2.8, "asyncio": 4.0, "uvloop": 0.8, "blocking C": 0.5},
-    "batched echo": {"uvloop": 1.0, "blocking Python": 1.0},
-    "ping-pong": {"trio.socket": 1.05},
-    "receive flood": {"asyncio": 15.0, "uvloop": 1.5, "Node": 2.5},
-    "receive flood, sender without offload": {"uvloop": 0.9, "asyncio": 5.0},
+    "echo": {"Node": 1.6, "trio.socket": 4.5, "asyncio": 5.0, "uvloop": 1.0, "blocking C": 0.5},
+    "batched echo": {"uvloop": 1.25, "blocking Python": 1.2},
+    "ping-pong": {"trio.socket": 0.9},
+    "receive flood": {"asyncio": 25.0, "uvloop": 2.5},
+    "receive flood, sender without offload": {"uvloop": 1.6},
     "bulk send": {"blocking Python": 8.0, "Node": 4.0},
     "many peers": {"our own echo": 0.9},
     "workers": {"1 worker": 1.7},
-    "a channel per peer": {"the bare socket": 2.0},
-    "a channel per peer, 16 peers": {"the bare socket": 2.0},
+    "a channel per peer": {"the bare socket": 1.8},
+    "a channel per peer, 16 peers": {"the bare socket": 1.8},
     "a channel per peer, wildcard address": {"on one address": 1.1},
     "import": {"import trio": 1.15},
     "simulated network": {"trio.socket on loopback": 0.5},
     "QUIC transfer": {"aioquic on asyncio": 1.3},
     "QUIC transfer beside an unread stream": {"alone": 0.8},
+}
+PURE_BARS = {
+    "echo": {"Node": 1.1, "trio.socket": 2.8, "asyncio": 3.6},
+    "batched echo": {"uvloop": 0.95},
+    "ping-pong": {"trio.socket": 1.05},
+    "receive flood": {"asyncio": 15.0, "uvloop": 1.5, "Node": 2.5},
+    "receive flood, sender without offload": {"uvloop": 0.9, "asyncio": 5.0},
+    "bulk send": {"blocking Python": 8.0, "Node": 4.0},
 }
 AT_MOST = {
     "idle sockets": 4096,
@@ -56,6 +65,7 @@ LESS_IS_BETTER = {
     "a million simulated datagrams",
 }
 
+COMPILED = trio_dgram.capabilities().compiled
 NO_COMPILER = "no C compiler is installed"
 OTHER = Peer("other", ("other",))
 NOT_INSTALLED = Peer("abacus", ("abacus",), ("python:no_such_module",))
@@ -136,7 +146,7 @@ def test_a_bar_that_is_met_and_the_summary_of_the_rounds() -> None:
     assert other.rounds == tuple(theirs)
     assert shown(of, lines) == [
         "sums (sums/s; more is better)",
-        "median spread lost first / this bar",
+        "median spread lost CPU us first / this",
         "trio_dgram 30.0 20.0 .. 40.0 0.0%",
         "other 15.0 10.0 .. 20.0 25.0% 2.00 (2.00 .. 2.00) >= 2 met",
     ]
@@ -238,16 +248,43 @@ def test_a_peer_that_is_not_installed_is_left_out_by_name() -> None:
 def test_our_rows_are_measured_beside_the_wanted_peers() -> None:
     run = plan([CASES["echo"], CASES["many peers"], case(other=NOT_INSTALLED)], ["trio.socket"], "")
     assert {name: [row.name for row in rows] for name, rows in run.rows.items()} == {
-        "echo": [OURS, "trio.socket"],
+        "echo": [OURS, *([PURE] if COMPILED else []), "trio.socket"],
         "many peers": ["from 10,000 addresses", "our own echo"],
         "sums": [OURS],
     }
-    assert run.left_out == {}
+    assert run.left_out == ({} if COMPILED else {PURE: "trio_dgram is pure Python here"})
+
+
+@pytest.mark.parametrize(
+    ("compiled", "expected"),
+    [
+        (True, ["2.00 (2.00 .. 2.00) >= 2 met 1.00 (1.00 .. 1.00) >= 0.5 met", 2.0]),
+        (False, ["2.00 (2.00 .. 2.00) >= 0.5 met", 0.5]),
+    ],
+)
+def test_both_implementations_have_a_column_and_bars(*, compiled: bool, expected: list[object]) -> None:
+    own = (Row(name, PEERS[name], (), Bulk()) for name in (OURS, PURE))
+    of = Case(name="sums", unit="sums/s", rows=(*own, Row("other", OTHER, (), Bulk(), 2.0, 0.5)))
+    measured = {OURS: figures(20), PURE: figures(10), "other": [Figure(10, cpu=3.5)]}
+    if not compiled:
+        del measured[PURE]
+    lines = sum_up(of, measured, judge=True)
+    assert shown(of, lines)[-1] == f"other 10.0 10.0 .. 10.0 0.0% 3.50 {expected[0]}"
+    assert lines[-1].bar == expected[1]
+    assert lines[-1].cpu == 3.5
+
+
+def test_the_optimizations_of_this_python_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for configured, expected in (("--enable-optimizations --with-lto", ["PGO", "LTO"]), (None, [])):
+        monkeypatch.setattr("sysconfig.get_config_var", {"CONFIG_ARGS": configured}.get)
+        assert python_build() == expected
 
 
 def test_the_bars_are_those_that_were_set() -> None:
     bars = {name: {row.name: row.bar for row in of.rows if row.bar is not None} for name, of in CASES.items()}
     assert {name: rows for name, rows in bars.items() if rows} == BARS
+    pure = {name: {row.name: row.pure_bar for row in of.rows if row.pure_bar is not None} for name, of in CASES.items()}
+    assert {name: rows for name, rows in pure.items() if rows} == PURE_BARS
     assert {name: of.at_most for name, of in CASES.items() if of.at_most is not None} == AT_MOST
     assert {name for name, of in CASES.items() if not of.higher_is_better} == LESS_IS_BETTER
-    assert {of.rows[0].peer.name for of in CASES.values()} == OWN
+    assert {of.rows[0].peer.name for of in CASES.values()} == OWN - {PURE}

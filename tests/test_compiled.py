@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any, Final
 
 import pytest
@@ -134,7 +135,8 @@ def test_every_kind_of_payload_and_address_of_the_socket_module_is_sent(sock: Sy
     for payload in payloads:
         calls.send(payload)
     got: list[Datagram] = []
-    calls.receive(got, 100)
+    with suppress(BlockingIOError):
+        calls.receive(got, 100)
     assert [datagram.data for datagram in got] == [b"x"] * 15
 
 
