@@ -33,8 +33,8 @@ MEMBERS: Final = {
     "trio_dgram.AlreadyConnectedError": "",
     "trio_dgram.AmplificationLimitError": "",
     "trio_dgram.Capabilities": """
-        batches bind_to_device disconnect drop_counter error_queue multicast_all packet_info path_mtu receive_offload
-        reuse_port send_offload source_membership
+        batches bind_to_device compiled disconnect drop_counter error_queue multicast_all packet_info path_mtu
+        receive_offload reuse_port send_offload source_membership
     """,
     "trio_dgram.ChannelOptions": "max_buffer_size overflow",
     "trio_dgram.ChannelStatistics": "delivered dropped failures_dropped queued",
