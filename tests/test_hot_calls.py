@@ -1288,3 +1288,33 @@ def test_hostile_input_raises_nothing_and_every_datagram_is_counted(
     assert counts.received == len(got) + counts.filtered + counts.unsplit_batches
     assert counts.coalesced_datagrams >= counts.coalesced_receives
     assert counts.discarded == 0
+
+
+@pytest.mark.skipif(not CAN_PLAN, reason="kernel: without the compiled layer")
+@pytest.mark.parametrize("type_", ["udp4", "udp6"])
+@settings(max_examples=50)
+@given(data=st.data())
+def test_both_implementations_return_the_same_for_the_same_messages(type_: str, data: st.DataObject) -> None:
+    modes = data.draw(st.sets(st.sampled_from(MODES)), "modes")
+    # Without ancillary data PythonCalls does not read the flags.
+    flags = FLAGS if modes - {"plain"} else st.just(0)
+    messages = st.builds(Message, st.binary(max_size=50), SOURCES[type_], CONTROL, flags)
+    queue: list[Message | int] = data.draw(st.lists(messages | ERRNOS, max_size=100), "queue")
+    limit = data.draw(st.integers(1, 130), "limit")
+    results = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_python_calls, "_BURST", 0)
+        for implementation in PLANNABLE.values():
+            calls = implementation(PlannedSocket(queue), FAMILIES[type_])
+            for name in modes:
+                set_mode(calls, name)
+            calls.filter_own(OWN_PORT, is_own)
+            got: list[Datagram] = []
+            errors: list[int | None] = []
+            while errno.EAGAIN not in errors:
+                try:
+                    calls.receive(got, limit)
+                except OSError as error:
+                    errors.append(error.errno)
+            results.append((got, [type(datagram.address) for datagram in got], errors, calls.counts))
+    assert results[0] == results[1]
