@@ -46,6 +46,8 @@ TYPED = [
 ]
 
 
+PURE = {"TRIO_DGRAM_PURE": "1"}
+"""The environment in which the package is built, and runs, without the compiled layer."""
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The Python that runs nox."""
 
@@ -108,9 +110,12 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the quick tests on every installed Python that is supported.
 
-    The oldest one, except for the current Python, has the lowest supported versions of the dependencies and of aioquic.
+    The oldest one, except for the current Python, has the lowest supported versions of the dependencies and of aioquic,
+    and no compiled layer. The others have it where there is a C compiler; none is needed.
     """
     lowest = LOWEST if session.python == PYTHON_OF_LOWEST else []
+    if lowest:
+        session.env.update(PURE)
     session.install("-e", ".", *lowest, *group("test"))
     run = cover_tests if session.python == CURRENT else run_tests
     run(session, *without(DOCS_EXAMPLES, *(NEED_NEWER if lowest else [])), *QUICK)
@@ -132,18 +137,11 @@ def tests_long(session: nox.Session) -> None:
 
 @nox.session(allow_parallel=True)
 def tests_portable(session: nox.Session) -> None:
-    """Run the tests on the portable path, with the long ones that depend on the kernel's capabilities."""
+    """Run the tests on the portable path in pure Python, with the long ones that depend on the kernel's capabilities."""
+    session.env.update(PURE)
     session.install("-e", ".", *group("test"))
     selected = "(not long or capabilities) and not programs"
     run_tests(session, *without(DOCS_EXAMPLES, "tests/sim"), "--portable", "-m", selected)
-
-
-@nox.session(allow_parallel=True)
-def tests_pure(session: nox.Session) -> None:
-    """Run the tests without the compiled layer."""
-    session.env["TRIO_DGRAM_PURE"] = "1"
-    session.install("-e", ".", *group("test"))
-    cover_tests(session, *without(DOCS_EXAMPLES, PROGRAMS), *NO_PROGRAMS)
 
 
 @nox.session(allow_parallel=True)
@@ -218,7 +216,8 @@ def typing(session: nox.Session) -> None:
 
 @nox.session(allow_parallel=True)
 def package(session: nox.Session) -> None:
-    """Build the source distribution and the wheel into ``dist``."""
+    """Build the source distribution and the pure wheel into ``dist``; the workflow ``wheels`` builds the compiled ones."""
+    session.env.update(PURE)
     session.install(*group("build"))
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     # The sessions that install the package have built it in isolation.
