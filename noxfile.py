@@ -137,7 +137,7 @@ def tests_long(session: nox.Session) -> None:
 
 @nox.session(allow_parallel=True)
 def tests_portable(session: nox.Session) -> None:
-    """Run the tests on the portable path in pure Python, with the long ones that depend on the kernel's capabilities."""
+    """Run the tests on the portable path, in pure Python, with the long ones that need capabilities of the kernel."""
     session.env.update(PURE)
     session.install("-e", ".", *group("test"))
     selected = "(not long or capabilities) and not programs"
@@ -216,7 +216,7 @@ def typing(session: nox.Session) -> None:
 
 @nox.session(allow_parallel=True)
 def package(session: nox.Session) -> None:
-    """Build the source distribution and the pure wheel into ``dist``; the workflow ``wheels`` builds the compiled ones."""
+    """Build the source distribution and the pure wheel into ``dist``; ``wheels.yml`` builds the compiled ones."""
     session.env.update(PURE)
     session.install(*group("build"))
     shutil.rmtree(ROOT / "dist", ignore_errors=True)

@@ -8,9 +8,9 @@
    Functions return NULL or a negative number with an exception set if they fail. A reference that is returned belongs to
    the caller; arguments are borrowed. Both are said where it is otherwise. */
 
-/* The stable ABI of Python 3.11: one binary runs on that version and on every later one. */
+/* The stable ABI of Python 3.11: one binary runs on that version and on every later one. No format has a "#": how that is
+   compiled depends on the version of the headers. */
 #define Py_LIMITED_API 0x030b0000
-#define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE
 #include <Python.h>
 
@@ -193,7 +193,8 @@ source_of(KernelCalls *self, PyObject *owner, const struct msghdr *message, long
         memcpy(&source, message->msg_name, message->msg_namelen);
     }
     if (source.any.sa_family != self->family || !is_usual(&source)) {
-        return PyObject_CallMethod(owner, "_unusual_source", "y#", &source, (Py_ssize_t)address_size(self));
+        return PyObject_CallMethod(owner, "_unusual_source", "N",
+                                   PyBytes_FromStringAndSize((char *)&source, address_size(self)));
     }
     PyObject *address = cached_source(self, &source);
     if (address != NULL && own_port && ntohs(source.ipv4.sin_port) == own_port) {
@@ -338,9 +339,10 @@ append_message(KernelCalls *self, Request *request, PyObject *into, const struct
         failed = append_segments(into, payload, size, segment, address, request->counts);
     }
     else {
-        done = PyObject_CallMethod(request->owner, "_unpack_message", "Oy#y#iO", into, payload, size,
-                                   message->msg_controllen ? message->msg_control : "",
-                                   (Py_ssize_t)message->msg_controllen, message->msg_flags, address);
+        done = PyObject_CallMethod(request->owner, "_unpack_message", "ONNiO", into,
+                                   PyBytes_FromStringAndSize(payload, size),
+                                   PyBytes_FromStringAndSize(message->msg_control, message->msg_controllen),
+                                   message->msg_flags, address);
         failed = done == NULL ? -1 : 0;
     }
 end:
