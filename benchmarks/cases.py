@@ -172,6 +172,22 @@ def _channels(work: Echo) -> tuple[Row, ...]:
     )
 
 
+def _many_sockets(count: int) -> Case:
+    work, arguments = Echo(figure=COST), ("group", str(count))
+    return Case(
+        name=f"many sockets, {count:,}",
+        unit="us per datagram",
+        rows=(
+            Row(OURS, PEERS[OURS], arguments, work),
+            Row(PURE, PEERS[PURE], arguments, work),
+            Row("one socket", PEERS[OURS], ("echo",), work, 2.0),
+            Row("one socket, pure", PEERS[PURE], ("echo",), work, None, 3.0),
+            Row("uvloop", PEERS["uvloop"], ("sockets", str(count)), work, 1.0),
+        ),
+        higher_is_better=False,
+    )
+
+
 _CASES: Final = (
     Case(
         name="echo",
@@ -299,6 +315,8 @@ _CASES: Final = (
         ),
         higher_is_better=False,
     ),
+    _many_sockets(100),
+    _many_sockets(1_000),
     Case(
         name="idle peers",
         unit="bytes of Python heap each, besides their tasks",

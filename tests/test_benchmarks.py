@@ -27,6 +27,8 @@ BARS = {
     "a channel per peer": {"the bare socket": 1.8},
     "a channel per peer, 16 peers": {"the bare socket": 1.8},
     "a channel per peer, wildcard address": {"on one address": 1.1},
+    "many sockets, 100": {"one socket": 2.0, "uvloop": 1.0},
+    "many sockets, 1,000": {"one socket": 2.0, "uvloop": 1.0},
     "import": {"import trio": 1.15},
     "simulated network": {"trio.socket on loopback": 0.5},
     "QUIC transfer": {"aioquic on asyncio": 1.3},
@@ -39,6 +41,8 @@ PURE_BARS = {
     "receive flood": {"asyncio": 15.0, "uvloop": 1.5, "Node": 2.5},
     "receive flood, sender without offload": {"uvloop": 0.9, "asyncio": 5.0},
     "bulk send": {"blocking Python": 8.0, "Node": 4.0},
+    "many sockets, 100": {"one socket, pure": 3.0},
+    "many sockets, 1,000": {"one socket, pure": 3.0},
 }
 AT_MOST = {
     "idle sockets": 4096,
@@ -54,6 +58,8 @@ LESS_IS_BETTER = {
     "a channel per peer",
     "a channel per peer, 16 peers",
     "a channel per peer, wildcard address",
+    "many sockets, 100",
+    "many sockets, 1,000",
     "idle peers",
     "under attack",
     "idle QUIC connections",

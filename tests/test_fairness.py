@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import trio_dgram
-from trio_dgram import Datagram, DatagramSocket
+from trio_dgram import Datagram, DatagramSocket, SocketGroup
 
 from .support.families import Family
 
@@ -42,12 +42,20 @@ async def flooded(udp: Family, *, offload: bool) -> AsyncGenerator[DatagramSocke
         yield sock
 
 
+def grouped(sock: DatagramSocket) -> SocketGroup:
+    """Return a group of one socket."""
+    group = SocketGroup()
+    group.add(sock)
+    return group
+
+
 Operation = Callable[[DatagramSocket], Callable[[], Awaitable[object]]]
 OPERATIONS: dict[str, Operation] = {
     "receive": lambda sock: sock.receive,
     "iteration": lambda sock: partial(anext, sock),
     "send": lambda sock: partial(sock.send, b"x", sock.address),
     "channel": lambda sock: sock.events(Datagram).receive,
+    "group": lambda sock: grouped(sock).receive,
 }
 
 

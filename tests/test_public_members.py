@@ -87,6 +87,7 @@ MEMBERS: Final = {
     "trio_dgram.ProxyHeader": "command destination source tlvs",
     "trio_dgram.ProxyHeaderError": "",
     "trio_dgram.SendManyError": "index sent",
+    "trio_dgram.SocketGroup": "aclose add close discard receive receive_many",
     "trio_dgram.SocketOptions": """
         broadcast device dscp ecn icmp_errors ipv6_only lookup mtu_discovery multicast_interface multicast_loopback
         multicast_ttl offload packet_info proxy_protocol proxy_sessions proxy_stream_ok proxy_versions

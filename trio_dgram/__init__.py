@@ -31,6 +31,7 @@ _NAMES = {
     "_socket.datagram_socket": ["DatagramSocket"],
     "_socket.event_channel": ["ChannelOptions", "EventChannel"],
     "_socket.resolution": ["resolve"],
+    "_socket.socket_group": ["SocketGroup"],
     "_socket.trio_socket": ["as_trio_socket"],
     "_values.addresses": ["Address", "ProxiedAddress", "UnixAddress"],
     "_values.datagrams": ["Credentials", "Datagram", "PacketInfo", "ProxyHeader"],

@@ -29,6 +29,7 @@ from ._socket.datagram_socket import DatagramSocket as DatagramSocket
 from ._socket.event_channel import ChannelOptions as ChannelOptions
 from ._socket.event_channel import EventChannel as EventChannel
 from ._socket.resolution import resolve as resolve
+from ._socket.socket_group import SocketGroup as SocketGroup
 from ._socket.trio_socket import as_trio_socket as as_trio_socket
 from ._values.addresses import Address as Address
 from ._values.addresses import ProxiedAddress as ProxiedAddress

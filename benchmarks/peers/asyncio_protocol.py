@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, cast
 
@@ -24,20 +25,20 @@ class Count(asyncio.DatagramProtocol):
         self.count += 1
 
 
-async def serve(protocol: asyncio.DatagramProtocol) -> None:
+async def serve(protocol: Callable[[], asyncio.DatagramProtocol], sockets: int = 1) -> None:
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: protocol, local_addr=("127.0.0.1", 0))
-    print(transport.get_extra_info("sockname")[1], flush=True)
+    opened = [await loop.create_datagram_endpoint(protocol, local_addr=("127.0.0.1", 0)) for _ in range(sockets)]
+    print(",".join(str(transport.get_extra_info("sockname")[1]) for transport, _ in opened), flush=True)
 
 
-async def echo() -> None:
-    await serve(Echo())
+async def echo(sockets: int = 1) -> None:
+    await serve(Echo, sockets)
     await asyncio.Event().wait()
 
 
 async def flood(warm_up: float, seconds: float) -> None:
     protocol = Count()
-    await serve(protocol)
+    await serve(lambda: protocol)
     while not protocol.count:  # noqa: ASYNC110 -- an event would cost something for each datagram
         await asyncio.sleep(0.01)
     await asyncio.sleep(warm_up)
@@ -54,6 +55,8 @@ if arguments[:1] == ["uvloop"]:
 match arguments:
     case ["echo"]:
         run(echo())
+    case ["sockets", sockets]:
+        run(echo(int(sockets)))
     case ["flood", warm_up, seconds]:
         run(flood(float(warm_up), float(seconds)))
     case _:

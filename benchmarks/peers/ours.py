@@ -78,6 +78,17 @@ async def echo_on(sockets: int) -> None:
         print(",".join(str(server.address.port) for server in servers), flush=True)
 
 
+async def echo_in_group(sockets: int) -> None:
+    async with trio_dgram.open_nursery() as nursery, trio_dgram.SocketGroup() as group:
+        servers = [nursery.create_socket("udp4") for _ in range(sockets)]
+        for server in servers:
+            await server.bind(0, "127.0.0.1")
+            group.add(server)
+        print(",".join(str(server.address.port) for server in servers), flush=True)
+        async for server, datagram in group:
+            await server.send(datagram.data, datagram.address)
+
+
 async def workers(processes: int) -> None:
     from trio_dgram.workers import supervise  # noqa: PLC0415 -- only this case needs it
 
@@ -204,6 +215,8 @@ match sys.argv[1:]:
         trio.run(bulk_send, int(port), float(warm_up), float(seconds))
     case ["sockets", sockets]:
         trio.run(echo_on, int(sockets))
+    case ["group", sockets]:
+        trio.run(echo_in_group, int(sockets))
     case ["workers", processes]:
         trio.run(workers, int(processes))
     case ["worker"]:

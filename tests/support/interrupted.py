@@ -255,6 +255,67 @@ class Waiting(_Program):
                 await load.sock.send(b"echo", self.peer)
 
 
+class Grouped(_Program):
+    """Two sockets in a group: received from in every form, discarded, added again, and closed by another task."""
+
+    async def run(self) -> None:
+        async with trio_dgram.open_nursery() as nursery, trio_dgram.SocketGroup() as group:
+            for _ in range(2):
+                load = self.under_load(nursery.create_socket(self.family.type, offload=False))
+                await load.sock.bind(0, self.family.loopback)
+                group.add(load.sock)
+            one, other = self.loads
+            one.fill(40)
+            other.fill(3)
+            for _ in range(12):
+                await self._receive(group)
+            await self._receive_many(group, 20)
+            group.discard(one.sock)
+            await one.receive(2)
+            group.add(one.sock)
+            nursery.start_soon(self._receive_until_closed, group)
+            for count in (1, 70):
+                await wait_all_tasks_blocked()
+                one.fill(count)
+                other.fill(count)
+            await wait_all_tasks_blocked()
+            one.sock.close()
+            other.fill(5)
+            await wait_all_tasks_blocked()
+            group.close()
+            await wait_all_tasks_blocked()
+            other.fill(1)
+            await other.receive()
+            other.sock.close()
+
+    async def _receive_until_closed(self, group: trio_dgram.SocketGroup) -> None:
+        with suppress(trio.ClosedResourceError):
+            while True:
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await self._receive(group)
+                await self._receive(group)
+
+    def _ask(self, count: int) -> None:
+        for load in self.loads:
+            load.asked = count
+
+    async def _receive(self, group: trio_dgram.SocketGroup) -> None:
+        self._ask(1)
+        self._store(*await group.receive())
+        self._ask(0)
+
+    async def _receive_many(self, group: trio_dgram.SocketGroup, max_count: int) -> None:
+        self._ask(max_count)
+        for sock, datagram in await group.receive_many(max_count):
+            self._store(sock, datagram)
+        self._ask(0)
+
+    def _store(self, sock: DatagramSocket, datagram: Datagram) -> None:
+        (load,) = (load for load in self.loads if load.sock is sock)
+        load.taken.append(int.from_bytes(datagram.data, "big"))
+
+
 class Listened(_Program):
     """Event channels take the datagrams: closed before the socket is, ended by it, with either kind of overflow."""
 
@@ -535,7 +596,7 @@ def _named(kinds: Iterable[type[_Program]], families: Iterable[Family]) -> dict[
 
 
 CORE: Final = {
-    **_named([Pulled, Waiting, Listened, Informed, Offloaded, Configured], OWN),
+    **_named([Pulled, Waiting, Grouped, Listened, Informed, Offloaded, Configured], OWN),
     **_named([Local], [UNIX]),
 }
 """The programs of the core, by name."""

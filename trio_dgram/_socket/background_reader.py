@@ -119,8 +119,7 @@ class BackgroundReader:
                     await trio.lowlevel.checkpoint()
                 else:
                     inbox.pull()
-                    if pending.due is not None and self._hub.report(pending.due, "receive", None):
-                        pending.due = None
+                    pending.report_due()
                     if inbox.ready:
                         continue
                     if inbox.has_datagrams:

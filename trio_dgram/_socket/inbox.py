@@ -10,7 +10,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import thread_time
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 import trio
 
@@ -25,8 +25,14 @@ from .pending_errors import PendingErrors
 from .proxy import ProxyDecoder
 from .transport import Transport
 
-Reader: TypeAlias = Literal["receive", "events"]
-"""The owner of the receiving side: a task in ``receive``, or the event channels that receive datagrams."""
+Reader: TypeAlias = Literal["receive", "events", "group"]
+"""The owner of the receiving side: a task in ``receive``, the event channels that receive datagrams, or a group."""
+
+_HOLDERS: Final[dict[Reader, str]] = {
+    "receive": "another task is receiving",
+    "events": "event channels take its datagrams",
+    "group": "it is in a SocketGroup",
+}
 
 LARGEST_BATCH: Final = 128
 """How many datagrams are read ahead at most by one pull."""
@@ -44,6 +50,16 @@ _FALSE_WAKEUPS: Final = 2
 """After how many wake-ups in a row without a datagram the descriptor is checked: one may be a wrong checksum."""
 
 
+class Follower(Protocol):
+    """What follows an inbox that it has claimed for long."""
+
+    def changed(self) -> None:
+        """Take note that datagrams have to be filtered again, or that the descriptor was exchanged."""
+
+    def closed(self) -> None:
+        """Take note that the socket is being closed; its descriptor is still open."""
+
+
 @defer_interrupts
 class Inbox:
     """Datagrams read ahead, and the claim to the receiving side."""
@@ -52,6 +68,7 @@ class Inbox:
         "_batch",
         "_blocked",
         "_budget",
+        "_follower",
         "_handed_back",
         "_lifetime",
         "_peer",
@@ -102,28 +119,35 @@ class Inbox:
         self._handed_back: list[deque[Datagram]] = []
         self._waiting: trio.CancelScope | None = None
         self._stopped = False
+        self._follower: Follower | None = None
 
-    def claim(self, reader: Reader) -> None:
+    def claim(self, reader: Reader, follower: Follower | None = None) -> None:
         """Give the receiving side to ``reader``; ``trio.BusyResourceError`` if it is taken."""
         if self.reader is not None:
-            holder = "another task is receiving" if self.reader == "receive" else "event channels take its datagrams"
-            raise trio.BusyResourceError(f"this datagram socket is being read: {holder}")
+            raise trio.BusyResourceError(f"this datagram socket is being read: {_HOLDERS[self.reader]}")
         self.reader = reader
+        self._follower = follower
 
     def release(self) -> None:
         """Give up the receiving side."""
-        self.reader = None
+        self.reader = self._follower = None
 
     def connected(self, peer: Address) -> None:
         """Hand out only the datagrams of ``peer`` from now on: others may be queued from before."""
         self._peer = peer
         self._stale_until_drained = True
         self.hand_back(deque())
+        self._notify_changed()
 
     def disconnected(self) -> None:
         """Hand out the datagrams of any source again."""
         self._peer = None
         self._stale_until_drained = False
+        self._notify_changed()
+
+    def _notify_changed(self) -> None:
+        if self._follower is not None:
+            self._follower.changed()
 
     def hand_back(self, datagrams: deque[Datagram]) -> None:
         """Take over ``datagrams``, which an event channel has not delivered: they are older than what is ready."""
@@ -138,6 +162,11 @@ class Inbox:
     def has_datagrams(self) -> bool:
         """Whether datagrams were read ahead; some may yet be filtered."""
         return bool(self.ready or self._handed_back)
+
+    @property
+    def hides_datagrams(self) -> bool:
+        """Whether :meth:`pull` may find datagrams that the descriptor does not show."""
+        return self.has_datagrams or self._transport.calls.has_former
 
     def pull(self, limit: int | None = None) -> bool:
         """Read about ``limit`` datagrams ahead and return whether a datagram can be received or an error raised.
@@ -235,6 +264,7 @@ class Inbox:
         if self._waiting is not None:
             # The kernel has nothing queued any more that would wake the waiting task.
             self._waiting.cancel()
+        self._notify_changed()
 
     async def wait_readable(self) -> None:
         """Wait until the kernel has a datagram or an error."""
@@ -253,7 +283,10 @@ class Inbox:
             raise error
 
     def discard(self) -> None:
-        """Discard, and count, what was read ahead."""
+        """Discard, and count, what was read ahead: the socket is being closed."""
+        if self._follower is not None:
+            self._follower.closed()
+            self._follower = None
         self.discarded += len(self.ready) + sum(map(len, self._handed_back))
         for datagrams in (self.ready, *self._handed_back):
             dispose(datagrams)

@@ -115,6 +115,11 @@ class PendingErrors:
         if number:
             self.take(OSError(number, os.strerror(number)))
 
+    def report_due(self) -> None:
+        """Report the error that the next receive is to raise, if an event channel takes it instead."""
+        if self.due is not None and self._report(self.due, "receive", None):
+            self.due = None
+
     def forget(self) -> None:
         """Drop the error of a peer that the socket was disconnected from."""
         self.peer = self.due = None

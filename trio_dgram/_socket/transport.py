@@ -7,8 +7,9 @@ the two it has.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -17,6 +18,8 @@ from .._kernel.descriptor import Descriptor
 from .._kernel.hot_calls import HotCalls
 from .._values.addresses import Address
 from .interrupts import defer_interrupts
+
+HAS_EPOLL: Final = hasattr(select, "epoll")
 
 
 class Transport(Protocol):
@@ -56,6 +59,11 @@ class Transport(Protocol):
 
         ``attempt`` is how to try it without waiting. A cancelled call has sent nothing.
         """
+
+    @property
+    def is_pollable(self) -> bool:
+        """Whether an epoll can watch the descriptor instead of :meth:`wait_readable`."""
+        ...
 
     async def wait_readable(self) -> None:
         """Wait until ``calls.receive`` may succeed; ``trio.ClosedResourceError`` when the socket is closed."""
@@ -120,6 +128,11 @@ class KernelTransport:
         if sockaddr is None or self.descriptor.family.is_internet:
             await self._wait(trio.lowlevel.wait_writable, "wait_writable")
         return attempt()
+
+    @property
+    def is_pollable(self) -> bool:
+        """Whether an epoll can watch the descriptor: not a simulated one, which knows itself when it is ready."""
+        return HAS_EPOLL and self._waits is None
 
     async def wait_readable(self) -> None:
         """Wait until a datagram, or an error, is queued."""
