@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,23 @@ def test_statsd_reports_until_it_is_interrupted() -> None:
         assert statsd.end()[0] == 0
 
 
+def test_a_media_relay_forwards_between_the_ports_of_a_call() -> None:
+    with (
+        example("media_relay.py", "--calls", "1") as relay,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        ports = [int(word) for word in relay.line().split() if word.isdigit()]
+        for sock, port in zip((one, other), ports, strict=True):
+            sock.settimeout(20)
+            sock.connect(("127.0.0.1", port))
+            sock.send(b"hello")
+        assert one.recv(100) == b"hello"
+        one.send(b"media")
+        assert other.recv(100) == b"media"
+        assert relay.end() == (0, "forwarded 2, ignored 1\n")
+
+
 def test_a_file_is_transferred(namespace: int, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     with example("transfer.py", "serve", str(tmp_path)) as server:
@@ -40,6 +58,7 @@ def test_a_file_is_transferred(namespace: int, tmp_path: Path) -> None:
     ("name", "arguments", "message"),
     [
         ("statsd.py", ["--port", "70000"], "statsd.py: port must be from 0 to 65535, not 70000"),
+        ("media_relay.py", ["--host", "192.0.2.1"], "media_relay.py: [Errno 99] "),
         ("transfer.py", ["serve", "/nowhere"], "transfer.py: [Errno 2] No such file or directory"),
     ],
 )

@@ -85,13 +85,15 @@ class _Member:
 class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
     """Receives the datagrams of many sockets in one task::
 
-        async with trio_dgram.SocketGroup() as group:
-            for _ in range(1000):
+        async with trio_dgram.open_nursery() as nursery, trio_dgram.SocketGroup() as group:
+            for _ in range(100):
                 socket = nursery.create_socket("udp4")
-                await socket.bind()
+                await socket.bind(0, "127.0.0.1")
                 group.add(socket)
+            await socket.send(b"hello", socket.address)
             async for socket, datagram in group:
-                await socket.send(datagram.reply(datagram.data))
+                print(datagram.data, "at", socket.address)
+                nursery.cancel_scope.cancel()
 
     It costs a fraction of what a task for each socket does: the group waits for all of its members at once (epoll(7)).
     Where that is not possible, a task waits for each. The members stay open when the group is closed; one that is
