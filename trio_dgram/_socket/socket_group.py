@@ -53,6 +53,7 @@ class _Member:
         "inbox",
         "is_ready",
         "is_unread",
+        "pending",
         "read",
         "scope",
         "socket",
@@ -62,6 +63,7 @@ class _Member:
         self._group = group
         self.socket = socket
         self.inbox = socket._inbox  # noqa: SLF001 -- of this layer
+        self.pending = socket._pending  # noqa: SLF001 -- likewise
         # Which queues of the group it is in.
         self.is_ready = self.is_unread = self.failed = False
         # Whether it may have datagrams that its descriptor does not show.
@@ -277,9 +279,11 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
         """Read a batch of each member that may have datagrams: of the next ones, for a bounded time."""
         if self._epoll is not None:
             for number, _ in self._epoll.poll(0, _MOST_EVENTS):
-                # A socket that was exchanged is reported for as long as it has datagrams.
-                if number in self._watched:
-                    self._mark(self._watched[number])
+                member = self._watched.get(number)
+                if member is None:
+                    self._renew_epoll(self._epoll)
+                    break
+                self._mark(member)
         unread, deadline = self._unread, perf_counter() + self._budget.seconds
         while unread:
             member = unread.popleft()
@@ -296,7 +300,7 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
             self._wake()
 
     def _read(self, member: _Member) -> None:
-        inbox, pending = member.inbox, member.socket._pending  # noqa: SLF001 -- of this layer
+        inbox, pending = member.inbox, member.pending
         if inbox.pull():
             member.false_wakeups = 0
         elif member.false_wakeups < _FALSE_WAKEUPS:
@@ -315,10 +319,11 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
             member.hidden = inbox.hides_datagrams
             if member.hidden:
                 self._mark(member)
-        pending.report_due()
-        if pending.due is not None and not member.failed:
-            member.failed = True
-            self._failed.append(member)
+        if pending.due is not None:
+            pending.report_due()
+            if pending.due is not None and not member.failed:
+                member.failed = True
+                self._failed.append(member)
         if member.read is not None and not member.is_ready:
             member.read.unpark_all()
 
@@ -327,8 +332,7 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
         while self._failed:
             member = self._failed.popleft()
             member.failed = False
-            pending = member.socket._pending  # noqa: SLF001 -- of this layer
-            error, pending.due = pending.due, None
+            error, member.pending.due = member.pending.due, None
             if error is not None:
                 vars(error).update(socket=member.socket)
                 raise error
@@ -364,6 +368,16 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
             # Something else may have closed the descriptor.
             with suppress(OSError):
                 self._epoll.unregister(number)
+
+    def _renew_epoll(self, former: select.epoll) -> None:
+        """Watch the members by another epoll: ``former`` watches a socket that was exchanged, and then discarded."""
+        trio.lowlevel.notify_closing(former.fileno())
+        former.close()
+        self._epoll = select.epoll()
+        for number in self._watched:
+            # Something else may have closed it.
+            with suppress(OSError):
+                self._epoll.register(number, _READABLE)
 
     async def _wait_for(self, member: _Member, scope: trio.CancelScope, read: trio.lowlevel.ParkingLot) -> None:
         """Report whenever ``member`` is readable, in a task of its own."""
