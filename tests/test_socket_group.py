@@ -17,7 +17,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_dgram
-from trio_dgram import Datagram, DatagramNursery, DatagramSocket, Failure, NotBoundError, SocketGroup
+from trio_dgram import Datagram, DatagramNursery, DatagramSocket, EventChannel, Failure, NotBoundError, SocketGroup
 from trio_dgram._socket import transport as _transport
 from trio_dgram._socket.budget import current_budget
 from trio_dgram.sim import cancel_everywhere
@@ -107,6 +107,16 @@ async def received_nothing(group: SocketGroup) -> None:
     assert scope.cancelled_caught
 
 
+async def failure_of(failures: EventChannel[Failure], group: SocketGroup) -> int | None:
+    """Return the errno of a member's failure while a task receives from its group."""
+    async with trio.open_nursery() as tasks:
+        tasks.start_soon(group.receive)
+        with trio.fail_after(5):
+            failure = await failures.receive()
+        tasks.cancel_scope.cancel()
+    return failure.error.errno
+
+
 # What it returns
 
 
@@ -117,9 +127,8 @@ async def test_each_datagram_is_returned_with_the_member_that_received_it(socket
     got = await received(sockets.group, 5)
     assert dict(got) == {member: b"%d" % number for number, member in enumerate(members)}
     await sockets.send(members[3], b"")
-    async for sock, datagram in sockets.group:
-        assert (sock, datagram.data, datagram.address) == (members[3], b"", sockets.sender.address)
-        break
+    sock, datagram = await anext(sockets.group)
+    assert (sock, datagram.data, datagram.address) == (members[3], b"", sockets.sender.address)
 
 
 async def test_a_waiting_group_returns_what_arrives_later(sockets: Sockets) -> None:
@@ -472,12 +481,27 @@ async def test_a_failure_channel_takes_the_errors_of_its_member(sockets: Sockets
         await connected.send(b"x")
         await sockets.send(other, b"x")
         assert await received(sockets.group, 1) == [(other, b"x")]
-        await received_nothing(sockets.group)
-        assert (await failures.receive()).error.errno == errno.ECONNREFUSED
+        assert await failure_of(failures, sockets.group) == errno.ECONNREFUSED
+
+
+@reading_ahead
+async def test_many_datagrams_that_wait_to_be_filtered_again_are(sockets: Sockets) -> None:
+    sock, peer = await sockets.open(), await sockets.open()
+    async with sock.events(Datagram) as channel:
+        await sockets.send(sock, *[b"stranger"] * 150)
+        await channel.receive()
+    await sock.connect(peer.address)
+    sockets.group.add(sock)
+    await peer.send(b"peer", sock.address)
+    assert await received(sockets.group, 1) == [(sock, b"peer")]
+    assert sock.statistics().filtered == 149
 
 
 @on_the_kernel
-async def test_a_member_that_another_owner_has_shut_down_raises_once_and_does_not_spin(sockets: Sockets) -> None:
+@pytest.mark.parametrize("watched", [False, True])
+async def test_a_member_that_another_owner_has_shut_down_raises_once_and_does_not_spin(
+    sockets: Sockets, watched: bool
+) -> None:
     theirs = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     theirs.bind(("127.0.0.1", 0))
     theirs.connect(("127.0.0.1", 9))
@@ -485,11 +509,15 @@ async def test_a_member_that_another_owner_has_shut_down_raises_once_and_does_no
         adopted = nursery.adopt_socket(theirs.dup())
         sockets.group.add(adopted)
         (other,) = await sockets.add(1)
+        failures = adopted.events(Failure) if watched else None
         theirs.shutdown(socket.SHUT_RD)
-        with trio.fail_after(5), pytest.raises(OSError, match="shutdown") as ended:
-            await sockets.group.receive()
-        assert ended.value.errno == errno.ESHUTDOWN
-        assert vars(ended.value)["socket"] is adopted
+        if failures is None:
+            with trio.fail_after(5), pytest.raises(OSError, match="shutdown") as ended:
+                await sockets.group.receive()
+            assert ended.value.errno == errno.ESHUTDOWN
+            assert vars(ended.value)["socket"] is adopted
+        else:
+            assert await failure_of(failures, sockets.group) == errno.ESHUTDOWN
         async with trio.open_nursery() as tasks:
 
             @tasks.start_soon

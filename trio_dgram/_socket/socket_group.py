@@ -426,7 +426,7 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
             member.inbox.release()
         self._wake()
         if self._epoll is not None:
-            if not self._lifetime.inherited:
+            if not self._lifetime.inherited:  # pragma: no branch -- coverage does not follow a forked child
                 trio.lowlevel.notify_closing(self._epoll.fileno())
             self._epoll.close()
 
