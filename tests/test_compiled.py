@@ -121,6 +121,32 @@ def test_both_implementations_raise_the_same_error_for_a_wrong_argument(
     assert errors[0] == errors[1]
 
 
+@needs_compiled
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ([], []),
+        ((), (), 0),
+        ([b"x"], None, 0),
+        ([b"x"], [("127.0.0.1", 9)], "0"),
+        ([b"x"], [("127.0.0.1", 9)], 1 << 70),
+    ],
+)
+def test_wrong_arguments_of_the_extension_raise(sock: SystemSocket, arguments: tuple[Any, ...]) -> None:
+    calls: Any = create_calls(sock, FAMILIES["udp4"])
+    with pytest.raises((TypeError, OverflowError)):
+        calls._native.send_batch(*arguments)
+
+
+@needs_compiled
+@pytest.mark.parametrize("start", [-(1 << 62), -1, 1, 1 << 62])
+def test_a_batch_beyond_its_lists_sends_nothing(sock: SystemSocket, start: int) -> None:
+    calls: Any = create_calls(sock, FAMILIES["udp4"])
+    assert calls._native.send_batch([b"x"], [sock.getsockname()], start) == 0
+    assert calls._native.send_batch([b"x", b"y"], [], 0) == 0
+
+
 def test_every_kind_of_payload_and_address_of_the_socket_module_is_sent(sock: SystemSocket) -> None:
     calls, (host, port) = create_calls(sock, FAMILIES["udp4"]), sock.getsockname()
 
@@ -168,7 +194,9 @@ def references() -> int:
 
 @pytest.mark.long
 @needs_compiled
-@pytest.mark.parametrize("mode", ["plain", "with info", "with local address", "coalescing", "filtered", "refused"])
+@pytest.mark.parametrize(
+    "mode", ["plain", "with info", "with local address", "coalescing", "filtered", "refused", "batch"]
+)
 def test_no_operation_leaves_a_reference(sock: SystemSocket, mode: str) -> None:
     calls = create_calls(sock, FAMILIES["udp4"])
     calls.with_info, calls.coalescing = mode == "with info", mode == "coalescing"
@@ -180,14 +208,18 @@ def test_no_operation_leaves_a_reference(sock: SystemSocket, mode: str) -> None:
     if mode == "filtered":
         calls.filter_own(sock.getsockname()[1], "127.0.0.1".__eq__)
     address = new_tuple(ReceivedIPv4Address, sock.getsockname())
+    batch: list[Any] = [b"payload", bytearray(b"payload")]
     to = ("127.0.0.1", 0) if mode == "refused" else address
 
     def operate(times: int) -> None:
         got: list[Datagram] = []
         for _ in range(times):
             try:
-                calls.sendto(b"payload", to)
-                calls.receive(got, 1)
+                if mode == "batch":
+                    calls.send_batch(batch, [to, to])
+                else:
+                    calls.sendto(b"payload", to)
+                calls.receive(got, 2)
             except OSError:
                 continue
             got.clear()

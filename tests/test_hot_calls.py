@@ -1011,21 +1011,39 @@ def test_send_batch_sends_in_order_until_one_is_refused(link: Link, *, connected
     if connected:
         link.sock.connect(link.peer_sockaddr)
     payloads = burst_of(link)
-    assert link.calls.send_batch(payloads, sockaddr) == (len(payloads), None)
+    assert link.calls.send_batch(payloads, [sockaddr] * len(payloads)) == (len(payloads), None)
     assert link.at_peer() == payloads
-    assert link.calls.send_batch((), sockaddr) == (0, None)
-    sent, error = link.calls.send_batch([b"1", b"2", TOO_LARGE, b"3"], sockaddr)
+    assert link.calls.send_batch([], []) == (0, None)
+    sent, error = link.calls.send_batch([b"1", b"2", TOO_LARGE, b"3"], [sockaddr] * 4)
     assert (sent, getattr(error, "errno", None)) == (2, errno.EMSGSIZE)
     assert link.at_peer() == [b"1", b"2"]
-    sent, error = link.calls.send_batch([TOO_LARGE, b"1"], sockaddr)
+    sent, error = link.calls.send_batch([TOO_LARGE, b"1"], [sockaddr] * 2)
     assert (sent, getattr(error, "errno", None)) == (0, errno.EMSGSIZE)
     assert link.at_peer() == []
+
+
+@pytest.mark.parametrize("kind", INTERNET, ids=lambda kind: kind.name)
+def test_send_batch_reaches_each_address_of_every_form(open_link: Callable[[Kind], Link], kind: Kind) -> None:
+    link = open_link(kind)
+    zone = () if kind is UDP4 else (0, 0)
+    with socket.socket(kind.peer_family, socket.SOCK_DGRAM) as other:
+        other.bind((kind.peer_host, 0))
+        other_sockaddr = (link.peer_sockaddr[0], other.getsockname()[1])
+        forms: list[Any] = [link.peer_sockaddr, other_sockaddr, (*link.peer_sockaddr, *zone), other_sockaddr]
+        payloads = [b"%d" % number for number in range(200)]
+        assert link.calls.send_batch(payloads, [forms[number % 4] for number in range(200)]) == (200, None)
+        assert link.at_peer() == payloads[::2]
+        assert [other.recv(100) for _ in range(100)] == payloads[1::2]
+    # Sent by Python: a payload that is not exactly bytes.
+    mixed: list[Any] = [b"1", bytearray(b"2"), b"3"]
+    assert link.calls.send_batch(mixed, [link.peer_sockaddr] * 3) == (3, None)
+    assert link.at_peer() == [b"1", b"2", b"3"]
 
 
 def test_a_full_queue_of_a_unix_peer_ends_a_batch(open_link: Callable[[Kind], Link]) -> None:
     link = open_link(UNIX)
     payloads = [b"%d" % number for number in range(10_000)]
-    sent, error = link.calls.send_batch(payloads, link.peer_sockaddr)
+    sent, error = link.calls.send_batch(payloads, [link.peer_sockaddr] * len(payloads))
     assert UNIX.burst <= sent < len(payloads)
     assert isinstance(error, BlockingIOError)
     assert link.at_peer() == payloads[:sent]

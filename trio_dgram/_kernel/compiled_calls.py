@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 from .._codecs.ancillary import control_messages
-from .._codecs.families import Family
+from .._codecs.families import Family, SocketAddress
 from .._values.addresses import ReceivedAddress
 from .._values.datagrams import Datagram
 from .capabilities import capabilities_of
@@ -56,6 +57,22 @@ class CompiledCalls(PythonCalls):
             self.counts.received += len(into) - before
         if self._recvmmsg is None:
             super().receive(into, limit)
+
+    def send_batch(
+        self, payloads: Sequence[bytes], sockaddrs: Sequence[SocketAddress | None]
+    ) -> tuple[int, OSError | None]:
+        """Send datagrams in order, each to its own address or to the peer, until the kernel refuses one."""
+        sent = 0
+        try:
+            while sent < len(payloads):
+                count = self._native.send_batch(payloads, sockaddrs, sent)
+                if not count:
+                    sockaddr = sockaddrs[sent]
+                    self.send(payloads[sent]) if sockaddr is None else self.sendto(payloads[sent], sockaddr)
+                sent += count or 1
+        except OSError as error:
+            return sent, error
+        return sent, None
 
     def _unusual_source(self, packed: bytes) -> ReceivedAddress | None:
         """Return the source of a datagram that has a zone or must not be answered."""

@@ -70,8 +70,10 @@ class HotCalls(Protocol):
         peer; OSError if the kernel refuses it."""
         ...
 
-    def send_batch(self, payloads: Sequence[bytes], sockaddr: SocketAddress | None) -> tuple[int, OSError | None]:
-        """Send datagrams in order to one address, or to the peer, until the kernel refuses one.
+    def send_batch(
+        self, payloads: Sequence[bytes], sockaddrs: Sequence[SocketAddress | None]
+    ) -> tuple[int, OSError | None]:
+        """Send datagrams in order, each to its own address or, for ``None``, to the peer, until the kernel refuses one.
 
         Returns:
           How many were sent, and the error of the one that was refused.

@@ -496,6 +496,57 @@ calls_send(KernelCalls *self, PyObject *payload)
     return send_one(self, payload, NULL, 0);
 }
 
+PyDoc_STRVAR(send_batch_doc, "send_batch(payloads, sockaddrs, start, /)\n--\n\n"
+"Send datagrams from the lists, from the position ``start`` on, by one sendmmsg(2).\n\n"
+"It ends before the first one for the peer, since an error of the network that the kernel reports in the middle of a call\n"
+"is lost, and before one whose payload or address is not handled here.\n\n"
+"Returns:\n"
+"  How many were sent; 0 if the first one is not for this function.\n\n"
+"Raises:\n"
+"  OSError: if the kernel refuses the first one.");
+
+static PyObject *
+calls_send_batch(KernelCalls *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    SocketAddress addresses[LARGEST_CALL];
+    struct iovec vectors[LARGEST_CALL];
+    struct mmsghdr messages[LARGEST_CALL];
+    PyObject *payloads[LARGEST_CALL];
+    if (count != 3 || !PyList_Check(arguments[0]) || !PyList_Check(arguments[1])) {
+        return PyErr_Format(PyExc_TypeError, "send_batch takes two lists and a position");
+    }
+    Py_ssize_t start = PyLong_AsSsize_t(arguments[2]), end = PyList_Size(arguments[0]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    end = end > PyList_Size(arguments[1]) ? PyList_Size(arguments[1]) : end;
+    int descriptor = descriptor_of(self), most = 0, sent = 0;
+    for (Py_ssize_t index = start; index >= 0 && index < end && most < LARGEST_CALL; index++) {
+        PyObject *payload = PyList_GetItem(arguments[0], index), *sockaddr = PyList_GetItem(arguments[1], index);
+        socklen_t size = PyBytes_CheckExact(payload) ? pack_address(self, sockaddr, &addresses[most]) : 0;
+        if (!size) {
+            break;
+        }
+        vectors[most] = (struct iovec){PyBytes_AsString(payload), (size_t)PyBytes_Size(payload)};
+        messages[most].msg_hdr = (struct msghdr){
+            .msg_name = &addresses[most], .msg_namelen = size, .msg_iov = &vectors[most], .msg_iovlen = 1};
+        /* Another thread may change the list while the GIL is released. */
+        payloads[most++] = Py_NewRef(payload);
+    }
+    if (most) {
+        Py_BEGIN_ALLOW_THREADS
+        sent = sendmmsg(descriptor, messages, most, MSG_DONTWAIT);
+        Py_END_ALLOW_THREADS
+    }
+    if (sent < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    for (int index = 0; index < most; index++) {
+        Py_DECREF(payloads[index]);
+    }
+    return sent < 0 ? NULL : PyLong_FromLong(sent);
+}
+
 /* The type */
 
 PyDoc_STRVAR(kernel_calls_doc, "KernelCalls(sock, family, source_type, send, sendto)\n--\n\n"
@@ -564,6 +615,7 @@ kernel_calls_dealloc(KernelCalls *self)
 static PyMethodDef kernel_calls_methods[] = {
     {"receive", (PyCFunction)(void (*)(void))calls_receive, METH_FASTCALL, receive_doc},
     {"sendto", (PyCFunction)(void (*)(void))calls_sendto, METH_FASTCALL, sendto_doc},
+    {"send_batch", (PyCFunction)(void (*)(void))calls_send_batch, METH_FASTCALL, send_batch_doc},
     {"send", (PyCFunction)calls_send, METH_O, send_doc},
     {NULL, NULL, 0, NULL},
 };

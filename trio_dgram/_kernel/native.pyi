@@ -2,7 +2,7 @@
 
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._codecs.families import SocketAddress
@@ -20,6 +20,9 @@ class KernelCalls:
         /,
     ) -> None: ...
     def receive(self, owner: object, into: deque[Datagram] | list[Datagram], limit: int, /) -> None: ...
+    def send_batch(
+        self, payloads: Sequence[bytes], sockaddrs: Sequence[SocketAddress | None], start: int, /
+    ) -> int: ...
     def send(self, payload: bytes, /) -> object: ...
     def sendto(self, payload: bytes, sockaddr: SocketAddress, /) -> object: ...
 

@@ -357,12 +357,14 @@ class PythonCalls:
             self._sendmsg = self._socket.sendmsg
         return self._sendmsg
 
-    def send_batch(self, payloads: Sequence[bytes], sockaddr: SocketAddress | None) -> tuple[int, OSError | None]:
-        """Send datagrams in order to one address, or to the peer, until the kernel refuses one."""
+    def send_batch(
+        self, payloads: Sequence[bytes], sockaddrs: Sequence[SocketAddress | None]
+    ) -> tuple[int, OSError | None]:
+        """Send datagrams in order, each to its own address or to the peer, until the kernel refuses one."""
         sent = 0
         send, sendto = self.send, self.sendto
         try:
-            for payload in payloads:
+            for payload, sockaddr in zip(payloads, sockaddrs, strict=True):
                 if sockaddr is None:
                     send(payload)
                 else:

@@ -152,7 +152,7 @@ class FactoryCalls:
     def send_batch(
         self,
         payloads: Sequence[bytes],  # noqa: ARG002 -- likewise
-        sockaddr: SocketAddress | None,  # noqa: ARG002 -- likewise
+        sockaddrs: Sequence[SocketAddress | None],  # noqa: ARG002 -- likewise
     ) -> tuple[int, OSError | None]:
         """Report that it would block."""
         return 0, BlockingIOError(errno.EAGAIN, _AWAITED)

@@ -173,45 +173,56 @@ class Outbox:
 
         A cancelled call has sent a prefix.
         """
-        budget, segmentation, try_send = self._budget, self._segmentation, self.try_send
-        may_batch = not segmentation.enabled and self._blocked is None
+        budget, segmentation = self._budget, self._segmentation
+        may_batch = self._blocked is None
         total, sizes = len(payloads), list(map(len, payloads))
         ends = [start for start, _ in runs[1:]]
         ends.append(total)
+        # The destinations of the datagrams just before ``position``, which one call is to send.
+        batch: list[Destination] = []
         for (start, destination), end in zip(runs, ends, strict=True):
             position = start
             while position < end:
-                try:
-                    if may_batch and destination[2] is None:
-                        limit = min(end, position + max(1, budget.left))
-                        batch, refusal = self._calls.send_batch(payloads[position:limit], destination[1])
-                        self.sent += batch
-                        position, sent, budget.left = position + batch, sent + batch, budget.left - batch
-                        done = accepted = 0
-                        if refusal is not None:
-                            done, accepted = 1, await self.recover(refusal, payloads[position], destination)
-                    elif (
-                        position + 1 < end
-                        and (count := segmentation.count(sizes, position, end, destination[0][0])) > 1
-                    ):
-                        segments = payloads[position : position + count]
-                        done = accepted = count
-                        if (error := self._try_segments(segments, destination)) is not None:
-                            done, accepted = await self._recover_segments(error, segments, destination)
-                    elif (error := try_send(payloads[position], destination)) is None:
-                        self.sent += 1
-                        done = accepted = 1
-                    else:
-                        done, accepted = 1, await self.recover(error, payloads[position], destination)
-                except OSError as error:
-                    raise SendManyError(error, first + position, sent) from error
-                position += done
-                sent += accepted
-                budget.left = left = budget.left - 1
+                count = segmentation.count(sizes, position, end, destination[0][0]) if position + 1 < end else 1
+                batched = count == 1 and may_batch and destination[2] is None
+                if batched:
+                    batch.append(destination)
+                    position += 1
+                    if position < total and len(batch) < budget.left:
+                        continue
+                if batch:
+                    begin = position - len(batch)
+                    sent = await self._send_batch(payloads[begin:position], batch, first + begin, sent)
+                    budget.left -= len(batch)
+                    batch = []
+                if not batched:
+                    try:
+                        done, accepted = await self._send_segments(payloads[position : position + count], destination)
+                    except OSError as error:
+                        raise SendManyError(error, first + position, sent) from error
+                    position += done
+                    sent += accepted
+                    budget.left -= 1
                 # After the last datagram a cancellation would have nothing to end.
-                if (left <= 0 or perf_counter() >= budget.deadline) and position < total:
+                if (budget.left <= 0 or perf_counter() >= budget.deadline) and position < total:
                     await budget.renew()
                     self._check_unchanged(destination)
+        return sent
+
+    async def _send_batch(self, payloads: list[bytes], destinations: list[Destination], first: int, sent: int) -> int:
+        """Send one datagram to each of ``destinations``; for the rest see :meth:`send_many`."""
+        sockaddrs = [destination[1] for destination in destinations]
+        done = 0
+        while done < len(payloads):
+            accepted, refusal = self._calls.send_batch(payloads[done:], sockaddrs[done:])
+            self.sent += accepted
+            done, sent = done + accepted, sent + accepted
+            if refusal is not None:
+                try:
+                    sent += await self.recover(refusal, payloads[done], destinations[done])
+                except OSError as error:
+                    raise SendManyError(error, first + done, sent) from error
+                done += 1
         return sent
 
     async def _send_one(self, payload: bytes, destination: Destination) -> bool:
@@ -221,6 +232,15 @@ class Outbox:
             return await self.recover(error, payload, destination)
         self.sent += 1
         return True
+
+    async def _send_segments(self, payloads: list[bytes], destination: Destination) -> tuple[int, int]:
+        """Send ``payloads`` as segments, or the only one; return how many are done with and how many were sent."""
+        if len(payloads) == 1:
+            return 1, await self._send_one(payloads[0], destination)
+        error = self._try_segments(payloads, destination)
+        if error is not None:
+            return await self._recover_segments(error, payloads, destination)
+        return len(payloads), len(payloads)
 
     async def _recover_segments(
         self, error: OSError, payloads: list[bytes], destination: Destination
