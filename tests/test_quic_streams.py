@@ -196,6 +196,7 @@ async def test_one_way_streams_have_one_direction() -> None:
             assert [data async for data in theirs] == [b"hello"]
         assert (type(ours), type(theirs), ours.id, theirs.id) == (quic.SendStream, quic.ReceiveStream, 2, 2)
         assert pair.server.accept_receive_streams() is pair.server.accept_receive_streams()
+        assert pair.server.accept_streams() is pair.server.accept_streams()
         async with await pair.client.open_send_stream() as another:
             await another.send_all(b"again")
         theirs = await pair.server.accept_receive_streams().receive()
