@@ -24,7 +24,8 @@ from ._plugin.causes import SECONDS, add_cause, parse_limits
 from ._plugin.checks import check_test, count_of
 from ._plugin.reports import add_reports
 from ._plugin.reruns import is_copy, mark_failure
-from ._plugin.seeds import Plan, run_under_seeds
+from ._plugin.seeds import Plan, run_once, run_under_seeds
+from ._plugin.tapes import add_unused, end_replay, lines_of, option_of, problem_of_file, replay_of
 from ._values.test_runs import TestRun, current_test_run, running_test
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="COUNT",
         help="run the seeds of a test in so many processes; auto is one for each core (default: in this process; for "
         "shrinking one for each core)",
+    )
+    group.addoption(
+        "--sim-tape", type=Path, metavar="FILE", help="replay the choices of a failed test from the tape in a file"
     )
     group.addoption(
         "--sim-artifacts",
@@ -94,7 +98,16 @@ def _cores() -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers."""
+    """Register the markers, and check the options."""
+    tape = config.getoption("--sim-tape")
+    if tape is not None:
+        if config.getoption("--sim-seed") is not None:
+            raise pytest.UsageError("--sim-tape and --sim-seed exclude each other: a tape has a seed")
+        if problem := problem_of_file(tape):
+            raise pytest.UsageError(problem)
+    config.addinivalue_line(
+        "markers", "tape(file): replay the choices of a failed run from a tape, a file beside the test"
+    )
     config.addinivalue_line(
         "markers", "seeds(count): run the test under the seeds 0 to count - 1; the smallest that fails is reported"
     )
@@ -120,31 +133,49 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test that is marked with seeds under each of them, until one fails."""
+    """Run a test that is marked with seeds under each of them, until one fails; before that with its tape."""
     marker = item.get_closest_marker("seeds")
     marked = count_of(marker) if marker is not None else None
-    if marked is None or item.config.getoption("--sim-seed") is not None:
+    options = item.config.getoption("--sim-seed"), item.config.getoption("--sim-tape")
+    if marked is None or options != (None, None):
         return None
     seconds = item.config.getoption("--sim-for")
     count = item.config.getoption("--sim-seeds") or (marked if seconds is None else None)
     plan = Plan(count, seconds, item.config.getoption("--sim-jobs") or 1)
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    item.stash[_IS_ONE_OF_MANY] = True
-    outcome = run_under_seeds(item, current_test_run(), plan)
-    item.config.stash.setdefault(_RUNS, {})[item.nodeid] = outcome.runs
-    for report in outcome.reports:
-        if report.failed:
-            add_cause(item, report, outcome.seed, _jobs_for_shrinking(item.config))
-            break
-    item.session._setupstate.teardown_exact(nextitem)  # noqa: SLF001 -- pytest has no public function that does
-    for report in outcome.reports:
+    reports = _run_tape_and_seeds(item, current_test_run(), plan)
+    # As pytest does: an error of a fixture of a wider scope is one of the last test that uses it.
+    teardown = functools.partial(item.session._setupstate.teardown_exact, nextitem)  # noqa: SLF001 -- no public name
+    call = pytest.CallInfo.from_call(teardown, "teardown", reraise=(pytest.exit.Exception, KeyboardInterrupt))
+    if call.excinfo is not None:
+        reports.append(item.ihook.pytest_runtest_makereport(item=item, call=call))
+    for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
 
+def _run_tape_and_seeds(item: pytest.Item, test_run: TestRun, plan: Plan) -> list[pytest.TestReport]:
+    if test_run.tape is not None:
+        reports = run_once(item, test_run, test_run.seed)
+        if not all(report.passed for report in reports):
+            return reports
+        end_replay(item)
+        test_run.tape = None
+    item.stash[_IS_ONE_OF_MANY] = True
+    outcome = run_under_seeds(item, test_run, plan)
+    item.config.stash.setdefault(_RUNS, {})[item.nodeid] = outcome.runs
+    for report in outcome.reports:
+        if report.failed:
+            add_cause(item, report, outcome.seed, _jobs_for_shrinking(item.config))
+            break
+    return outcome.reports
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Show the number of seeds that the time allowed."""
+    """Show the number of seeds that the time allowed, and which tapes do not fit any more."""
+    for line in lines_of([report for reports in terminalreporter.stats.values() for report in reports]):
+        terminalreporter.write_line(line)
     if config.getoption("--sim-for") is not None:
         for test, runs in config.stash.get(_RUNS, {}).items():
             terminalreporter.write_line(f"{test}: {runs} seed{'' if runs == 1 else 's'}")
@@ -178,8 +209,10 @@ def _cancelled_everywhere(test: Any) -> Any:
 
 @pytest.hookimpl(specname="pytest_runtest_protocol", wrapper=True, tryfirst=True)
 def pytest_trio_dgram_collect_reports(item: pytest.Item) -> Generator[None, object, object]:
-    """Collect the reports of the networks that a test opens, and give them its seed."""
-    with running_test(TestRun(item.config.getoption("--sim-seed") or 0)):
+    """Collect the reports of the networks that a test opens, and give them its seed, or its tape."""
+    replay = replay_of(item)
+    seed = item.config.getoption("--sim-seed") or 0 if replay is None else replay.tape.seed
+    with running_test(TestRun(seed, replay)):
         return (yield)
 
 
@@ -192,9 +225,11 @@ def pytest_runtest_makereport(
     if report.failed and call.excinfo is not None:
         test_run = current_test_run()
         mark_failure(report, call.excinfo.value)
-        add_reports(item, report, test_run.seed, test_run.reports)
+        add_reports(item, report, test_run.seed, test_run.reports, option_of(item, test_run.seed))
         if call.when != "teardown" and not is_copy(item.config) and not item.stash.get(_IS_ONE_OF_MANY, False):
             add_cause(item, report, test_run.seed, _jobs_for_shrinking(item.config))
+    if call.when == "call":
+        add_unused(item, report)
     return report
 
 

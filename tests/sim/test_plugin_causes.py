@@ -91,13 +91,6 @@ def test_the_limit_on_runs_is_reported(run: Run) -> None:
     assert "  the limits ended shrinking before every choice was examined" in text
 
 
-def test_without_a_folder_for_files_the_cause_is_shown_alone(run: Run) -> None:
-    text = run(f"{COUNTER}\n    {FIXTURE}", "--sim-shrink=400", "-p", "no:cacheprovider").stdout.str()
-    assert CAUSE in text
-    assert "Replay:" not in text
-    assert "Report:" not in text
-
-
 @pytest.mark.parametrize(
     ("program", "option"),
     [

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_dgram.sim._values.tape import Choice, Tape, TapeError, read_tape
@@ -13,7 +13,8 @@ ROWS = st.dictionaries(st.tuples(st.text(), st.integers(min_value=1)), VALUES, m
 HEADER = '{"trio_dgram tape": 1, "seed": 44, "test": "test_it"}\n'
 
 
-@given(rows=ROWS, seed=st.integers() | st.text(), test=st.text())
+@settings(max_examples=30)
+@given(rows=ROWS, seed=st.integers(), test=st.text())
 def test_a_written_tape_reads_back_equal(
     tmp_path_factory: pytest.TempPathFactory, rows: dict[tuple[str, int], bool | float | str], seed: int, test: str
 ) -> None:
@@ -41,8 +42,8 @@ def test_without_removes_the_choices_given() -> None:
         ("[" * 100_000, "line 1 must be such as"),
         ('{"seed": 0}\n', "line 1 must be such as"),
         ('{"trio_dgram tape": 2}\n', "has version 2 of the format"),
-        ('{"trio_dgram tape": 1, "test": ""}\n', "line 1: seed must be an integer or a string, not None"),
-        ('{"trio_dgram tape": 1, "seed": true, "test": ""}\n', "line 1: seed must be an integer or a string, not True"),
+        ('{"trio_dgram tape": 1, "test": ""}\n', "line 1: seed must be an integer, not None"),
+        ('{"trio_dgram tape": 1, "seed": true, "test": ""}\n', "line 1: seed must be an integer, not True"),
         ('{"trio_dgram tape": 1, "seed": 0, "test": 5}\n', "line 1: test must be a string, not 5"),
         (HEADER + "\n", r"line 2: must be \[\"place\", number from 1, value\]"),
         (HEADER + '["a", 1, true]\n["a", 0, true]\n', "line 3: must be"),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import pytest
 
-from .reports import TITLE, artifact, command, from_start
+from .reports import TITLE, command, from_start
 from .reruns import Copies, failure_of, run_again
+from .tapes import file_for, replayed_tape
 
 if TYPE_CHECKING:
     from ..sim._explore.shrink import Choices, Outcome, Shrunk
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
 """The units of times in options."""
+_NOT_REPRODUCED: Final = "The run did not fail in the same way again: the test depends on more than its seed."
 
 
 @attrs.frozen
@@ -42,8 +44,10 @@ def parse_limits(text: str) -> Limits:
 
 def add_cause(item: pytest.Item, report: pytest.TestReport, seed: int, jobs: int) -> None:
     """Add the cause of a failure to the report of a test that failed on a simulated network."""
-    limits: Limits = item.config.getoption("--sim-shrink") or Limits()
-    if limits.runs == 0 or not any(title == TITLE for title, _ in report.sections):
+    given: Limits | None = item.config.getoption("--sim-shrink")
+    # A replay has a tape, which is shrunk on request alone.
+    is_enough = replayed_tape(item) is not None and (given is None or given.runs == 0)
+    if is_enough or not any(title == TITLE for title, _ in report.sections):
         return
     # Hypothesis shrinks the example that failed, and would run many others again.
     if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
@@ -51,17 +55,22 @@ def add_cause(item: pytest.Item, report: pytest.TestReport, seed: int, jobs: int
     if not hasattr(os, "fork"):  # pragma: no cover -- Windows
         report.sections.append(("cause", "Finding the cause needs os.fork, which this system lacks."))
         return
-    report.sections.append(("cause", _cause(item, failure_of(report), seed, limits, jobs)))
+    limits = given or Limits()
+    title = "tape" if limits.runs == 0 else "cause"
+    report.sections.append((title, _cause(item, failure_of(report), seed, limits, jobs)))
 
 
 def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int) -> str:
     from ..sim._explore.shrink import Budget, shrink  # noqa: PLC0415 -- loaded where it is used
 
-    copies = Copies(item, jobs)
+    copies = Copies(item, 1 if limits.runs == 0 else jobs)
     try:
-        tape = copies.call(_record, seed)
+        tape = replayed_tape(item) or copies.call(_record, seed)
         if tape is None:
             return "The run that records the choices did not end."
+        if limits.runs == 0:
+            is_same = copies.call(_outcome, (tape, failure)) == "fails"
+            return _write_tape(item, tape) if is_same else _NOT_REPRODUCED
 
         def evaluate(candidates: Iterable[Choices]) -> Generator[Outcome]:
             questions = ((attrs.evolve(tape, choices=choices), failure) for choices in candidates)
@@ -69,7 +78,7 @@ def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int
 
         shrunk = shrink(tape.choices, evaluate, Budget(limits.runs, limits.seconds))
         if not shrunk.reproduced:
-            return "The run did not fail in the same way again: the test depends on more than its seed."
+            return _NOT_REPRODUCED
         return str(copies.call(_explain, (tape, shrunk, failure)) or "The run that explains the failure did not end.")
     finally:
         copies.end()
@@ -111,13 +120,14 @@ def _explain(item: pytest.Item, question: tuple[Tape, Shrunk, str]) -> str:  # p
 
     tape, shrunk, failure = question
     explanation = explain(tape, failure, shrunk, observe)
-    lines = [explanation.text]
-    tape_file, page_file = artifact(item, f"seed-{tape.seed}.tape"), artifact(item, f"seed-{tape.seed}.html")
-    if tape_file is not None and page_file is not None:
-        explanation.tape.write(tape_file)
-        page_file.write_text(explanation.page, encoding="utf-8")
-        lines += [
-            f"Replay: {command(item, f'--sim-tape={from_start(item.config, tape_file)}')}",
-            f"Report: {from_start(item.config, page_file)}",
-        ]
-    return "\n".join(lines)
+    replay_line = _write_tape(item, explanation.tape)
+    page_file = file_for(item, tape.seed, "html")
+    page_file.write_text(explanation.page, encoding="utf-8")
+    return "\n".join([explanation.text, replay_line, f"Report: {from_start(item.config, page_file)}"])
+
+
+def _write_tape(item: pytest.Item, tape: Tape) -> str:
+    """Write a tape, and return the line with the command that replays it."""
+    file = file_for(item, tape.seed, "tape")
+    tape.write(file)
+    return f"Replay: {command(item, f'--sim-tape={from_start(item.config, file)}')}"

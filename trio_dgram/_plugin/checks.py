@@ -7,6 +7,8 @@ from typing import Final
 
 import pytest
 
+from .tapes import problem_of_tape
+
 _ASYNC_FIXTURES: Final = frozenset({"sim_network", "udp_pair"})
 LIMITS: Final = frozenset(
     {
@@ -19,7 +21,7 @@ LIMITS: Final = frozenset(
 
 def check_test(item: pytest.Item) -> None:
     """Fail a test that does not meet the requirements of the plugin."""
-    problem = _problem_of_markers(item) or _problem_of_fixtures(item)
+    problem = _problem_of_markers(item) or problem_of_tape(item) or _problem_of_fixtures(item)
     if problem:
         pytest.fail(problem, pytrace=False)
 

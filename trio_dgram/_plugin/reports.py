@@ -20,17 +20,17 @@ TITLE: Final = "simulated network"
 """The title of the section of a report that is about a network."""
 _LONGEST_NAME: Final = 120
 """The length of the name of a written file, in characters."""
-_OF_SEEDS: Final = ("--sim-seed", "--sim-seeds", "--sim-jobs", "--sim-for", "--sim-shrink")
+_OF_SEEDS: Final = ("--sim-seed", "--sim-seeds", "--sim-jobs", "--sim-for", "--sim-shrink", "--sim-tape")
 """The options that the command replaces by its own."""
 
 
-def add_reports(item: pytest.Item, report: pytest.TestReport, seed: int, networks: Sequence[Any]) -> None:
-    """Add a section for each network to the report of a failed test."""
+def add_reports(item: pytest.Item, report: pytest.TestReport, seed: int, networks: Sequence[Any], option: str) -> None:
+    """Add a section for each network to the report of a failed test; ``option`` repeats its run."""
     for number, network in enumerate(networks):
         # An exception that left the network has the story as its note already.
         is_shown = f"digest {network.trace.digest}" in report.longreprtext
         lines = [] if is_shown else [str(network), ""]
-        lines += [f"Run just this again: {command(item, f'--sim-seed={seed}')}"]
+        lines += [f"Run just this again: {command(item, option)}"]
         lines += _write_artifacts(item, network, f"seed-{seed}-{number}")
         report.sections.append((TITLE, "\n".join(lines)))
 

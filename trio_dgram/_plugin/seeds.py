@@ -77,24 +77,30 @@ def _run_until_failure(
     item: pytest.Item, test_run: TestRun, seeds: Iterable[int], *, may_continue: Callable[[int], bool] = lambda _: True
 ) -> Outcome:
     """Run a test under each of the seeds until it fails. Fixtures of a wider scope than the test stay set up."""
+    outcome = Outcome([], 0, 0)
+    for seed in seeds:
+        if not may_continue(seed):  # pragma: no cover -- in another process
+            break
+        outcome.seed = seed
+        outcome.reports = run_once(item, test_run, seed)
+        outcome.runs += 1
+        if outcome.failed:
+            break
+    return outcome
+
+
+def run_once(item: pytest.Item, test_run: TestRun, seed: int) -> list[pytest.TestReport]:
+    """Run a test under one seed, and return its reports. Fixtures of a wider scope than the test stay set up."""
     # pytest has no public function that repeats a test; plugins that repeat tests use this one.
     from _pytest.runner import runtestprotocol  # noqa: PLC0415
 
     # With the same parent as next item, pytest keeps the fixtures of a wider scope.
     parent: Any = item.parent
-    outcome = Outcome([], 0, 0)
-    for seed in seeds:
-        if not may_continue(seed):  # pragma: no cover -- in another process
-            break
-        test_run.seed = outcome.seed = seed
-        test_run.reports.clear()
-        # Discard the captured output of earlier runs.
-        item._report_sections.clear()  # noqa: SLF001 -- pytest has no public name for it
-        outcome.reports = runtestprotocol(item, log=False, nextitem=parent)
-        outcome.runs += 1
-        if outcome.failed:
-            break
-    return outcome
+    test_run.seed = seed
+    test_run.reports.clear()
+    # Discard the captured output of earlier runs.
+    item._report_sections.clear()  # noqa: SLF001 -- pytest has no public name for it
+    return runtestprotocol(item, log=False, nextitem=parent)
 
 
 # Several processes

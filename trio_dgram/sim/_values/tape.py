@@ -55,7 +55,7 @@ class Tape:
     """
 
     choices: tuple[Choice, ...]
-    seed: int | str = 0
+    seed: int = 0
     test: str = ""
 
     def without(self, removed: Container[Choice]) -> Tape:
@@ -96,8 +96,8 @@ def read_tape(path: Path) -> Tape:
     if header[_FORMAT] != _VERSION:
         raise TapeError(f"{path} has version {header[_FORMAT]!r} of the format, and this is for version {_VERSION}")
     seed, test = header.get("seed"), header.get("test")
-    if not isinstance(seed, (int, str)) or isinstance(seed, bool):
-        raise TapeError(f"{path}, line 1: seed must be an integer or a string, not {describe_value(seed)}")
+    if type(seed) is not int:
+        raise TapeError(f"{path}, line 1: seed must be an integer, not {describe_value(seed)}")
     if not isinstance(test, str):
         raise TapeError(f"{path}, line 1: test must be a string, not {describe_value(test)}")
     return Tape(tuple(_choices(path, lines)), seed, test)
