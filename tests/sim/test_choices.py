@@ -185,14 +185,14 @@ def test_a_followed_choice_knows_the_packet_it_was_about() -> None:
 
 @pytest.mark.parametrize(("overtaken", "order"), [(0, "abc"), (1, "bca"), (2, "cba"), (9, "cba"), (-1, "abc")])
 def test_items_overtake_those_before_them(overtaken: int, order: str) -> None:
-    assert "".join(in_order("abc", lambda _item, _most: overtaken)) == order
+    assert "".join(in_order("abc", lambda _item, _order: overtaken)) == order
 
 
 def test_every_order_is_equally_probable() -> None:
     source = Choices(1).stream("x")
     counts: dict[str, int] = {}
     for _ in range(6000):
-        order = "".join(in_order("abc", lambda _, most: int(source.random() * (most + 1))))
+        order = "".join(in_order("abc", lambda _, order: int(source.random() * (len(order) + 1))))
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 6
     assert max(abs(count - 1000) for count in counts.values()) < 150

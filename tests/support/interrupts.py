@@ -36,7 +36,7 @@ from trio.testing import MockClock
 
 from trio_dgram.sim._explore.descriptors import open_descriptors
 from trio_dgram.sim._network.trio_internals import deterministic_scheduling
-from trio_dgram.sim._run.schedules import random_order
+from trio_dgram.sim._run.schedules import order_of
 from trio_dgram.sim._values.choices import Choices
 
 Granularity: TypeAlias = Literal["line", "signal check"]
@@ -282,7 +282,7 @@ def run_once(
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            with deterministic_scheduling(random_order(Choices(0))):
+            with deterministic_scheduling(order_of("random", Choices(0))):
                 found = _judge(make, tracer, interrupted, program_files)
             _collect()
     finally:

@@ -13,7 +13,7 @@ _ASYNC_FIXTURES: Final = frozenset({"sim_network", "udp_pair"})
 LIMITS: Final = frozenset(
     {
         *("fake_randomness", "fake_time", "passes", "payload", "quiet_limit"),
-        *("threads", "time_limit", "timer_slack", "trace_limit"),
+        *("schedule", "threads", "time_limit", "timer_slack", "trace_limit"),
     }
 )
 """The arguments of ``sim.run`` that the marker ``sim`` accepts; importing the simulator for them would be too slow."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Callable, Generator, MutableSequence
+from collections.abc import Callable, Generator, MutableSequence, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
@@ -58,10 +58,10 @@ class _Order(random.Random):
     """The random source of Trio's scheduler, which shuffles the ready tasks of each pass, the oldest first.
 
     Args:
-      overtaken: returns how many older tasks of the pass a task overtakes, from the task and the number of those.
+      overtaken: returns how many older tasks of the pass a task overtakes, from the task and the order of those.
     """
 
-    def __init__(self, overtaken: Callable[[trio.lowlevel.Task, int], int]) -> None:
+    def __init__(self, overtaken: Callable[[trio.lowlevel.Task, Sequence[trio.lowlevel.Task]], int]) -> None:
         super().__init__(0)
         self._overtaken = overtaken
 
@@ -73,11 +73,13 @@ class _Order(random.Random):
 
 
 @contextmanager
-def deterministic_scheduling(overtaken: Callable[[trio.lowlevel.Task, int], int]) -> Generator[None]:
+def deterministic_scheduling(
+    overtaken: Callable[[trio.lowlevel.Task, Sequence[trio.lowlevel.Task]], int],
+) -> Generator[None]:
     """Let ``overtaken`` determine Trio's order of tasks.
 
     Args:
-      overtaken: returns how many older ready tasks a ready task overtakes, from the task and the number of those.
+      overtaken: returns how many older ready tasks a ready task overtakes, from the task and the order of those.
 
     Raises:
       RuntimeError: if this release of Trio lacks the internals that this needs.

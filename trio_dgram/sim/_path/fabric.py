@@ -89,7 +89,7 @@ class Fabric:
         """The pending events, as a heap by time."""
         self._count = 0
         draw = choices.stream("ties").random
-        self._overtaken = choices.among(_place_of_tie, lambda _pipe, most: int(draw() * (most + 1)))
+        self._overtaken = choices.among(_place_of_tie, lambda _pipe, order: int(draw() * (len(order) + 1)))
 
     def add(self, name: str, addresses: tuple[str, ...], broadcasts: Iterable[str] = ()) -> Machine:
         """Make a host; a family without an address is assigned one."""

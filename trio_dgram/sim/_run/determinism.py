@@ -15,7 +15,7 @@ from .._values.choices import Choices
 from .._values.random import stream
 from .._values.replacing import replaced
 from .clocks import virtual_time
-from .schedules import random_order
+from .schedules import Schedule, order_of
 
 Threads: TypeAlias = Literal["inline", "refuse"]
 """The treatment of threads that a scenario starts."""
@@ -25,7 +25,12 @@ _lock: Final = threading.RLock()
 
 @contextmanager
 def deterministic(
-    choices: Choices, *, fake_time: bool = True, fake_randomness: bool = True, threads: Threads = "inline"
+    choices: Choices,
+    *,
+    fake_time: bool = True,
+    fake_randomness: bool = True,
+    threads: Threads = "inline",
+    schedule: Schedule = "random",
 ) -> Generator[None]:
     """Make a Trio run on a ``MockClock`` deterministic: the order of its tasks, threads, and on request time and
     randomness.
@@ -40,7 +45,7 @@ def deterministic(
         )
     try:
         with ExitStack() as stack:
-            stack.enter_context(deterministic_scheduling(random_order(choices)))
+            stack.enter_context(deterministic_scheduling(order_of(schedule, choices)))
             stack.enter_context(threads_run(inline=threads == "inline"))
             if fake_time:
                 stack.enter_context(virtual_time())

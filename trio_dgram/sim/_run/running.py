@@ -20,6 +20,7 @@ from .._values.choices import Choices, new_choices
 from .._values.random import Seed, check_seed
 from .comparison import compare, outcome_elsewhere, outcome_of, stop_loading
 from .determinism import Threads, deterministic
+from .schedules import Schedule
 from .watch import PASSES, QUIET_LIMIT, TIME_LIMIT, Watch
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ class Settings:
     quiet_limit: float = QUIET_LIMIT
     timer_slack: float = TIMER_SLACK
     threads: Threads = "inline"
+    schedule: Schedule = "random"
 
     def __attrs_post_init__(self) -> None:
         check_number("time_limit", self.time_limit, 0, infinite=True)
@@ -46,11 +48,16 @@ class Settings:
         check_number("timer_slack", self.timer_slack, 0)
         check_integer("passes", self.passes, 1, 2**62)
         check_choice("threads", self.threads, get_args(Threads))
+        check_choice("schedule", self.schedule, get_args(Schedule))
 
     def deterministic(self, choices: Choices) -> AbstractContextManager[None]:
         """Return the context manager for the determinism of a run."""
         return deterministic(
-            choices, fake_time=self.fake_time, fake_randomness=self.fake_randomness, threads=self.threads
+            choices,
+            fake_time=self.fake_time,
+            fake_randomness=self.fake_randomness,
+            threads=self.threads,
+            schedule=self.schedule,
         )
 
     def open_network(self, choices: Choices) -> AbstractAsyncContextManager[Network]:
@@ -74,6 +81,7 @@ def run(
     quiet_limit: float = QUIET_LIMIT,
     timer_slack: float = TIMER_SLACK,
     threads: Threads = "inline",
+    schedule: Schedule = "random",
 ) -> T:
     """Run ``scenario(network, *args)`` to its end and return its result.
 
@@ -99,6 +107,9 @@ def run(
       timer_slack: how late a sleeping task wakes, in seconds, as everywhere else. Deliveries are exact.
       threads: ``"inline"`` runs the functions of ``trio.to_thread.run_sync`` at once, where a thread would start; one
         that waits for another task deadlocks. ``"refuse"`` raises :exc:`ThreadStartedError`.
+      schedule: the order of the tasks that are ready in one pass of the scheduler. ``"random"``: each order is equally
+        probable. ``"pct"``: by a random priority of each task, and at three random steps the running one gets the
+        lowest, which finds bugs that need one task to be slow for long. ``"fifo"``: the oldest first.
 
     Raises:
       StuckError: if it waits for an event that cannot happen, waits longer than ``quiet_limit``, or runs without end
@@ -127,6 +138,7 @@ def run(
         quiet_limit=quiet_limit,
         timer_slack=timer_slack,
         threads=threads,
+        schedule=schedule,
     )
     result, network = run_once(scenario, args, settings)
     if check:

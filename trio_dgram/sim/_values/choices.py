@@ -10,7 +10,7 @@ Rule 2: a place where nothing was drawn when the tape was recorded is neutral in
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -197,14 +197,14 @@ def new_choices(seed: Seed) -> Choices:
     return Choices(seed) if tape is None else tape.choices(seed)
 
 
-def in_order(items: Iterable[T], overtaken: Callable[[T, int], int]) -> list[T]:
+def in_order(items: Iterable[T], overtaken: Callable[[T, Sequence[T]], int]) -> list[T]:
     """Return ``items`` in an order that is chosen.
 
     Args:
       items: the items, in their neutral order.
-      overtaken: returns how many of the items before it an item overtakes, from the item and the number of those.
+      overtaken: returns how many of the items before it an item overtakes, from the item and the order of those.
     """
     order: list[T] = []
     for position, item in enumerate(items):
-        order.insert(max(0, position - overtaken(item, position)) if position else 0, item)
+        order.insert(max(0, position - overtaken(item, order)) if position else 0, item)
     return order
