@@ -279,7 +279,7 @@ class _Lane:
     def __init__(self, choices: Choices, seed: Seed, name: str, kind: str = "originals") -> None:
         self._choices = choices
         self._key = (seed, name, kind)
-        self._name = name if kind == "originals" else f"{name} ({kind})"
+        self._name = name if kind == "originals" else f"{name} (copy)"
         self._sources: dict[str, random.Random] = {}
         self.loses: LossProcess | None = None
         self.jitter: Callable[[Packet], float] | None = None
