@@ -148,6 +148,21 @@ def test_a_test_that_ends_its_process_is_reported(run: Run) -> None:
     assert "The run that records the choices did not end." in text
 
 
+def test_a_failure_of_a_fixture_of_a_wider_scope_is_reported(run: Run) -> None:
+    text = run(
+        """
+    async def scenario(network): assert 0
+
+    @pytest.fixture(scope="module")
+    def prepared(): sim.run(scenario)
+
+    def test_it(prepared): pass
+    """,
+        "--sim-shrink=400",
+    ).stdout.str()
+    assert "what fails is not the test, but a fixture of a wider scope" in text
+
+
 def half(item: pytest.Item, number: int) -> int:  # pragma: no cover -- in another process
     """Called in a copy; it ends for an odd number."""
     if number % 2:
@@ -182,6 +197,13 @@ def test_a_failure_is_identified_by_types_and_messages_without_numbers(
     error: Exception, same: Exception, other: Exception
 ) -> None:
     assert identify(error) == identify(same) != identify(other)
+
+
+def test_copies_print_nothing(run: Run) -> None:
+    program = f"{COUNTER}\n    {FIXTURE}".replace("await scenario", "print('pr' + 'inted'); await scenario")
+    text = run(program, "--sim-shrink=400", "-s", "-o", "log_cli=true", "-o", "log_cli_level=1").stdout.str()
+    assert "- cause -" in text
+    assert text.count("printed") == 1
 
 
 @pytest.mark.parametrize(

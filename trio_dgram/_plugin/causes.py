@@ -49,8 +49,8 @@ def add_cause(item: pytest.Item, report: pytest.TestReport, seed: int, jobs: int
     is_enough = replayed_tape(item) is not None and (given is None or given.runs == 0)
     if is_enough or not any(title == TITLE for title, _ in report.sections):
         return
-    # Hypothesis shrinks the example that failed, and would run many others again.
-    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+    # Hypothesis shrinks the example that failed, and would run many others again; a debugger should begin at once.
+    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False) or item.config.getoption("usepdb"):
         return
     if not hasattr(os, "fork"):  # pragma: no cover -- Windows
         report.sections.append(("cause", "Finding the cause needs os.fork, which this system lacks."))
@@ -68,6 +68,8 @@ def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int
         tape = replayed_tape(item) or copies.call(_record, seed)
         if tape is None:
             return "The run that records the choices did not end."
+        if isinstance(tape, str):
+            return tape
         if limits.runs == 0:
             is_same = copies.call(_outcome, (tape, failure)) == "fails"
             return _write_tape(item, tape) if is_same else _NOT_REPRODUCED
@@ -87,11 +89,13 @@ def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int
 # Called in copies
 
 
-def _record(item: pytest.Item, seed: int) -> Tape:  # pragma: no cover -- in another process
+def _record(item: pytest.Item, seed: int) -> Tape | str:  # pragma: no cover -- in another process
     from ..sim._values.choices import Recording  # noqa: PLC0415 -- loaded where it is used
 
     recording = Recording()
-    run_again(item, recording, seed)
+    test_run, _ = run_again(item, recording, seed)
+    if not test_run.reports:
+        return "No network was opened again: what fails is not the test, but a fixture of a wider scope."
     return recording.tape(seed, item.nodeid)
 
 

@@ -106,6 +106,7 @@ class Copies:
 
     def __init__(self, item: pytest.Item, count: int) -> None:
         self._item = item
+        self._all: list[_Copy] = []
         self._free = deque(self._start() for _ in range(count))
 
     def call(self, function: Function, argument: Any) -> Any:
@@ -124,13 +125,15 @@ class Copies:
                 if not asked:
                     return
                 yield self._answer(asked.popleft())
-        finally:
+        except GeneratorExit:
             for copy in asked:
                 self._answer(copy)
+            raise
 
     def _answer(self, copy: _Copy) -> Any:
         answer = copy.answer()
         if answer is None:
+            self._all.remove(copy)
             copy.end()
             copy = self._start()
         self._free.append(copy)
@@ -138,8 +141,8 @@ class Copies:
 
     def end(self) -> None:
         """End all copies."""
-        while self._free:
-            self._free.pop().end()
+        for copy in self._all:
+            copy.end()
 
     def _start(self) -> _Copy:
         here, there = Pipe()
@@ -149,17 +152,23 @@ class Copies:
             # Python warns of threads, such as Trio's idle ones, which do not exist in the copy.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
-        if not pid:
-            _serve(self._item, there)  # pragma: no cover -- in another process
+        if not pid:  # pragma: no cover -- in another process
+            # Otherwise the copy would not notice that this process has ended.
+            here.close()
+            _serve(self._item, there)
         there.close()
-        return _Copy(pid, here)
+        copy = _Copy(pid, here)
+        self._all.append(copy)
+        return copy
 
 
 def _serve(item: pytest.Item, connection: Connection) -> NoReturn:  # pragma: no cover -- in another process
     """Tear a test down, call functions with it until the process is ended."""
     try:
         item.config.stash[_IS_COPY] = True
-        separate_output(item.config)
+        # With -s nothing is captured.
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 -- a device
+            separate_output(item.config, nowhere.fileno())
         with suppress(Exception):
             _tear_down(item)
         while True:
@@ -178,9 +187,18 @@ def _tear_down(item: pytest.Item) -> None:  # pragma: no cover -- in another pro
     item.session._setupstate.teardown_exact(test.parent)  # noqa: SLF001 -- pytest has no public function that does
 
 
-def separate_output(config: pytest.Config) -> None:  # pragma: no cover -- in another process
-    """Capture the output of this process apart from that of the process that it is a copy of: both share a file."""
+def separate_output(config: pytest.Config, target: int | None = None) -> None:  # pragma: no cover -- likewise
+    """Capture the output of this process apart from that of the process that it is a copy of: both share a file.
+
+    Args:
+      config: pytest's configuration.
+      target: the descriptor that gets what is not captured. Default: None, that of the other process.
+    """
     capture: Any = config.pluginmanager.getplugin("capturemanager")
     if capture is not None:
         capture.stop_global_capturing()
+    if target is not None:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+    if capture is not None:
         capture.start_global_capturing()
