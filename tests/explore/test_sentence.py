@@ -80,7 +80,7 @@ ANY = Interval(0.001, 9, None, None)
     ("place", "value", "interval", "words"),
     [
         ("n1 -> n2: duplicate", True, None, "datagram 2 of n1 -> n2 is duplicated"),
-        ("n1 -> n2 (copy): loss", True, None, "the duplicate of datagram 2 of n1 -> n2 is lost"),
+        ("n1 -> n2 (copies): loss", True, None, "the duplicate of datagram 2 of n1 -> n2 is lost"),
         ("n1 -> n2: reorder", True, None, "datagram 2 of n1 -> n2 overtakes earlier ones"),
         ("n1 -> n2: corrupt", True, None, "datagram 2 of n1 -> n2 is corrupted"),
         ("n1 -> n2: corrupt_undetected", 9, None, "datagram 2 of n1 -> n2 is corrupted undetected"),
@@ -113,7 +113,7 @@ def test_each_kind_of_choice_has_words(place: str, value: Value, interval: Inter
 @pytest.mark.parametrize(
     ("name", "place"),
     [
-        ("n1 -> n2 (copy): delay", Place("delay", "n1 -> n2", is_copy=True)),
+        ("n1 -> n2 (copies): delay", Place("delay", "n1 -> n2", is_copy=True)),
         ("odd: name -> n2: delay", Place("delay", "odd: name -> n2")),
         ("nemesis: pause n2: end", Place("pause", "n2", "end", is_fault=True)),
         ("run 12: n1: port", Place("port", "n1", run=12)),

@@ -50,7 +50,9 @@ def add_cause(item: pytest.Item, report: pytest.TestReport, seed: int, jobs: int
     if is_enough or not any(title == TITLE for title, _ in report.sections):
         return
     # Hypothesis shrinks the example that failed, and would run many others again; a debugger should begin at once.
-    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False) or item.config.getoption("usepdb"):
+    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False) or item.config.getoption(
+        "usepdb", default=False
+    ):
         return
     if not hasattr(os, "fork"):  # pragma: no cover -- Windows
         report.sections.append(("cause", "Finding the cause needs os.fork, which this system lacks."))

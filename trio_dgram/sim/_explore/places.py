@@ -19,7 +19,7 @@ _FAULT: Final = re.compile(
     re.DOTALL,
 )
 _PATH: Final = re.compile(
-    r"(?P<target>.+? -> .+?)(?P<copy> \(copy\))?: "
+    r"(?P<target>.+? -> .+?)(?P<copy> \(copies\))?: "
     r"(?P<kind>loss|duplicate|delay|reorder|corrupt|corrupt_undetected|tie)",
     re.DOTALL,
 )
