@@ -221,6 +221,21 @@ async def events(socket: DatagramSocket) -> None:
     socket.events(Datagram, overflow="drop-newest")
 
 
+async def a_group_returns_sockets_with_their_datagrams(socket: DatagramSocket) -> None:
+    channel: trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]] = trio_dgram.SocketGroup()
+    await channel.aclose()
+    async with trio_dgram.SocketGroup() as group:
+        assert_type(group, trio_dgram.SocketGroup)
+        group.add(socket)
+        assert_type(socket in group, bool)
+        assert_type(await group.receive(), tuple[DatagramSocket, Datagram])
+        assert_type(await group.receive_many(2), list[tuple[DatagramSocket, Datagram]])
+        async for member, datagram in group:
+            assert_type(member, DatagramSocket)
+            assert_type(datagram, Datagram)
+        group.discard(socket)
+
+
 async def reading(channel: trio.abc.ReceiveChannel[Failure | Closed]) -> None:
     async for event in channel:
         assert_type(event, Failure | Closed)

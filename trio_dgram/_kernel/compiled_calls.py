@@ -16,15 +16,11 @@ from .._values.addresses import ReceivedAddress
 from .._values.datagrams import Datagram
 from .capabilities import capabilities_of
 from .compiled_layer import native
-from .local_address_cache import cached_local_info
 from .passed_sockets import PassableSocket
 from .python_calls import REFUSED, PythonCalls
 from .system_socket import SharedSocket, SystemSocket
 
 _SYSTEM_SOCKETS: Final = (SystemSocket, SharedSocket, PassableSocket)
-
-if native is not None:
-    native.configure(Datagram, cached_local_info)
 
 
 class CompiledCalls(PythonCalls):

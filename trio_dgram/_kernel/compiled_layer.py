@@ -9,15 +9,20 @@ import importlib
 import os
 from typing import Any, Final
 
+from .._values.datagrams import Datagram
+from .local_address_cache import cached_local_info
+
 
 def _load() -> Any:
     if os.environ.get("TRIO_DGRAM_PURE", "0") in ("", "0"):
         try:
-            return importlib.import_module(".native", __package__)
+            module: Any = importlib.import_module(".native", __package__)
         except ImportError:  # pragma: no cover -- depends on the installation
-            pass
-    return None
+            return None
+        module.configure(Datagram, cached_local_info)
+        return module
+    return None  # pragma: no cover -- the session tests_portable runs it
 
 
-native: Final = _load()
+native: Final[Any] = _load()
 """The extension module, ``None`` without it."""

@@ -16,8 +16,7 @@ import select
 from collections import deque
 from contextlib import suppress
 from time import perf_counter
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
@@ -436,14 +435,6 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
             self.close()
         finally:
             await trio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     def _check(self, operation: str) -> None:
         self._lifetime.check_thread(operation)
