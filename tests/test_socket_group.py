@@ -540,6 +540,23 @@ async def test_a_member_that_another_owner_has_shut_down_raises_once_and_does_no
     theirs.close()
 
 
+@on_the_kernel
+async def test_a_closed_member_whose_queue_another_owner_shares_does_not_wake_the_group(sockets: Sockets) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as theirs:
+        theirs.bind(("127.0.0.1", 0))
+        async with trio_dgram.open_nursery() as nursery:
+            adopted = nursery.adopt_socket(theirs.dup())
+            sockets.group.add(adopted)
+            adopted.close()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"x", theirs.getsockname())
+        async with trio.open_nursery() as tasks:
+            tasks.start_soon(sockets.group.receive)
+            with trio.fail_after(5):
+                await wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+
+
 # Its lifetime
 
 
