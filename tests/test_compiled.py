@@ -26,7 +26,7 @@ from trio_dgram._values.addresses import ReceivedIPv4Address, new_tuple
 
 OPERATIONS: Final = 100_000
 COMPILED: Final = trio_dgram.capabilities().compiled
-needs_compiled = pytest.mark.skipif(not COMPILED, reason="kernel: without the compiled layer")
+needs_compiled = pytest.mark.skipif(not COMPILED, reason="pure: without the compiled layer")
 
 
 # When it is used

@@ -1308,7 +1308,7 @@ def test_hostile_input_raises_nothing_and_every_datagram_is_counted(
     assert counts.discarded == 0
 
 
-@pytest.mark.skipif(not CAN_PLAN, reason="kernel: without the compiled layer")
+@pytest.mark.skipif(not CAN_PLAN, reason="pure: without the compiled layer")
 @pytest.mark.parametrize("type_", ["udp4", "udp6"])
 @settings(max_examples=50)
 @given(data=st.data())

@@ -7,8 +7,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import trio
-
 from .._network.host import current_process
 from .._network.network import current_networks
 
@@ -31,7 +29,11 @@ class _Collector(logging.Handler):
         self.lines: list[LogLine] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        networks = current_networks() if trio.lowlevel.in_trio_run() else ()
+        try:
+            networks = current_networks()
+        except RuntimeError:
+            # Outside a Trio run.
+            return
         if networks:
             process = current_process.get()
             host = "" if process is None else process.host.name
