@@ -177,7 +177,7 @@ async def received_at_once(sockets: Sockets, members: list[DatagramSocket]) -> i
         await sockets.send(member, b"1", b"2")
     first = total = len(await sockets.group.receive_many())
     while total < 2 * len(members):
-        total += len(await sockets.group.receive_many())
+        total += len(await sockets.group.receive_many())  # pragma: no cover -- only on a busy machine
     return first
 
 
