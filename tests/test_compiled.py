@@ -53,7 +53,7 @@ def test_the_systems_sockets_use_the_compiled_layer(type_: str) -> None:
         assert {type(create_calls(each, family)) for each in (sock, passable, shared)} == {CompiledCalls}
 
 
-def test_other_sockets_are_served_in_python() -> None:
+def test_other_sockets_are_served_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
     class Replaced(SystemSocket):
         pass
 
@@ -68,6 +68,9 @@ def test_other_sockets_are_served_in_python() -> None:
         assert type(create_calls(replaced, FAMILIES["udp4"])) is PythonCalls
         assert type(create_calls(watched, FAMILIES["udp4"])) is PythonCalls
         assert type(create_calls(unix, FAMILIES["unix"])) is PythonCalls
+    monkeypatch.setattr(socket, "socket", Watched)
+    with SystemSocket.create(socket.AF_INET) as through_replacement:
+        assert type(create_calls(through_replacement, FAMILIES["udp4"])) is PythonCalls
 
 
 # Unusual arguments and moments

@@ -21,6 +21,8 @@ from .python_calls import REFUSED, PythonCalls
 from .system_socket import SharedSocket, SystemSocket
 
 _SYSTEM_SOCKETS: Final = (SystemSocket, SharedSocket, PassableSocket)
+_PLAIN_SOCKET: Final = socket.socket
+"""The standard library's class. Calls of a class that replaces it, to watch or to refuse them, are made in Python."""
 
 
 class CompiledCalls(PythonCalls):
@@ -90,7 +92,7 @@ def create_calls(sock: Any, family: Family) -> PythonCalls:
         native is not None
         and family.is_internet
         and type(sock) in _SYSTEM_SOCKETS
-        and type(sock._sock) is socket.socket  # noqa: SLF001 -- of this layer
+        and type(sock._sock) is _PLAIN_SOCKET  # noqa: SLF001 -- of this layer
         and capabilities_of(sock).batches
     ):
         return CompiledCalls(sock, family)
