@@ -505,6 +505,27 @@ async def test_many_datagrams_that_wait_to_be_filtered_again_are(sockets: Socket
     assert sock.statistics().filtered == 149
 
 
+@reading_ahead
+async def test_what_an_event_channel_left_is_returned_without_another_arrival(sockets: Sockets) -> None:
+    sock = await sockets.open()
+    payloads = [b"%d" % number for number in range(200)]
+    async with sock.events(Datagram) as channel:
+        await sockets.send(sock, *payloads)
+        await channel.receive()
+    sockets.group.add(sock)
+    assert await received(sockets.group, 199) == [(sock, payload) for payload in payloads[1:]]
+
+
+@reading_ahead
+async def test_the_queue_of_a_disconnected_socket_is_returned_without_another_arrival(sockets: Sockets) -> None:
+    sock = await sockets.open()
+    await sock.connect(sockets.sender.address)
+    await sockets.send(sock, b"1", b"2", b"3")
+    sock.disconnect()
+    sockets.group.add(sock)
+    assert await received(sockets.group, 3) == [(sock, b"1"), (sock, b"2"), (sock, b"3")]
+
+
 @on_the_kernel
 @pytest.mark.parametrize("watched", [False, True])
 async def test_a_member_that_another_owner_has_shut_down_raises_once_and_does_not_spin(

@@ -270,7 +270,9 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
         else:
             ready.popleft()
             member.is_ready = False
-            if member.read is not None:
+            if member.hidden:
+                self._mark(member)
+            elif member.read is not None:
                 member.read.unpark_all()
         return member.socket, datagram
 
@@ -311,13 +313,13 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
                 # Its descriptor would stay readable.
                 self._unwatch(member)
                 pending.due = error
+        if member.hidden:
+            member.hidden = inbox.hides_datagrams
         if inbox.ready:
             member.is_ready = True
             self._ready.append(member)
         elif member.hidden:
-            member.hidden = inbox.hides_datagrams
-            if member.hidden:
-                self._mark(member)
+            self._mark(member)
         if pending.due is not None:
             pending.report_due()
             if pending.due is not None and not member.failed:
