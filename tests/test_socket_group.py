@@ -285,6 +285,32 @@ async def test_a_socket_is_discarded_between_its_arrival_and_its_turn(sockets: S
         assert (await second.receive()).data in (b"1", b"2")
 
 
+@on_the_kernel
+async def test_a_socket_that_is_discarded_when_its_datagram_has_just_arrived_receives_it(sockets: Sockets) -> None:
+    sock = await sockets.open()
+    returned = []
+
+    async def receive() -> None:
+        returned.append(await sockets.group.receive())
+
+    # Trio runs the tasks of one turn in random order.
+    for _ in range(10):
+        sockets.group.add(sock)
+        async with trio.open_nursery() as tasks:
+            tasks.start_soon(receive)
+            await wait_all_tasks_blocked()
+            await sockets.sender.send(b"x", sock.address)
+            await trio.lowlevel.checkpoint()
+            if sock in sockets.group and not returned:
+                sockets.group.discard(sock)
+                await wait_all_tasks_blocked()
+                assert not returned
+                assert sock.receive_nowait().data == b"x"
+            tasks.cancel_scope.cancel()
+        sockets.group.discard(sock)
+        returned.clear()
+
+
 async def test_a_closed_member_leaves_and_counts_what_it_had_read_ahead(sockets: Sockets, waiting: str) -> None:
     closing, staying = await sockets.add(2)
     await sockets.send(closing, b"1", b"2", b"3", b"4")

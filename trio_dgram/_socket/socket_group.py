@@ -383,11 +383,12 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
     async def _wait_for(self, member: _Member, scope: trio.CancelScope, read: trio.lowlevel.ParkingLot) -> None:
         """Report whenever ``member`` is readable, in a task of its own."""
         with scope, suppress(trio.ClosedResourceError):
-            # It may have been woken before the member left.
+            # Each of the two waits may have ended before the member left.
             while not scope.cancel_called:
                 await member.inbox.wait_readable()
-                self._mark(member)
-                await read.park()
+                if not scope.cancel_called:
+                    self._mark(member)
+                    await read.park()
 
     def _changed(self, member: _Member) -> None:
         """Read a member again whose inbox changed."""
