@@ -27,6 +27,7 @@ _NAMES = {
     "_peers.listener": ["DatagramListener", "open_listeners"],
     "_peers.retry": ["retry"],
     "_peers.serving": ["serve"],
+    "_socket.buggify": ["buggify"],
     "_socket.config": ["SocketOptions"],
     "_socket.datagram_socket": ["DatagramSocket"],
     "_socket.event_channel": ["ChannelOptions", "EventChannel"],

@@ -24,6 +24,7 @@ from ._peers.listener import DatagramListener as DatagramListener
 from ._peers.listener import open_listeners as open_listeners
 from ._peers.retry import retry as retry
 from ._peers.serving import serve as serve
+from ._socket.buggify import buggify as buggify
 from ._socket.config import SocketOptions as SocketOptions
 from ._socket.datagram_socket import DatagramSocket as DatagramSocket
 from ._socket.event_channel import ChannelOptions as ChannelOptions

@@ -274,6 +274,7 @@ async def sim_network(request: pytest.FixtureRequest) -> AsyncGenerator[Network]
                 await nursery.start(watching)
             try:
                 yield network
+                await network._settle()  # noqa: SLF001 -- before the reports end
             finally:
                 test_run.end_reports()
             nursery.cancel_scope.cancel()

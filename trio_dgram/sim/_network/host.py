@@ -42,6 +42,22 @@ class HostStoppedError(Exception):
         super().__init__(f"the host {name} was stopped")
 
 
+@attrs.frozen(eq=False)
+class Program:
+    """An async function that was started on a host."""
+
+    async_fn: Callable[..., Awaitable[object]]
+    args: tuple[Any, ...]
+    name: object
+    reports_start: bool = False
+    """Whether it gets ``task_status``."""
+
+    async def run(self) -> None:
+        """Call it."""
+        options = {"task_status": trio.TASK_STATUS_IGNORED} if self.reports_start else {}
+        await self.async_fn(*self.args, **options)
+
+
 class Process:
     """What runs on a host from one start until ``kill``, ``crash`` or ``restart``: tasks, and the sockets they make.
 
@@ -54,6 +70,10 @@ class Process:
         self.host: Host = host
         self.report: FailureReport = report
         self.alive: bool = True
+        self.programs: dict[Program, None] = {}
+        """The programs that run, in the order of their start."""
+        self.calls: int = 0
+        """How many calls of :meth:`Host.run` wait for it."""
         self._running: dict[trio.CancelScope, None] = {}
 
     @contextmanager
@@ -83,6 +103,15 @@ class Process:
         finally:
             del self._running[scope]
 
+    @contextmanager
+    def running(self, program: Program) -> Generator[None]:
+        """Remove a program from those that run when the ``with`` block has ended by itself."""
+        try:
+            yield
+        finally:
+            if self.alive:
+                self.programs.pop(program, None)
+
     def end(self) -> None:
         """End the process: its tasks are cancelled, and they cannot make sockets any more."""
         self.alive = False
@@ -101,6 +130,8 @@ class Host:
         self._nursery = nursery
         self._report = report
         self._process = Process(self, report)
+        self._stopped: list[Program] = []
+        """The programs that were running when the host was stopped."""
         self._skew = _Skew()
 
     @property
@@ -150,9 +181,13 @@ class Host:
         The task is cancelled when the network is closed. Its exceptions propagate from :func:`open_network`.
         """
         _check_async_fn(async_fn)
+        self._start_soon(Program(async_fn, args, name or async_fn))
+
+    def _start_soon(self, program: Program) -> None:
         process = self._process
+        process.programs[program] = None
         with process.current():
-            self._nursery.start_soon(_run_in, process, async_fn, args, name=name or async_fn)
+            self._nursery.start_soon(_run_in, process, program, name=program.name)
 
     async def start(self, async_fn: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> Any:
         """Start a task as :meth:`start_soon` does, and wait until it calls ``task_status.started``, as
@@ -171,9 +206,10 @@ class Host:
         """
         _check_async_fn(async_fn)
         process = self._process
+        program = Program(async_fn, args, name or async_fn, reports_start=True)
         with process.current():
             try:
-                return await self._nursery.start(_start_in, process, async_fn, args, name=name or async_fn)
+                return await self._nursery.start(_start_in, process, program, name=program.name)
             except RuntimeError:
                 # Trio's: the task has ended without calling started.
                 if process.alive:
@@ -192,8 +228,12 @@ class Host:
         """
         _check_async_fn(async_fn)
         process = self._process
-        with process.current(), process.stoppable():
-            return await async_fn(*args)
+        process.calls += 1
+        try:
+            with process.current(), process.stoppable():
+                return await async_fn(*args)
+        finally:
+            process.calls -= 1
         raise HostStoppedError(self.name)
 
     def interfaces(self) -> list[Interface]:
@@ -240,11 +280,29 @@ class Host:
           async_fn: the async function that the task runs, such as a server.
           args: its positional arguments.
         """
-        self._note(f"restarts with {getattr(async_fn, '__name__', async_fn)}", "restart")
+        _check_async_fn(async_fn)
+        self._restart([Program(async_fn, args, async_fn)])
+
+    def reboot(self) -> None:
+        """Switch the host on, and start the programs again that were running when ``crash`` or ``kill`` stopped it: the
+        async functions passed to ``start`` and ``start_soon``, with their arguments. Programs that run are stopped."""
+        self._restart([*self._stopped, *self._process.programs])
+
+    @property
+    def is_rebootable(self) -> bool:
+        """Whether it is up, and all that runs on it would be started again by :meth:`reboot`: programs, but no call of
+        :meth:`run`."""
+        return self.is_up and bool(self._process.programs) and not self._process.calls
+
+    def _restart(self, programs: list[Program]) -> None:
+        names = ", ".join(str(getattr(program.async_fn, "__name__", program.async_fn)) for program in programs)
+        self._note(f"restarts with {names or 'no program'}", "restart")
         self._stop()
+        self._stopped = []
         self._machine.up = True
         self._machine.path_mtus.clear()
-        self.start_soon(async_fn, *args)
+        for program in programs:
+            self._start_soon(program)
 
     def pause(self) -> None:
         """Block every call of its sockets until :meth:`resume`. Other calls, such as ``trio.sleep``, continue.
@@ -295,6 +353,7 @@ class Host:
     def _stop(self) -> None:
         # End the process and close its sockets first, so that cancelled tasks cannot reach the network.
         process, self._process = self._process, Process(self, self._report)
+        self._stopped += process.programs
         for endpoint in list(self._machine.endpoints):
             endpoint.close()
         process.end()
@@ -330,17 +389,12 @@ def _check_async_fn(async_fn: object) -> None:
         raise TypeError(f"async_fn must be an async function, not {describe_value(async_fn)}")
 
 
-async def _run_in(process: Process, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
-    with process.report.attaching(), process.stoppable():
-        await async_fn(*args)
+async def _run_in(process: Process, program: Program) -> None:
+    with process.report.attaching(), process.stoppable(), process.running(program):
+        await program.run()
 
 
-async def _start_in(
-    process: Process,
-    async_fn: Callable[..., Awaitable[object]],
-    args: tuple[Any, ...],
-    *,
-    task_status: trio.TaskStatus[Any],
-) -> None:
-    with process.stoppable():
-        await async_fn(*args, task_status=task_status)
+async def _start_in(process: Process, program: Program, *, task_status: trio.TaskStatus[Any]) -> None:
+    process.programs[program] = None
+    with process.stoppable(), process.running(program):
+        await program.async_fn(*program.args, task_status=task_status)

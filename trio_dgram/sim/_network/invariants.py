@@ -21,6 +21,8 @@ class Invariant:
     name: str
     within: float | None = None
     """The seconds within which it must hold once; None if it must hold always."""
+    deadline: float = 0.0
+    """When these seconds are over, in seconds since the network was opened."""
 
     def holds(self) -> bool:
         """Whether it holds now.
@@ -42,6 +44,7 @@ class Invariants(trio.abc.Instrument):
         without such a task."""
         self._invariants: list[Invariant] = []
         self._is_installed = False
+        self._is_deferred = False
 
     def add(self, invariant: Invariant) -> None:
         """Add a check."""
@@ -51,9 +54,22 @@ class Invariants(trio.abc.Instrument):
         self._invariants.append(invariant)
         self._check(invariant, None)
 
-    def expire(self, invariant: Invariant) -> None:
-        """Fail unless a check that must hold eventually has held."""
-        if invariant in self._invariants:
+    def defer(self) -> None:
+        """Do not judge what must hold eventually until :meth:`resume`."""
+        self._is_deferred = True
+
+    def resume(self, now: float) -> list[Invariant]:
+        """Judge what must hold eventually from now on, and return those checks, with new deadlines."""
+        self._is_deferred = False
+        found = [invariant for invariant in self._invariants if invariant.within is not None]
+        for invariant in found:
+            invariant.deadline = now + (invariant.within or 0.0)
+            self._check(invariant, None)
+        return found
+
+    def expire(self, invariant: Invariant, at: float) -> None:
+        """Fail unless a check that must hold eventually has held, if its deadline is ``at``."""
+        if invariant in self._invariants and not self._is_deferred and invariant.deadline == at:
             self._end(InvariantError(f"{invariant.name}: has not held within {invariant.within} s"), None)
 
     def expire_all(self) -> None:
@@ -84,6 +100,8 @@ class Invariants(trio.abc.Instrument):
             raise self.failure
 
     def _check(self, invariant: Invariant, task: trio.lowlevel.Task | None) -> None:
+        if self._is_deferred and invariant.within is not None:
+            return
         try:
             holds = invariant.holds()
         except Exception as error:  # noqa: BLE001 -- Trio would log it and continue without the checks

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from itertools import count
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import trio
 
 from ..._kernel.interfaces import Interface, listing
 from ..._socket.budget import current_budget
+from ..._socket.buggify import drawing
 from ..._values.arguments import check_bool, check_choice, check_integer, check_number, describe_value
 from ..._values.test_runs import current_test_run
 from .._kernel.endpoint import Endpoint
@@ -24,13 +26,15 @@ from .._trace.trace import Trace
 from .._values.choices import Choices, new_choices
 from .._values.random import Seed, check_seed
 from .adoption import adopting
+from .faults import Faults
 from .host import Host, current_process
 from .invariants import Invariants
 from .kernel_socket import KernelSocket
 from .names import Answer, LookupFailure, Resolver, canonical_name
 from .nat_handle import NatHandle
+from .nemesis import KINDS, SEPARATORS, Nemesis, Settings, can_be_named
 from .pump import EPOCH, TIMER_SLACK, Pump
-from .topology import AnyHost, Topology
+from .topology import AnyHost
 from .trio_socket import SocketFactory
 
 TRACE_LIMIT: Final = 100_000
@@ -38,96 +42,109 @@ TRACE_LIMIT: Final = 100_000
 HERE: Final = "here"
 """The name of the host of tasks that were not started on another host."""
 
-Direction: TypeAlias = Literal["both", "there", "back"]
 
-
-class Network(Topology):
+class Network(Faults):
     """A simulated network, as :func:`open_network` opens it."""
 
-    # Faults
-
-    @contextmanager
-    def partition(
+    def __init__(
         self,
-        a: Iterable[AnyHost],
-        b: Iterable[AnyHost],
+        nursery: trio.Nursery,
+        fabric: Fabric,
+        resolver: Resolver,
+        report: FailureReport,
+        invariants: Invariants,
+    ) -> None:
+        super().__init__(nursery, fabric, resolver, report, invariants)
+        self._nemesis: Nemesis | None = None
+        self._numbers_of_faults: Counter[str] = Counter()
+
+    def nemesis(
+        self,
         *,
-        direction: Direction = "both",
-        drop_in_flight: bool = False,
-    ) -> Generator[None]:
-        """Drop every datagram between the hosts ``a`` and the hosts ``b`` while the ``with`` block runs.
+        crash: float = 0.0,
+        restart: float | None = None,
+        partition: float = 0.0,
+        hold: float = 0.0,
+        pause: float = 0.0,
+        freeze: float = 0.0,
+        clock: float = 0.0,
+        path: float = 0.0,
+        hosts: Iterable[AnyHost] | None = None,
+        duration: float | None = None,
+        calm: float = 5.0,
+        minority: bool = False,
+    ) -> None:
+        """Inject faults at random times, from now on: many at once, and many right after a datagram of a new size or a
+        note of the program. A tape has each fault, and :meth:`eventually` is judged in the calm after them.
 
         Args:
-          a: hosts on one side.
-          b: hosts on the other.
-          direction: ``"both"``, or only from ``a`` to ``b``, ``"there"``, or only ``"back"``.
-          drop_in_flight: whether to drop datagrams that are in flight when the block begins; by default they arrive.
-        """
-        check_choice("direction", direction, ("both", "there", "back"))
-        check_bool("drop_in_flight", drop_in_flight)
-        a, b = tuple(a), tuple(b)
-        pairs = [(one, other) for one in a for other in b]
-        cut = [self.pipe(one, other) for one, other in pairs] if direction != "back" else []
-        cut += [self.pipe(other, one) for one, other in pairs] if direction != "there" else []
-        sides = f"{_format_hosts(a)} {_ARROWS[direction]} {_format_hosts(b)}"
-        for pipe in cut:
-            pipe.cut()
-        if drop_in_flight:
-            self._fabric.drop_in_flight(cut)
-        self._fabric.note("", f"partition: {sides}", "fault")
-        try:
-            yield
-        finally:
-            for pipe in cut:
-                pipe.mend()
-            self._fabric.note("", f"the partition ends: {sides}", "fault")
-
-    def hold(self, a: AnyHost, b: AnyHost) -> None:
-        """Hold every datagram that enters the path from ``a`` to ``b``, until :meth:`release` was called as often."""
-        pipe = self.pipe(a, b)
-        pipe.hold()
-        self._fabric.note("", f"hold {pipe.name}", "fault")
-
-    def release(self, a: AnyHost, b: AnyHost) -> None:
-        """End one :meth:`hold` from ``a`` to ``b``. The end of the last one releases all held datagrams, in order.
-
-        Args:
-          a: the host that sends, or its name.
-          b: the host that receives, or its name.
+          crash: the rate of crashes (:meth:`Host.crash`): the expected number per virtual second over all ``hosts``,
+            as for every kind. A host crashes only if all that runs on it was started by ``start`` and ``start_soon``.
+          restart: the mean time until a host that has crashed is rebooted (:meth:`Host.reboot`), in seconds; ``None``
+            for never.
+          partition: the rate of partitions (:meth:`partition`) of the hosts into two sides.
+          hold: the rate of paths between two hosts that are held (:meth:`hold`).
+          pause: the rate of hosts whose sockets are paused (:meth:`Host.pause`).
+          freeze: the rate of frozen hosts (:meth:`Host.freeze`).
+          clock: the rate of wrong clocks (:meth:`Host.clock_skew`), by up to a minute.
+          path: the rate of paths that get a loss or an additional delay.
+          hosts: the hosts that faults concern; ``None`` for all, also later ones.
+          duration: when the faults end, in seconds from now; ``None`` for the end of the scenario, which ends them also
+            before that time.
+          calm: the time without faults after them, in seconds: everything is healed, and hosts that have crashed are
+            rebooted unless ``restart`` is ``None``. The network stays open until it is over.
+          minority: whether faults spare a majority of the hosts, which stay up and connected.
 
         Raises:
-          RuntimeError: if there is none.
+          TypeError, ValueError: if an argument is invalid.
+          RuntimeError: if an earlier nemesis has not ended.
         """
-        self._fabric.note("", f"release {self.pipe(a, b).name}", "fault")
-        self._fabric.release(self._named(a).name, self._named(b).name)
+        given = (crash, partition, hold, pause, freeze, clock, path)
+        rates = {kind: check_number(kind, rate, 0) for kind, rate in zip(KINDS, given, strict=True)}
+        if not any(rates.values()):
+            raise ValueError(f"one of {', '.join(KINDS)} must have a rate of more than 0")
+        if restart is not None:
+            check_number("restart", restart, 0)
+        if duration is not None:
+            check_number("duration", duration, 0)
+        check_number("calm", calm, 0)
+        check_bool("minority", minority)
+        settings = Settings(rates, restart, self._hosts_of_nemesis(hosts), duration, calm, minority)
+        if self._nemesis is not None and not self._nemesis.is_over:
+            raise RuntimeError("a nemesis is active: the next one can begin when its duration is over")
+        self._defer_eventually()
+        self._nemesis = Nemesis(self, self._fabric, settings, self._numbers_of_faults, self._judge_eventually)
+        self._nemesis.begin()
 
-    def swizzle_clog(self, hosts: Iterable[AnyHost], *, seconds: float) -> None:
-        """Hold the datagrams to and from each of ``hosts``, one host after another, and release them in another order.
+    def _hosts_of_nemesis(self, hosts: Iterable[AnyHost] | None) -> tuple[Host, ...] | None:
+        if hosts is None:
+            return None
+        if isinstance(hosts, (str, Host)) or not isinstance(hosts, Iterable):
+            raise TypeError(f"hosts must be a list of hosts or their names, not {describe_value(hosts)}")
+        chosen = tuple(dict.fromkeys(map(self._named, hosts)))
+        if not chosen:
+            raise ValueError("hosts must be one host at least")
+        for host in chosen:
+            if not can_be_named(host):
+                raise ValueError(f"hosts must have names without {SEPARATORS}, not {host.name!r}")
+        return chosen
 
-        Args:
-          hosts: the hosts or their names.
-          seconds: the total duration; each hold begins and ends at a random time.
-        """
-        if check_number("seconds", seconds, 0) == 0:
-            raise ValueError("seconds must be more than 0")
-        names = [self._named(host).name for host in hosts]
-        choices = self._fabric.choices
-        draw = choices.stream("swizzle", *names, self.time).random
-        begin = self.time
-        for name in names:
-            clogged = begin + choices.at(f"swizzle {name}: hold", draw, neutral=0.0)() * seconds / 2
-            release = choices.at(f"swizzle {name}: release", lambda: 1 + draw(), neutral=0.0)()
-            if not release:
-                continue
-            unclogged = begin + release * seconds / 2
-            for other in self._hosts:
-                if other != name:
-                    self._clog(name, other, clogged, unclogged)
-                    self._clog(other, name, clogged, unclogged)
+    def _make_buggify(self) -> Callable[[str, float], bool]:
+        """Return the function that draws for :func:`trio_dgram.buggify`."""
+        draw = self._fabric.choices.stream("buggify").random
 
-    def _clog(self, sender: str, receiver: str, begin: float, end: float) -> None:
-        self.at(begin, self.hold, sender, receiver)
-        self.at(end, self.release, sender, receiver)
+        def place_of(site: str) -> str:
+            process = current_process.get()
+            return f"buggify {site}" if process is None else f"{process.host.name}: buggify {site}"
+
+        choose = self._fabric.choices.among(place_of, lambda _site, probability: int(draw() < probability))
+        return lambda site, probability: bool(choose(site, probability))
+
+    async def _settle(self) -> None:
+        """End the nemesis, and wait until its calm is over."""
+        if self._nemesis is not None:
+            self._nemesis.end()
+            await trio.sleep(max(0.0, self._nemesis.calm_until - self.time))
 
     def nat(
         self,
@@ -233,13 +250,6 @@ class Network(Topology):
         return f"<trio_dgram.sim.Network, seed {self.seed!r}, {len(self._hosts)} hosts, {self.trace.total} datagrams>"
 
 
-_ARROWS: Final = {"both": "|", "there": "-/->", "back": "<-/-"}
-
-
-def _format_hosts(hosts: Iterable[AnyHost]) -> str:
-    return ", ".join(host if isinstance(host, str) else host.name for host in hosts)
-
-
 _open: Final[trio.lowlevel.RunVar[tuple[Network, ...]]] = trio.lowlevel.RunVar("trio_dgram.sim networks", ())
 
 
@@ -297,6 +307,7 @@ async def open_network_with(
                 try:
                     with report.attaching():
                         yield network
+                        await network._settle()  # noqa: SLF001 -- of this module
                         invariants.expire_all()
                 except Exception as error:  # noqa: BLE001 -- it is raised below, when nothing wraps it
                     failure = error
@@ -338,6 +349,8 @@ def _installed(network: Network, factory: SocketFactory, resolver: Resolver) -> 
     # ContextVar tokens do not work here: a fixture may end in another context than it began in.
     interfaces_before, networks_before = listing.get(), _open.get()
     listing.set(network.interfaces)
+    drawing_before = drawing.get()
+    drawing.set(network._make_buggify())  # noqa: SLF001 -- of this module
     _open.set((*networks_before, network))
     try:
         with adopting():
@@ -348,6 +361,7 @@ def _installed(network: Network, factory: SocketFactory, resolver: Resolver) -> 
             # A network that was opened later and is still open must not restore the values that it found here.
             _open.set(networks_before)
             listing.set(interfaces_before)
+            drawing.set(drawing_before)
             budget.seconds = seconds
             trio.socket.set_custom_hostname_resolver(resolver_before)
             trio.socket.set_custom_socket_factory(factory_before)

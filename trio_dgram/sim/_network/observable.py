@@ -89,7 +89,8 @@ class Observable:
     def eventually(self, check: Callable[[], object], name: str, *, within: float) -> None:
         """Stop the run with :exc:`InvariantError` unless a check has held once within so many seconds from now.
 
-        If the scenario ends earlier, the check must have held by then.
+        If the scenario ends earlier, the check must have held by then. While a nemesis is active, it is not called, and
+        the time begins with the calm (:meth:`Network.nemesis`).
 
         Args:
           check: as for :meth:`always`.
@@ -99,9 +100,21 @@ class Observable:
         Raises:
           TypeError, ValueError: if an argument is invalid.
         """
-        invariant = Invariant(_check_function(check), _check_name(name), check_number("within", within, 0))
+        deadline = self.time + check_number("within", within, 0)
+        invariant = Invariant(_check_function(check), _check_name(name), within, deadline)
         self._invariants.add(invariant)
-        self._fabric.schedule(self.time + within, lambda: self._invariants.expire(invariant))
+        self._expire_at_deadline(invariant)
+
+    def _expire_at_deadline(self, invariant: Invariant) -> None:
+        at = invariant.deadline
+        self._fabric.schedule(at, lambda: self._invariants.expire(invariant, at))
+
+    def _defer_eventually(self) -> None:
+        self._invariants.defer()
+
+    def _judge_eventually(self) -> None:
+        for invariant in self._invariants.resume(self.time):
+            self._expire_at_deadline(invariant)
 
     def _stop(self, failure: InvariantError, task: trio.lowlevel.Task | None) -> None:
         host = _name_of_host(None if task is None else task.context.get(current_process))

@@ -84,6 +84,7 @@ class Fabric:
         self._sent = trace.sent
         self._trace = trace
         self._sooner = sooner
+        self._seen: Callable[[object], object] | None = None
         self._numbers = 0
         self._due: list[_Event] = []
         """The pending events, as a heap by time."""
@@ -155,11 +156,27 @@ class Fabric:
         if self.now() > 0 and (changes := differences(before, after)):
             self.note("", f"path {path}: {changes}", "fault")
 
+    def watch(self, seen: Callable[[object], object] | None) -> None:
+        """Call ``seen`` with the size of each packet that is sent, and with the text of each note of a program.
+
+        Args:
+          seen: the function; ``None`` to call it no longer.
+        """
+        self._seen = seen
+        self._sent = self._trace.sent if seen is None else self._sent_and_seen
+
+    def _sent_and_seen(self, packet: Packet, receiver: str) -> None:
+        self._trace.sent(packet, receiver)
+        if self._seen is not None:  # pragma: no branch -- set together
+            self._seen(len(packet.payload))
+
     # The interface for machines
 
     def note(self, host: str, text: str, kind: NoteKind) -> None:
         """Record something that happens now, at a host or, if that is empty, on the network."""
         self._trace.note(self.now(), host, text, kind)
+        if self._seen is not None and kind == "note":
+            self._seen(text)
 
     def now(self) -> float:
         """Return the time, in seconds since the network was opened."""

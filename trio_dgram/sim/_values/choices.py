@@ -60,6 +60,13 @@ class Choices:
         """
         return draw
 
+    def planned(self, prefix: str) -> list[Choice] | None:  # noqa: ARG002 -- for subclasses
+        """Return the choices of a replay at places whose names begin with ``prefix``; None if they are to be drawn."""
+        return None
+
+    def add(self, place: str, number: int, value: Value) -> None:
+        """Record a choice that was made without :meth:`at`."""
+
 
 class _Places(Choices):
     """The choices of a run that is recorded or replayed: places are counted.
@@ -111,6 +118,9 @@ class _Recorded(_Places):
 
         return choose
 
+    def add(self, place: str, number: int, value: Value) -> None:
+        self._rows.append((self._prefix + place, number, value))
+
 
 class _Replayed(_Places):
     """Follows a tape."""
@@ -133,6 +143,14 @@ class _Replayed(_Places):
             return kind(choice.value)
 
         return choose
+
+    def planned(self, prefix: str) -> list[Choice]:
+        start = len(self._prefix)
+        found = (choice for choice in self._replay.tape.choices if choice.place.startswith(self._prefix + prefix))
+        return [Choice(choice.place[start:], choice.number, choice.value) for choice in found]
+
+    def add(self, place: str, number: int, value: Value) -> None:
+        self._replay.followed[Choice(self._prefix + place, number, value)] = None
 
 
 class _Runs:
