@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -247,6 +248,19 @@ def test_a_calm_that_is_too_short_ends_the_scenario() -> None:
 
     with pytest.raises(sim.InvariantError, match="in the end: has not held before the scenario ended"):
         sim.run(scenario)
+
+
+def test_a_run_that_fails_during_faults_leaves_nothing_behind() -> None:
+    async def scenario(network: sim.Network) -> None:
+        start(network)
+        network.nemesis(partition=20, freeze=20, hold=20, path=20)
+        await trio.sleep(3)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        sim.run(scenario)
+    # An exception in a finalizer would be a warning, which is an error here.
+    gc.collect()
 
 
 def test_one_nemesis_follows_another() -> None:

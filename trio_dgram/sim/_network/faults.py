@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Final, Literal, TypeAlias
 
 from ..._values.arguments import check_bool, check_choice, check_number
+from .._path.fabric import Fabric
+from .._path.pipe import Pipe
 from .topology import AnyHost, Topology
 
 Direction: TypeAlias = Literal["both", "there", "back"]
+
+
+def cut_paths(fabric: Fabric, pipes: Iterable[Pipe], sides: str) -> Callable[[], None]:
+    """Begin a partition, and return the function that ends it.
+
+    Args:
+      fabric: the fabric of the network.
+      pipes: the paths that are cut.
+      sides: the description of its sides.
+    """
+    cut = tuple(pipes)
+    for pipe in cut:
+        pipe.cut()
+    fabric.note("", f"partition: {sides}", "fault")
+
+    def end() -> None:
+        for pipe in cut:
+            pipe.mend()
+        fabric.note("", f"the partition ends: {sides}", "fault")
+
+    return end
 
 
 class Faults(Topology):
@@ -38,18 +61,13 @@ class Faults(Topology):
         pairs = [(one, other) for one in a for other in b]
         cut = [self.pipe(one, other) for one, other in pairs] if direction != "back" else []
         cut += [self.pipe(other, one) for one, other in pairs] if direction != "there" else []
-        sides = f"{_format_hosts(a)} {_ARROWS[direction]} {_format_hosts(b)}"
-        for pipe in cut:
-            pipe.cut()
+        end = cut_paths(self._fabric, cut, f"{_format_hosts(a)} {_ARROWS[direction]} {_format_hosts(b)}")
         if drop_in_flight:
             self._fabric.drop_in_flight(cut)
-        self._fabric.note("", f"partition: {sides}", "fault")
         try:
             yield
         finally:
-            for pipe in cut:
-                pipe.mend()
-            self._fabric.note("", f"the partition ends: {sides}", "fault")
+            end()
 
     def hold(self, a: AnyHost, b: AnyHost) -> None:
         """Hold every datagram that enters the path from ``a`` to ``b``, until :meth:`release` was called as often."""

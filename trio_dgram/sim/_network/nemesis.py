@@ -18,7 +18,7 @@ import attrs
 
 from .._path.fabric import Fabric
 from .._values.tape import Choice
-from .faults import Faults
+from .faults import Faults, cut_paths
 from .host import Host
 
 KINDS: Final = ("crash", "partition", "hold", "pause", "freeze", "clock", "path")
@@ -255,9 +255,10 @@ class Nemesis:
         """Begin a fault, and return the function that heals it."""
         network, names = self._network, fault.names
         if fault.kind == "partition":
-            partition = network.partition(*fault.sides)
-            partition.__enter__()
-            return lambda: partition.__exit__(None, None, None)
+            # No context manager: a run that fails would leave it to the garbage collector.
+            pairs = [(one, other) for one in fault.sides[0] for other in fault.sides[1]]
+            pipes = (network.pipe(*ends) for pair in pairs for ends in (pair, pair[::-1]))
+            return cut_paths(self._fabric, pipes, fault.target)
         if fault.kind == "hold":
             network.hold(*names)
             return lambda: network.release(*names)
