@@ -135,7 +135,7 @@ def test_a_number_is_shortened_and_its_interval_is_found() -> None:
     shrunk = CRASH_AND_LOSS.shrink()
     loss, crash = shrunk.causes
     assert loss == (LOSS, "passes", None)
-    assert crash.choice == Choice(CRASH.place, 1, 2.2)
+    assert crash.choice == Choice(CRASH.place, 1, 2.3)
     assert crash.without == "fails otherwise"
     interval = crash.interval
     assert interval is not None
@@ -150,7 +150,7 @@ def test_the_neighbour_is_the_run_with_the_smallest_change_that_passes() -> None
     assert without_other_failure.neighbour is not None
     assert [choice.place for choice in without_other_failure.neighbour] == [LOSS.place, CRASH.place]
     # Another time of the crash fails otherwise, so the loss is taken away.
-    assert CRASH_AND_LOSS.shrink().neighbour == (Choice(CRASH.place, 1, 2.2),)
+    assert CRASH_AND_LOSS.shrink().neighbour == (Choice(CRASH.place, 1, 2.3),)
     always = attrs.evolve(CRASH_AND_LOSS, causes=((),)).shrink()
     assert always.choices == ()
     assert always.neighbour is None
@@ -179,7 +179,7 @@ def test_a_number_is_shortened_only_to_one_that_fails() -> None:
     def run(choices: Choices) -> Outcome:
         return "fails" if any(float(choice.value) > 2 and choice.value != 3 for choice in choices) else "passes"
 
-    (cause,) = shrink((Choice(CRASH.place, 1, 3.1),), one_by_one(run), UNLIMITED).causes
+    (cause,) = shrink((Choice("n1 -> n2: delay", 1, 3.1),), one_by_one(run), UNLIMITED).causes
     assert cause.choice.value == 3.1
 
 

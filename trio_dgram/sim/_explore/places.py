@@ -83,3 +83,14 @@ def group_of(choice: Choice) -> object:
     """Return the group of a choice: the losses of a path, the order of a task, or a fault with all of its parts."""
     place = parse_place(choice.place)
     return (place.run, place.kind, place.target, choice.number) if place.is_fault else choice.place
+
+
+def is_time(choice: Choice) -> bool:
+    """Whether the value of a choice is a time of a fault, not an amount."""
+    place = parse_place(choice.place)
+    return place.is_fault and place.part in ("", "end")
+
+
+def is_begin_of(begin: Choice, end: Choice) -> bool:
+    """Whether one choice is the begin of the fault whose end is another one."""
+    return (f"{begin.place}: end", begin.number) == (end.place, end.number)

@@ -5,7 +5,7 @@ It has no simulator: a function evaluates candidates, each a part of the choices
 Rule 1: a candidate is accepted only if it fails in the same way, so the result is a run that was seen to fail.
 Rule 2: the candidates depend on the choices and the outcomes alone, and outcomes count in the order of the candidates:
     the number of processes that evaluate them, and their speed, change nothing.
-Rule 3: passes repeat until one accepts nothing. Shrinking the result again accepts nothing, either.
+Rule 3: passes repeat until one accepts nothing, so that shrinking the result again accepts nothing, either.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import attrs
 
 from .._values.tape import Choice
-from .places import group_of, kind_of
+from .places import group_of, is_begin_of, is_time, kind_of
 
 RUNS: Final = 400
 """The default limit on the runs of one shrinking."""
 SECONDS: Final = 60.0
 """The default limit on its duration, in seconds."""
+_MOST_PASSES: Final = 20
+"""The most passes: times that depend on each other might move each other for ever."""
 _FIRST_STEP: Final = 1 / 16
 """The first step from a number towards a bound of its interval, as a share of the number. Steps double."""
 _LARGEST_STEP: Final = 8
 """The last step, as a share of the number."""
 _GAP: Final = 1 / 16
 """The uncertainty of a bound, as a share of the width of the interval."""
+_ROUGH_GAP: Final = 1 / 4
+"""The same while choices may still be removed."""
 _LEAST_GAP: Final = 1 / 1024
 """The uncertainty of a bound, as a share of the number, at which a narrow interval is not refined any more."""
 _MOST_DIGITS: Final = 4
@@ -158,13 +162,14 @@ class _Shrinker:
 
     def shrink(self) -> None:
         if self._outcome(self._best) == "fails":
-            before = None
-            while self._best != before:
+            for _ in range(_MOST_PASSES):
                 before = self._best
                 self._remove()
                 self._simplify()
+                if self._best == before:
+                    break
             for choice in filter(size_of, self._best):
-                self._intervals[choice] = self._interval(choice)
+                self._intervals[choice] = self._interval(choice, _GAP)
         self._is_complete = True
 
     def result(self) -> Shrunk:
@@ -213,11 +218,20 @@ class _Shrinker:
     # Numbers
 
     def _simplify(self) -> None:
-        """Replace numbers by those with fewer digits, and smaller ones, that still fail."""
+        """Replace numbers by shorter ones: amounts by smaller ones, times by those amid their interval.
+
+        A time at the edge of its interval would keep choices that only move the other events a little.
+        """
         for choice in tuple(filter(size_of, self._best)):
             value = size_of(choice)
-            low, _ = self._bound(choice, -1, value)
-            self._replace(choice, list(shorter_numbers(max(low, value / 10), value))[:-1])
+            if not is_time(choice):
+                low, _ = self._bound(choice, -1, value, _ROUGH_GAP)
+                self._replace(choice, list(shorter_numbers(max(low, value / 10), value))[:-1])
+                continue
+            least, most = _middle(self._interval(choice, _ROUGH_GAP), value)
+            is_amid = least <= value <= most
+            numbers = shorter_numbers(least, most)
+            self._replace(choice, [number for number in numbers if not is_amid or _digits(number) < _digits(value)])
 
     def _replace(self, choice: Choice, numbers: Iterable[float]) -> None:
         """Replace the number of a choice by the first of others that fails."""
@@ -227,27 +241,31 @@ class _Shrinker:
                 self._best = candidate
                 return
 
-    def _interval(self, choice: Choice) -> Interval:
-        high, passes_above = self._bound(choice, 1, size_of(choice))
-        low, passes_below = self._bound(choice, -1, high)
+    def _interval(self, choice: Choice, gap: float) -> Interval:
+        high, passes_above = self._bound(choice, 1, size_of(choice), gap)
+        low, passes_below = self._bound(choice, -1, high, gap)
         return Interval(low, high, passes_below, passes_above)
 
-    def _bound(self, choice: Choice, direction: int, other_bound: float) -> tuple[float, float | None]:
+    def _bound(self, choice: Choice, direction: int, other_bound: float, gap: float) -> tuple[float, float | None]:
         """Return the last value in a direction that fails, and the next one that does not, or None; all without sign.
 
-        ``direction`` is -1 for smaller values, towards 0, and 1 for greater ones.
+        Args:
+          choice: the choice.
+          direction: -1 for smaller values, towards 0, and 1 for greater ones.
+          other_bound: the bound in the other direction.
+          gap: the uncertainty of the bound, as a share of the width of the interval.
         """
         value = fails = passes = size_of(choice)
         step = _FIRST_STEP
-        # The value 0 would be neutral, as without the choice.
-        least = value * _LEAST_GAP
+        # The value 0 would be neutral, as without the choice, and no fault ends before it begins.
+        least = max(value * _LEAST_GAP, *(size_of(other) for other in self._best if is_begin_of(other, choice)), 0.0)
         while fails == passes:
-            if fails == least or step > _LARGEST_STEP:
+            if fails <= least or step > _LARGEST_STEP:
                 return fails, None
             passes = max(least, value * (1 + direction * step))
             fails = passes if self._fails_with(choice, passes) else fails
             step *= 2
-        while abs(passes - fails) > max(abs(fails - other_bound) * _GAP, value * _LEAST_GAP):
+        while abs(passes - fails) > max(abs(fails - other_bound) * gap, value * _LEAST_GAP):
             middle = (fails + passes) / 2
             if self._fails_with(choice, middle):
                 fails = middle
@@ -308,6 +326,14 @@ class _Shrinker:
 
 def _without(choices: Choices, removed: Container[Choice]) -> Choices:
     return tuple(choice for choice in choices if choice not in removed)
+
+
+def _middle(interval: Interval, value: float) -> tuple[float, float]:
+    """Return the middle half of an interval; of one without bounds what is near ``value``."""
+    if interval.passes_below is None or interval.passes_above is None:
+        return max(interval.low, value * 0.9), min(interval.high, value * 1.1)
+    margin = (interval.high - interval.low) / 4
+    return interval.low + margin, interval.high - margin
 
 
 def size_of(choice: Choice) -> float:
