@@ -88,7 +88,7 @@ ANY = Interval(0.001, 9, None, None)
         ("n1 -> n2: delay", 0.15, BETWEEN, "#3 (n1 -> n2, ACK) has an additional delay of between 0.1 s and 0.2 s"),
         ("n1 -> n2: delay", 0.15, BELOW, "#3 (n1 -> n2, ACK) has an additional delay of less than 0.2 s"),
         ("n1 -> n2: delay", -0.15, ABOVE, "#3 (n1 -> n2, ACK) has a delay shorter by more than 0.1 s"),
-        ("n1 -> n2: delay", 0.15, ANY, "#3 (n1 -> n2, ACK) has an additional delay of 0.15 s"),
+        ("n1 -> n2: delay", 0.15, ANY, "#3 (n1 -> n2, ACK) has an additional delay of any size"),
         ("n1: run of serve", 3, None, "the task serve on n1 runs before 3 earlier tasks in its step 2"),
         ("run of main", 1, None, "the task main runs before 1 earlier task in its step 2"),
         ("n1: port", 40000, None, "the ephemeral port 2 of n1 is 40000"),

@@ -163,6 +163,20 @@ def test_a_number_may_be_without_bounds() -> None:
     assert crash.interval.passes_below is crash.interval.passes_above is None
 
 
+def test_the_end_of_a_fault_is_not_moved_before_its_begin() -> None:
+    begin, end = Choice("nemesis: crash n2", 1, 2.0), Choice("nemesis: crash n2: end", 1, 2.3)
+
+    def run(choices: Choices) -> Outcome:
+        made = {choice.place: float(choice.value) for choice in choices}
+        return "fails" if begin.place in made and made.get(end.place, 9) < 4 else "passes"
+
+    _, cause = shrink((begin, end), one_by_one(run), UNLIMITED).causes
+    assert cause.interval is not None
+    assert cause.interval.low == 2
+    assert cause.interval.passes_below is None
+    assert cause.interval.passes_above == pytest.approx(4, abs=0.2)
+
+
 def test_a_negative_number_keeps_its_sign() -> None:
     delay = Choice("n1 -> n2: delay", 1, -0.0123)
 

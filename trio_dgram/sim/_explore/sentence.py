@@ -11,7 +11,7 @@ from .._values.choices import Replay
 from .._values.records import Packet
 from .._values.tape import Choice
 from .places import Place, parse_place
-from .shrink import Interval, Shrunk, is_negative, shorter_numbers, size_of
+from .shrink import Interval, Shrunk, is_negative, shorter_numbers
 
 Datagrams: TypeAlias = Mapping[tuple[str, int], str]
 """For each choice about a datagram, by place and number, that datagram in words: ``"#17 (n1 -> n2, VOTE term 3)"``."""
@@ -177,14 +177,14 @@ def _fault(place: Place, choice: Choice, bounds: Bounds) -> str:
     target = place.target
     if place.part in _AMOUNTS:
         words, unit = _AMOUNTS[place.part]
-        return f"{words.format(target=target)} {_amount(choice, bounds, unit)}"
+        return f"{words.format(target=target)} {_amount(bounds, unit)}"
     return f"{_EVENTS[place.kind, place.part].format(target=target)} {_time(bounds)}"
 
 
 def _fate(place: Place, choice: Choice, bounds: Bounds) -> str:
     if place.kind == "delay":
         change = "a delay shorter by" if is_negative(choice) else "an additional delay of"
-        return f"has {change} {_amount(choice, bounds, ' s')}"
+        return f"has {change} {_amount(bounds, ' s')}"
     if place.kind == "tie":
         return f"arrives before {_count(choice.value, 'datagram')} due at the same instant"
     return _FATES[place.kind]
@@ -197,10 +197,10 @@ def _time(bounds: Bounds) -> str:
     return f"after {low:.10g} s" if high is None else f"between {low:.10g} s and {high:.10g} s"
 
 
-def _amount(choice: Choice, bounds: Bounds, unit: str) -> str:
+def _amount(bounds: Bounds, unit: str) -> str:
     low, high = bounds
     if low is None:
-        return f"{size_of(choice):.10g}{unit}" if high is None else f"less than {high:.10g}{unit}"
+        return "any size" if high is None else f"less than {high:.10g}{unit}"
     more = f"{low:.10g}{unit}"
     return f"more than {more}" if high is None else f"between {more} and {high:.10g}{unit}"
 

@@ -260,7 +260,7 @@ class _Shrinker:
         # The value 0 would be neutral, as without the choice, and no fault ends before it begins.
         least = max(value * _LEAST_GAP, *(size_of(other) for other in self._best if is_begin_of(other, choice)), 0.0)
         while fails == passes:
-            if fails <= least or step > _LARGEST_STEP:
+            if (direction < 0 and fails <= least) or step > _LARGEST_STEP:
                 return fails, None
             passes = max(least, value * (1 + direction * step))
             fails = passes if self._fails_with(choice, passes) else fails
@@ -329,8 +329,8 @@ def _without(choices: Choices, removed: Container[Choice]) -> Choices:
 
 
 def _middle(interval: Interval, value: float) -> tuple[float, float]:
-    """Return the middle half of an interval; of one without bounds what is near ``value``."""
-    if interval.passes_below is None or interval.passes_above is None:
+    """Return the middle half of an interval; of one without an upper bound what is near ``value``."""
+    if interval.passes_above is None:
         return max(interval.low, value * 0.9), min(interval.high, value * 1.1)
     margin = (interval.high - interval.low) / 4
     return interval.low + margin, interval.high - margin
