@@ -13,11 +13,17 @@ from trio_dgram import sim
 
 from ..sim.conftest import Run
 from .address_cache import roaming
+from .election import election
 from .go_back_n import transfer
+from .membership import membership
 
 # A pytest in this process forgets the modules that it imports, so import the simulator first.
 KEPT = sim
 PLANTED = {
+    "election that forgets its vote": (
+        "election.election(sim_network, forgetful=True)",
+        r"(n\d) crashes .*\n.* \1 restarts ",
+    ),
     "go-back-N with as large a window as its modulus": (
         "go_back_n.transfer(sim_network, window=4)",
         r"#\d+ \((sender -> receiver, \d message-\d+|receiver -> sender, ACK \d)\) is lost",
@@ -36,7 +42,7 @@ def test_a_planted_bug_is_found_and_the_sentence_names_it(run: Run, name: str) -
     call, words = PLANTED[name]
     result = run(
         f"""
-    from tests.explore import address_cache, go_back_n
+    from tests.explore import address_cache, election, go_back_n
 
     @pytest.mark.seeds(500)
     async def test_it(sim_network, autojump_clock):
@@ -54,6 +60,14 @@ def test_a_planted_bug_is_found_and_the_sentence_names_it(run: Run, name: str) -
 
 
 @LONG
+@pytest.mark.seeds(50)
+async def test_an_election_that_keeps_its_votes_has_one_leader_in_each_term(
+    sim_network: sim.Network, autojump_clock: object
+) -> None:
+    await election(sim_network, forgetful=False)
+
+
+@LONG
 @pytest.mark.seeds(100)
 async def test_go_back_n_with_a_smaller_window_delivers_in_order(
     sim_network: sim.Network, autojump_clock: object
@@ -65,3 +79,9 @@ async def test_go_back_n_with_a_smaller_window_delivers_in_order(
 @pytest.mark.seeds(100)
 async def test_a_cache_that_checks_answers_has_no_stale_one(sim_network: sim.Network, autojump_clock: object) -> None:
     await roaming(sim_network, checks_answers=True)
+
+
+@LONG
+@pytest.mark.seeds(20)
+async def test_swim_declares_no_living_member_dead(sim_network: sim.Network, autojump_clock: object) -> None:
+    await membership(sim_network)

@@ -157,7 +157,7 @@ def _clause(choice: Choice, bounds: Bounds, datagrams: Datagrams) -> str:
 
 def _clause_of(place: Place, choice: Choice, bounds: Bounds, datagrams: Datagrams) -> str:
     if place.is_fault:
-        return _fault(place, choice, bounds)
+        return _fault(place, bounds)
     if place.is_path:
         original = datagrams.get((choice.place, choice.number), f"datagram {choice.number} of {place.target}")
         datagram = f"the duplicate of {original}" if place.is_copy else original
@@ -173,7 +173,7 @@ def _clause_of(place: Place, choice: Choice, bounds: Bounds, datagrams: Datagram
     return f"{choice.place} {choice.number} is {choice.value}"
 
 
-def _fault(place: Place, choice: Choice, bounds: Bounds) -> str:
+def _fault(place: Place, bounds: Bounds) -> str:
     target = place.target
     if place.part in _AMOUNTS:
         words, unit = _AMOUNTS[place.part]

@@ -162,7 +162,7 @@ class _Shrinker:
 
     def shrink(self) -> None:
         if self._outcome(self._best) == "fails":
-            for _ in range(_MOST_PASSES):
+            for _ in range(_MOST_PASSES):  # pragma: no branch -- none is known that needs so many
                 before = self._best
                 self._remove()
                 self._simplify()
