@@ -90,8 +90,9 @@ def test_the_report_has_the_shrunk_run_and_its_neighbour(explanation: Explanatio
     assert shrunk["hosts"] == neighbour["hosts"] == ["client", "server"]
     assert shrunk["parting"] == neighbour["parting"] == 1
     lost = shrunk["events"][1]
-    assert (lost["payload"], lost["outcome"], lost["isCause"]) == ('"total 5"', "dropped: lost", True)
-    assert neighbour["events"][1]["fate"] == "delivered"
+    assert (lost["payload"], lost["outcome"], lost["isChosen"]) == ('"total 5"', "dropped: lost", True)
+    delivered = neighbour["events"][1]
+    assert (delivered["fate"], delivered["isChosen"]) == ("delivered", False)
     assert [event["kind"] for event in shrunk["events"]] == [*["datagram"] * 3, "log", "datagram", "note"]
     assert shrunk["events"][3]["text"] == "WARNING counter: no answer"
     assert shrunk["events"][3]["time"] == pytest.approx(0.2, abs=1e-3)

@@ -64,14 +64,10 @@ def explain(tape: Tape, failure: str, shrunk: Shrunk, observe: Callable[[Tape], 
     trace = seen.network.trace
     datagrams = datagrams_of(seen.replay, trace)
     cause = sentence(shrunk, datagrams)
-    causes = {about.number for about in seen.replay.followed.values() if isinstance(about, Packet)}
-    runs = [Run("The shrunk run: fails", failure, trace, seen.network.sockets, seen.log, causes)]
+    runs = [_run("The shrunk run: fails", failure, seen)]
     if shrunk.neighbour is not None:
         other = observe(attrs.evolve(tape, choices=shrunk.neighbour))
-        changed = difference(shrunk, datagrams)
-        runs.append(
-            Run("The neighbour: passes", changed, other.network.trace, other.network.sockets, other.log, causes)
-        )
+        runs.append(_run("The neighbour: passes", difference(shrunk, datagrams), other))
     total = trace.total + len(trace.in_flight)
     counts = f"from {_counted(len(tape.choices), 'choice')} to {len(shrunk.choices)}"
     lines = [
@@ -81,6 +77,11 @@ def explain(tape: Tape, failure: str, shrunk: Shrunk, observe: Callable[[Tape], 
         trace.to_text(_LINES),
     ]
     return Explanation("\n".join(lines), page(tape.test, cause, runs), attrs.evolve(tape, choices=shrunk.choices))
+
+
+def _run(title: str, subtitle: str, seen: Observed) -> Run:
+    chosen = {about.number for about in seen.replay.followed.values() if isinstance(about, Packet)}
+    return Run(title, subtitle, seen.network.trace, seen.network.sockets, seen.log, chosen)
 
 
 def _counted(number: int, noun: str) -> str:

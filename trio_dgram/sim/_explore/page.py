@@ -42,7 +42,7 @@ class Run:
       trace: its trace.
       sockets: the tables of its sockets, as text.
       log: the lines that the program logged.
-      causes: the numbers of the datagrams that the failure needs.
+      chosen: the numbers of the datagrams that the choices of the run are about.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Run:
     trace: Trace
     sockets: str
     log: Sequence[LogLine] = ()
-    causes: Container[int] = frozenset()
+    chosen: Container[int] = frozenset()
 
 
 def page(title: str, sentence: str, runs: Sequence[Run]) -> str:
@@ -122,7 +122,7 @@ def _datagram(record: Record, run: Run) -> dict[str, Any]:
         "fate": record.fate,
         "at": record.at,
         "outcome": outcome(record),
-        "isCause": packet.number in run.causes,
+        "isChosen": packet.number in run.chosen,
     }
 
 
@@ -147,4 +147,4 @@ def _parting(events: Sequence[Sequence[dict[str, Any]]]) -> int | None:
 
 
 def _unmarked(event: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in event.items() if key != "isCause"}
+    return {key: value for key, value in event.items() if key != "isChosen"}
