@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -125,12 +125,25 @@ class Forwarder:
             return sock.recv(65535)
 
 
-@pytest.fixture
-def forwarder(upstream: Upstream) -> Generator[Forwarder]:
-    options = ("--port", "0", "--timeout", "0.1", "--attempts", "2", "--cache", "2")
-    with example("dns_forwarder.py", f"127.0.0.1:{upstream.port}", *options) as running:
+@contextmanager
+def forwarding(upstream: Upstream, *options: str) -> Generator[Forwarder]:
+    with example("dns_forwarder.py", f"127.0.0.1:{upstream.port}", "--port", "0", *options) as running:
         ports = {re.findall(r":(\d+)$", running.line_with("listening on"))[0] for _ in range(2)}
         yield Forwarder(running, int(*ports))
+
+
+@pytest.fixture
+def forwarder(upstream: Upstream) -> Generator[Forwarder]:
+    """It waits for upstream for as long as a busy machine may need."""
+    with forwarding(upstream, "--timeout", "60", "--attempts", "1", "--cache", "2") as running:
+        yield running
+
+
+@pytest.fixture
+def impatient_forwarder(upstream: Upstream) -> Generator[Forwarder]:
+    """It repeats a query once, after half a second."""
+    with forwarding(upstream, "--timeout", "0.5", "--attempts", "2") as running:
+        yield running
 
 
 def test_answers_come_over_both_families_and_from_the_cache(
@@ -164,9 +177,11 @@ def test_the_cache_evicts_the_oldest_entry(forwarder: Forwarder, upstream: Upstr
     assert upstream.asked == {"one": 2, "two": 1, "three": 1}
 
 
-def test_a_lost_query_is_retried_and_a_silent_upstream_times_out(forwarder: Forwarder, upstream: Upstream) -> None:
-    assert forwarder.dig("127.0.0.1", "once.example", "+short") == "192.0.2.1\n"
-    assert "status: SERVFAIL" in forwarder.dig("127.0.0.1", "silent.example")
+def test_a_lost_query_is_retried_and_a_silent_upstream_times_out(
+    impatient_forwarder: Forwarder, upstream: Upstream
+) -> None:
+    assert impatient_forwarder.dig("127.0.0.1", "once.example", "+short") == "192.0.2.1\n"
+    assert "status: SERVFAIL" in impatient_forwarder.dig("127.0.0.1", "silent.example")
     assert (upstream.asked["once"], upstream.asked["silent"]) == (2, 2)
 
 
@@ -180,13 +195,13 @@ def test_queries_to_upstream_have_random_ids_and_use_several_random_ports(
     assert max(upstream.ids) - min(upstream.ids) > 30_000
 
 
-def test_clients_with_the_same_question_share_one_query(forwarder: Forwarder, upstream: Upstream) -> None:
+def test_clients_with_the_same_question_share_one_query(impatient_forwarder: Forwarder, upstream: Upstream) -> None:
     query = dns.message.make_query("silent.example", "A")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(20)
         for number in range(10):
             query.id = number
-            sock.sendto(query.to_wire(), ("127.0.0.1", forwarder.port))
+            sock.sendto(query.to_wire(), ("127.0.0.1", impatient_forwarder.port))
         answers = [dns.message.from_wire(sock.recv(65535)) for _ in range(10)]
     assert {(answer.id, answer.rcode()) for answer in answers} == {(n, dns.rcode.SERVFAIL) for n in range(10)}
     assert upstream.asked["silent"] == 2
@@ -233,12 +248,12 @@ def test_twenty_concurrent_clients_each_get_their_answer(forwarder: Forwarder, u
         assert [dig.communicate()[0] for dig in digs] == [b"192.0.2.1\n"] * 20
 
 
-def test_an_unanswered_query_blocks_no_other_from_the_same_port(forwarder: Forwarder) -> None:
+def test_an_unanswered_query_blocks_no_other_from_the_same_port(impatient_forwarder: Forwarder) -> None:
     queries = [dns.message.make_query(name, "A") for name in ("silent.example", "host.example")]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(20)
         for query in queries:
-            sock.sendto(query.to_wire(), ("127.0.0.1", forwarder.port))
+            sock.sendto(query.to_wire(), ("127.0.0.1", impatient_forwarder.port))
         answers = [dns.message.from_wire(sock.recv(65535)) for _ in queries]
     assert [(answer.id, answer.rcode()) for answer in answers] == [
         (queries[1].id, dns.rcode.NOERROR),
@@ -301,14 +316,12 @@ def check_nothing_lost(report: str) -> None:
 @pytest.fixture
 def busy_forwarder(upstream: Upstream) -> Generator[int]:
     """Run the forwarder with a large cache and without retries, and read its log; yield its port."""
-    options = ("--port", "0", "--timeout", "60", "--attempts", "1")
-    with example("dns_forwarder.py", f"127.0.0.1:{upstream.port}", *options) as running:
-        ports = {re.findall(r":(\d+)$", running.line_with("listening on"))[0] for _ in range(2)}
+    with forwarding(upstream, "--timeout", "60", "--attempts", "1") as forwarder:
         # A full pipe would block it: it logs a line for each query.
-        reader = threading.Thread(target=running.wait)
+        reader = threading.Thread(target=forwarder.running.wait)
         reader.start()
-        yield int(*ports)
-        running.program.process.terminate()
+        yield forwarder.port
+        forwarder.running.program.process.terminate()
         reader.join()
 
 
