@@ -176,6 +176,16 @@ def test_further_runs_of_a_test_have_places_of_their_own() -> None:
         assert [sim.run(chatter), sim.run(chatter)] == outcomes
 
 
+def test_a_recorded_run_is_not_checked() -> None:
+    async def scenario(_: sim.Network) -> None:
+        runs.append(None)
+
+    runs: list[None] = []
+    with running_test(TestRun(1, tape=Recording())):
+        sim.run(scenario, check=True)
+    assert len(runs) == 1
+
+
 def test_a_followed_choice_knows_the_packet_it_was_about() -> None:
     _, tape = record(2)
     _, replaying = replay(tape)
