@@ -322,8 +322,8 @@ append_message(KernelCalls *self, Request *request, PyObject *into, const struct
     }
     PyObject *info = NULL, *done = NULL;
     int failed = -1, segment;
-    int is_usual = address != Py_None && !message->msg_flags && !request->with_info;
-    if (is_usual && request->with_local_address) {
+    int is_plain = address != Py_None && !message->msg_flags && !request->with_info;
+    if (is_plain && request->with_local_address) {
         PyObject *key = PyBytes_FromStringAndSize(message->msg_control, message->msg_controllen);
         info = key == NULL ? NULL : PyObject_CallFunctionObjArgs(cached_local_info, key, NULL);
         Py_XDECREF(key);
@@ -331,11 +331,11 @@ append_message(KernelCalls *self, Request *request, PyObject *into, const struct
             goto end;
         }
     }
-    if (is_usual && (request->with_local_address ? info != Py_None : !message->msg_controllen)) {
+    if (is_plain && (request->with_local_address ? info != Py_None : !message->msg_controllen)) {
         failed = append_datagram(into, PyBytes_FromStringAndSize(payload, size), address,
                                  info == NULL ? Py_None : info);
     }
-    else if (is_usual && !request->with_local_address && request->coalescing && (segment = segment_size(message))) {
+    else if (is_plain && !request->with_local_address && request->coalescing && (segment = segment_size(message))) {
         failed = append_segments(into, payload, size, segment, address, request->counts);
     }
     else {
