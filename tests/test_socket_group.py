@@ -352,9 +352,11 @@ async def test_the_nursery_of_a_member_ends_while_it_is_in_a_group(udp: Family) 
 
 
 async def test_what_cannot_be_a_member_is_rejected(sockets: Sockets, udp: Family, nursery: DatagramNursery) -> None:
-    for wrong in (None, 3, "udp4", object()):
-        with pytest.raises(TypeError, match="socket must be a DatagramSocket, not"):
-            sockets.group.add(wrong)  # type: ignore[arg-type]
+    wrong: Any
+    for wrong in (None, 3, "udp4", object(), []):
+        for call in (sockets.group.add, sockets.group.discard):
+            with pytest.raises(TypeError, match="socket must be a DatagramSocket, not"):
+                call(wrong)
     unbound = nursery.create_socket(udp.type)
     with pytest.raises(NotBoundError, match=r"SocketGroup\.add"):
         sockets.group.add(unbound)

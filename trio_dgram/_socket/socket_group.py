@@ -82,6 +82,11 @@ class _Member:
         self._group._remove(self)  # noqa: SLF001 -- of this module
 
 
+def _check_type(socket: object) -> None:
+    if not isinstance(socket, DatagramSocket):
+        raise TypeError(f"socket must be a DatagramSocket, not {describe_value(socket)}")
+
+
 @defer_interrupts
 class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
     """Receives the datagrams of many sockets in one task::
@@ -138,8 +143,7 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
           trio.ClosedResourceError: if the socket or the group is closed.
           OSError: if the system has no more descriptors (EMFILE) or watches (ENOSPC, epoll_ctl(2)).
         """
-        if not isinstance(socket, DatagramSocket):
-            raise TypeError(f"socket must be a DatagramSocket, not {describe_value(socket)}")
+        _check_type(socket)
         self._check("SocketGroup.add")
         socket._association.check_bound("SocketGroup.add")  # noqa: SLF001 -- of this layer
         if socket in self._members:
@@ -158,7 +162,12 @@ class SocketGroup(trio.abc.ReceiveChannel[tuple[DatagramSocket, Datagram]]):
         """Remove ``socket``, which may receive by itself again; do nothing if it is not a member.
 
         Datagrams that were read ahead, and an error that was not raised yet, stay with the socket.
+
+        Raises:
+          TypeError: if ``socket`` is not a :class:`DatagramSocket`.
+          trio.ClosedResourceError: if the group is closed.
         """
+        _check_type(socket)
         self._check("SocketGroup.discard")
         member = self._members.get(socket)
         if member is not None:
