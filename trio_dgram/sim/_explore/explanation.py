@@ -73,9 +73,12 @@ def explain(tape: Tape, failure: str, shrunk: Shrunk, observe: Callable[[Tape], 
     lines = [
         f"seed {tape.seed}, shrunk {counts} in {_counted(shrunk.runs, 'run')}:",
         *(f"  {line}" for line in cause.splitlines()),
-        f"{trace.excerpt(_LINES).datagrams} of {_counted(total, 'datagram')} of the shrunk run:",
-        trace.to_text(_LINES),
     ]
+    if total:
+        lines.append(f"{trace.excerpt(_LINES).datagrams} of {_counted(total, 'datagram')} of the shrunk run:")
+        lines.append(trace.to_text(_LINES))
+    else:
+        lines.append("The shrunk run sends nothing.")
     return Explanation("\n".join(lines), page(tape.test, cause, runs), attrs.evolve(tape, choices=shrunk.choices))
 
 
