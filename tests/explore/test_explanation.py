@@ -136,8 +136,13 @@ def test_a_failure_without_a_cause_has_no_neighbour() -> None:
 
 
 def test_lines_that_are_logged_outside_a_network_are_not_collected() -> None:
+    async def log() -> None:
+        logger.warning("in a Trio run")
+        await trio.lowlevel.checkpoint()
+
     with collecting_log() as lines:
-        logger.warning("before")
+        logger.warning("outside a Trio run")
+        trio.run(log)
     assert lines == []
 
 
