@@ -50,7 +50,7 @@ nitpick_ignore_regex = [
     # Type variables, aliases whose values the text lists, and what other projects do not document.
     (r"py:class", r"(.*\.)?(T|EventT_co|HandlerErrors|Buffer|AddressFamily|SocketKind)"),
     (r"py:class", r"AbstractAsyncContextManager|st\.SearchStrategy"),
-    (r"py:class", r"Distribution|Fate|Loss|NoteKind|Seed|StrPath|Threads|TooBig|trio_dgram\.sim\._.*"),
+    (r"py:class", r"Distribution|Fate|Loss|NoteKind|Schedule|Seed|StrPath|Threads|TooBig|trio_dgram\.sim\._.*"),
     # Words of the types of options.
     (r"py:class", r"addresses and networks|iterable|async|lookup|1 and 2|-> Address|math\.inf|'.*'"),
 ]

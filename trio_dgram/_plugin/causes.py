@@ -78,7 +78,9 @@ def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int
 
         def evaluate(candidates: Iterable[Choices]) -> Generator[Outcome]:
             questions = ((attrs.evolve(tape, choices=choices), failure) for choices in candidates)
-            yield from (answer or "fails otherwise" for answer in copies.map(_outcome, questions))
+            for answer in copies.map(_outcome, questions):
+                outcome: Outcome = "fails otherwise" if answer is None else answer
+                yield outcome
 
         shrunk = shrink(tape.choices, evaluate, Budget(limits.runs, limits.seconds))
         if not shrunk.reproduced:

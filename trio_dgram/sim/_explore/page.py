@@ -73,7 +73,7 @@ def page(title: str, sentence: str, runs: Sequence[Run]) -> str:
         }
         for run, each in zip(runs, events, strict=True)
     ]
-    template = _Page(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    template = _Page(files("trio_dgram.sim._explore").joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(title),
         sentence=escape(sentence),
