@@ -47,11 +47,11 @@ class Node:
 
     async def follow(self, sock: DatagramSocket) -> None:
         """Vote for others until no leader has been heard of for too long."""
-        patience = 0.15 + 0.02 * NAMES.index(self.name)
-        with trio.move_on_after(patience) as waiting:
+        timeout = 0.15 + 0.02 * NAMES.index(self.name)
+        with trio.move_on_after(timeout) as waiting:
             async for datagram in sock:
                 if await self.accepts(sock, datagram):
-                    waiting.deadline = trio.current_time() + patience
+                    waiting.deadline = trio.current_time() + timeout
 
     async def stand(self, sock: DatagramSocket) -> None:
         """Ask the others for their votes in a new term; lead once one of them votes for this node."""

@@ -1,7 +1,7 @@
 """Go-back-N: a stream of messages, each with a number modulo 4, and acknowledgements that cover all before them.
 
 The planted bug: a window of 4 messages, as many as there are numbers. Then the last acknowledgement of one window, sent
-again, cannot be told from that of a whole next window, nor a repeated window from the next one.
+again, cannot be distinguished from that of a whole next window, nor a repeated window from the next one.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ NAMES: Final = ("m1", "m2", "m3", "m4")
 PORT: Final = 4003
 PERIOD: Final = 0.3
 """The time between two pings of a member, in seconds."""
-PATIENCE: Final = 0.1
+TIMEOUT: Final = 0.1
 """The time for the answer to a ping, and then for that by a third member."""
 SUSPICION: Final = 1.5
 """The time after which a suspected member is declared dead, unless it contradicts."""
@@ -63,14 +63,14 @@ class Member:
         """Suspect a member that answers neither a ping nor that of the others."""
         answered = self.answered[name] = trio.Event()
         await self.send(sock, name, "PING", name)
-        with trio.move_on_after(PATIENCE):
+        with trio.move_on_after(TIMEOUT):
             await answered.wait()
         if answered.is_set():
             return
         for helper in NAMES:
             if helper not in (self.name, name):
                 await self.send(sock, helper, "PING-REQUEST", name)
-        with trio.move_on_after(PATIENCE):
+        with trio.move_on_after(TIMEOUT):
             await answered.wait()
         incarnation, state = self.opinions[name]
         if not answered.is_set() and state == "alive":

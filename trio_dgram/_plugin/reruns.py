@@ -53,7 +53,7 @@ def run_again(  # pragma: no cover -- in another process
 
 
 def mark_failure(report: pytest.TestReport, error: BaseException) -> None:
-    """Remember which failure a report is about; that survives the way from another process."""
+    """Store in a report which failure it is about: another process may read it."""
     vars(report)[_FAILURE] = identify(error)
 
 
