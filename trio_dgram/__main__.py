@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Final
 
@@ -40,8 +41,14 @@ def main(words: Sequence[str] | None = None, console: Console | None = None) -> 
     """
     words = sys.argv[1:] if words is None else words
     if console is None:
-        # sys.stdout would be flushed again at exit, which fails after a broken pipe.
-        console = Console(open(1, "wb", closefd=False), open(2, "wb", closefd=False))  # noqa: SIM115
+        # Files of its own: sys.stdout would be flushed again at exit, which fails after a broken pipe.
+        out, err = open(1, "wb", closefd=False), open(2, "wb", closefd=False)  # noqa: SIM115
+        try:
+            return main(words, Console(out, err))
+        finally:
+            for stream in (out, err):
+                with suppress(OSError):
+                    stream.close()
     if not words:
         console.note(usage())
         return USAGE
