@@ -23,6 +23,7 @@ LAYERS: Final = {
     "simulation: values": ["sim._values.*"],
     "simulation: trace": ["sim._trace.*"],
     "simulation: kernel": ["sim._kernel.*"],
+    "simulation: namespaces": ["sim._namespaces.*"],
     "simulation: path": ["sim._path.*", "sim.presets", "sim.strategies"],
     "simulation: network": ["sim._network.*"],
     "simulation: run": ["sim._run.*"],

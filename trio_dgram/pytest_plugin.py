@@ -68,6 +68,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the folder for captures, pictures and tapes of failed tests (default: pytest's cache)",
     )
     group.addoption(
+        "--sim-confirm",
+        action="store_true",
+        help="run each shrunk failure on the real kernel too, in network namespaces and real time (Linux; root or user "
+        "namespaces)",
+    )
+    group.addoption(
         "--sim-shrink",
         type=parse_limits,
         metavar="LIMIT",
@@ -105,6 +111,9 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError("--sim-tape and --sim-seed exclude each other: a tape has a seed")
         if problem := problem_of_file(tape):
             raise pytest.UsageError(problem)
+    limits = config.getoption("--sim-shrink")
+    if config.getoption("--sim-confirm") and limits is not None and limits.runs == 0:
+        raise pytest.UsageError("--sim-confirm needs a failure that was shrunk, so --sim-shrink must not be 0")
     config.addinivalue_line(
         "markers", "tape(file): replay the choices of a failed run from a tape, a file beside the test"
     )

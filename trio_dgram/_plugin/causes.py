@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import pytest
 
+from .confirmation import confirm
 from .reports import TITLE, command, from_start
 from .reruns import Copies, failure_of, run_again
 from .tapes import file_for, replayed_tape
@@ -46,7 +47,8 @@ def add_cause(item: pytest.Item, report: pytest.TestReport, seed: int, jobs: int
     """Add the cause of a failure to the report of a test that failed on a simulated network."""
     given: Limits | None = item.config.getoption("--sim-shrink")
     # A replay has a tape, which is shrunk on request alone.
-    is_enough = replayed_tape(item) is not None and (given is None or given.runs == 0)
+    is_replay = replayed_tape(item) is not None
+    is_enough = is_replay and (given is None or given.runs == 0) and not item.config.getoption("--sim-confirm")
     if is_enough or not any(title == TITLE for title, _ in report.sections):
         return
     # Hypothesis shrinks the example that failed, and would run many others again; a debugger should begin at once.
@@ -85,7 +87,11 @@ def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int
         shrunk = shrink(tape.choices, evaluate, Budget(limits.runs, limits.seconds))
         if not shrunk.reproduced:
             return _NOT_REPRODUCED
-        return str(copies.call(_explain, (tape, shrunk, failure)) or "The run that explains the failure did not end.")
+        confirmation = ""
+        if item.config.getoption("--sim-confirm"):
+            confirmation = confirm(item, tape, shrunk, failure, copies)
+        question = tape, shrunk, failure, confirmation
+        return str(copies.call(_explain, question) or "The run that explains the failure did not end.")
     finally:
         copies.end()
 
@@ -113,7 +119,9 @@ def _outcome(item: pytest.Item, question: tuple[Tape, str]) -> Outcome:  # pragm
     return "fails" if failure_of(report) == failure else "fails otherwise"
 
 
-def _explain(item: pytest.Item, question: tuple[Tape, Shrunk, str]) -> str:  # pragma: no cover -- in another process
+def _explain(  # pragma: no cover -- in another process
+    item: pytest.Item, question: tuple[Tape, Shrunk, str, str]
+) -> str:
     from ..sim._explore.explanation import Observed, explain  # noqa: PLC0415 -- loaded where it is used
     from ..sim._explore.logs import collecting_log  # noqa: PLC0415
     from ..sim._values.choices import Replay  # noqa: PLC0415
@@ -126,12 +134,13 @@ def _explain(item: pytest.Item, question: tuple[Tape, Shrunk, str]) -> str:  # p
         network.end()
         return Observed(replay, network, log)
 
-    tape, shrunk, failure = question
-    explanation = explain(tape, failure, shrunk, observe)
+    tape, shrunk, failure, confirmation = question
+    explanation = explain(tape, failure, shrunk, observe, confirmation)
     replay_line = _write_tape(item, explanation.tape)
     page_file = file_for(item, tape.seed, "html")
     page_file.write_text(explanation.page, encoding="utf-8")
-    return "\n".join([explanation.text, replay_line, f"Report: {from_start(item.config, page_file)}"])
+    lines = [explanation.text, replay_line, f"Report: {from_start(item.config, page_file)}", confirmation]
+    return "\n".join(filter(None, lines))
 
 
 def _write_tape(item: pytest.Item, tape: Tape) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 import attrs
 import pytest
 
-from .._values.test_runs import Tape, TestRun, running_test
+from .._values.test_runs import Tape, TestRun, Underlay, running_test
 
 _IS_COPY: Final = pytest.StashKey[bool]()
 """Whether this process is a copy that runs a failed test again."""
@@ -38,15 +38,16 @@ def is_copy(config: pytest.Config) -> bool:
 
 
 def run_again(  # pragma: no cover -- in another process
-    item: pytest.Item, tape: Tape, seed: int | str
+    item: pytest.Item, tape: Tape, seed: int | str, underlay: Underlay | None = None
 ) -> tuple[TestRun, pytest.TestReport]:
-    """Run a test with a tape; return the run, and the report of its first phase that failed, or of the last."""
+    """Run a test with a tape, on simulated hosts unless it is given others; return the run, and the report of its first
+    phase that failed, or of the last."""
     # pytest has no public function that repeats a test; plugins that repeat tests use this one.
     from _pytest.runner import runtestprotocol  # noqa: PLC0415
 
     item._report_sections.clear()  # noqa: SLF001 -- pytest has no public name for it
     parent: Any = item.parent
-    test_run = TestRun(int(seed), tape)
+    test_run = TestRun(int(seed), tape, underlay)
     with running_test(test_run):
         reports = runtestprotocol(item, log=False, nextitem=parent)
     return test_run, next((report for report in reports if report.failed), reports[-1])

@@ -6,7 +6,7 @@ The pytest plugin sets it before each test. This module imports nothing of the s
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
@@ -28,6 +28,22 @@ class Tape(Protocol):
         ...
 
 
+class Underlay(Protocol):
+    """What the hosts of a network are, if they are not simulated."""
+
+    def machine(self, wire: Any, name: str, addresses: tuple[str, ...], broadcasts: frozenset[str], /) -> Any:
+        """Return a new host."""
+        ...
+
+    def socket_factory(self, machine: Any, /) -> Any:
+        """Return the socket factory; ``machine`` returns the host of the current task."""
+        ...
+
+    def opened(self, nursery: Any, /) -> AbstractContextManager[None]:
+        """Use it for a network while the ``with`` block runs, with the nursery of that."""
+        ...
+
+
 @attrs.define(eq=False)
 class TestRun:
     """One run of a test under one seed."""
@@ -38,6 +54,8 @@ class TestRun:
     """The seed of a network that is given none."""
     tape: Tape | None = None
     """The recording of the run, or the replay."""
+    underlay: Underlay | None = None
+    """The hosts of its networks; None if they are simulated."""
     reports: list[Report] = attrs.field(factory=list)
     """The reports of the networks that were opened last: a test that opens one network after the other has failed on
     the last one, as under Hypothesis, which runs its last failing example at the end."""

@@ -50,7 +50,9 @@ class Explanation:
     tape: Tape
 
 
-def explain(tape: Tape, failure: str, shrunk: Shrunk, observe: Callable[[Tape], Observed]) -> Explanation:
+def explain(
+    tape: Tape, failure: str, shrunk: Shrunk, observe: Callable[[Tape], Observed], confirmation: str = ""
+) -> Explanation:
     """Explain a failure.
 
     Args:
@@ -58,6 +60,7 @@ def explain(tape: Tape, failure: str, shrunk: Shrunk, observe: Callable[[Tape], 
       failure: the failure in words.
       shrunk: the result of shrinking them.
       observe: runs the test with a tape.
+      confirmation: the result of runs on the kernel, for the page; empty if there were none.
     """
     seen = observe(attrs.evolve(tape, choices=shrunk.choices))
     shrunk = shrunk.in_order(seen.replay.followed)
@@ -79,7 +82,8 @@ def explain(tape: Tape, failure: str, shrunk: Shrunk, observe: Callable[[Tape], 
         lines.append(trace.to_text(_LINES))
     else:
         lines.append("The shrunk run sends nothing.")
-    return Explanation("\n".join(lines), page(tape.test, cause, runs), attrs.evolve(tape, choices=shrunk.choices))
+    summary = "\n".join(filter(None, [cause, confirmation]))
+    return Explanation("\n".join(lines), page(tape.test, summary, runs), attrs.evolve(tape, choices=shrunk.choices))
 
 
 def _run(title: str, subtitle: str, seen: Observed) -> Run:

@@ -165,6 +165,9 @@ class Machine:
         for endpoint in self.endpoints:
             endpoint.notify()
 
+    def check_clock(self) -> None:
+        """Return: the clock of a simulated host can be skewed."""
+
     # Ports
 
     def attach(self, endpoint: Endpoint, host: str, port: int) -> int:

@@ -342,6 +342,7 @@ class Host:
         """
         check_number("offset", offset, -math.inf)
         check_number("rate", rate, 0)
+        self._machine.check_clock()
         self._skew = _Skew(offset, rate, trio.current_time())
         self._note(f"its clock is {offset:g} s ahead, at {rate:g} s per second")
 

@@ -6,7 +6,7 @@ import errno
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from itertools import count
 from typing import Final
 
@@ -296,13 +296,17 @@ async def open_network_with(
     failure: Exception | None = None
     pump, resolver = Pump(timer_slack), Resolver()
     trace = Trace(trace_limit, payload=payload, opened_at=EPOCH)
-    fabric = Fabric(choices, pump.now, EPOCH, trace, pump.sooner)
+    underlay = test_run.underlay
+    make_machine = Machine if underlay is None else underlay.machine
+    fabric = Fabric(choices, pump.now, EPOCH, trace, pump.sooner, make_machine)
     report, invariants = FailureReport(choices.seed, trace, fabric.netstat), Invariants()
     with invariants.raising(), report.attaching(), _closing_mirrors(fabric):
         async with trio.open_nursery() as nursery:
             network = Network(nursery, fabric, resolver, report, invariants)
-            factory = SocketFactory(lambda: _machine_of_task(network, fabric))
-            with test_run.collecting(report), _installed(network, factory, resolver):
+            make_factory = SocketFactory if underlay is None else underlay.socket_factory
+            factory = make_factory(lambda: _machine_of_task(network, fabric))
+            on_underlay = nullcontext() if underlay is None else underlay.opened(nursery)
+            with on_underlay, test_run.collecting(report), _installed(network, factory, resolver):
                 nursery.start_soon(pump.run, fabric)
                 try:
                     with report.attaching():

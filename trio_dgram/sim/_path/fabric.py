@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeAlias
 import attrs
 
 from ..._values.addresses import Address
-from .._kernel.machine import Machine
+from .._kernel.machine import Machine, Wire
 from .._values.choices import Choices, in_order
 from .._values.places import ROUTER4, ROUTER6, Kind, assigned, is_ipv6
 from .._values.random import Seed
@@ -39,6 +39,9 @@ _Event: TypeAlias = tuple[float, bool, int, Callable[[], object], tuple[Pipe, Pa
 """An event: its time; whether it is an arrival, which other events of the instant precede; its number; its action; and
 for an arrival the pipe, the packet, and the name of its receiver."""
 
+MakeMachine: TypeAlias = Callable[[Wire, str, tuple[str, ...], frozenset[str]], Machine]
+"""Makes a host, from what ``Machine`` is made of."""
+
 
 class Recorder(Protocol):
     """What records the packets on the network."""
@@ -63,6 +66,7 @@ class Fabric:
         epoch: float,
         trace: Recorder,
         sooner: Callable[[], None],
+        make_machine: MakeMachine = Machine,
     ) -> None:
         self.choices: Choices = choices
         self.seed: Seed = choices.seed
@@ -84,6 +88,7 @@ class Fabric:
         self._sent = trace.sent
         self._trace = trace
         self._sooner = sooner
+        self._make_machine = make_machine
         self._seen: Callable[[object], object] | None = None
         self._numbers = 0
         self._due: list[_Event] = []
@@ -100,7 +105,7 @@ class Fabric:
             own += (ipv4,)
         if not any(map(is_ipv6, own)):
             own += (ipv6,)
-        machine = self.machines[name] = Machine(self, name, own, frozenset(broadcasts))
+        machine = self.machines[name] = self._make_machine(self, name, own, frozenset(broadcasts))
         self.owners |= dict.fromkeys(own, machine)
         return machine
 
