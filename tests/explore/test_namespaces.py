@@ -96,6 +96,31 @@ def test_datagrams_have_the_fates_of_the_tape(on_kernel: Callable[..., Trace], t
     assert [fate for payload, fate, _ in fates(trace) if payload == b"lost"] == ["dropped"]
 
 
+def test_datagrams_of_several_hosts_arrive_in_the_order_of_sending(on_kernel: Callable[..., Trace]) -> None:
+    sent: list[bytes] = []
+
+    async def send(name: str, begin: float) -> None:
+        async with open_socket("udp4") as sock:
+            await sock.connect(("server", 5005))
+            for number in range(20):
+                await trio.sleep_until(begin + number * 0.002)
+                sent.append(f"{name} {number}".encode())
+                sock.send_nowait(sent[-1])
+
+    async def scenario(network: sim.Network) -> None:
+        network.host("server")
+        begin = trio.current_time() + 0.02
+        async with trio.open_nursery() as nursery:
+            for name in ("one", "two", "three"):
+                with network.host(name).active():
+                    nursery.start_soon(send, name, begin)
+
+    trace = on_kernel(scenario)
+    numbers = {record.packet.payload: record.packet.number for record in trace.records if record.packet.payload}
+    assert len(numbers) > 20
+    assert sorted(numbers, key=lambda payload: numbers[payload]) == [payload for payload in sent if payload in numbers]
+
+
 @FAMILIES
 def test_a_closed_port_refuses_with_icmp(on_kernel: Callable[..., Trace], type_: InternetType) -> None:
     async def refused(network: sim.Network) -> None:

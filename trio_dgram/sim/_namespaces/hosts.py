@@ -152,9 +152,13 @@ class NamespaceMachine(Machine):
             while True:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 await trio.lowlevel.wait_readable(self.namespace.interface)
-                with suppress(BlockingIOError):
-                    while True:
-                        self._forward(os.read(self.namespace.interface, _LARGEST))
+                self.forward_queued()
+
+    def forward_queued(self) -> None:
+        """Forward the packets that have left the interface."""
+        with suppress(BlockingIOError):
+            while True:
+                self._forward(os.read(self.namespace.interface, _LARGEST))
 
     def close(self) -> None:
         """Close its sockets, and the namespace."""
@@ -199,8 +203,12 @@ class NamespaceMachine(Machine):
         )
 
 
-class Namespaces:
-    """The hosts of one run of a test, each a namespace."""
+class Namespaces(trio.abc.Instrument):
+    """The hosts of one run of a test, each a namespace.
+
+    It is an instrument of the run, so that datagrams of several hosts are forwarded in the order in which they are
+    sent: tasks that wait for the interfaces would wake in any order.
+    """
 
     def __init__(self) -> None:
         self._refused = ""
@@ -239,11 +247,26 @@ class Namespaces:
         if self._nursery is not None:
             self.refuse("the test opens several networks")
         self._nursery = nursery
+        trio.lowlevel.add_instrument(self)
         try:
             yield
         finally:
+            trio.lowlevel.remove_instrument(self)
             for machine in self.machines:
                 machine.close()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 -- Trio's interface
+        """Forward what the step has sent."""
+        try:
+            for machine in self.machines:
+                machine.forward_queued()
+        except NotTriedError:
+            # Trio discards the exceptions of instruments.
+            if self._nursery is not None:  # pragma: no branch -- hosts are made on open networks only
+                self._nursery.start_soon(self._fail)
+
+    async def _fail(self) -> None:
+        self.check()
 
     def machine(
         self, wire: Wire, name: str, addresses: tuple[str, ...], broadcasts: frozenset[str]
