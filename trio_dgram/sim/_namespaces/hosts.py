@@ -7,6 +7,7 @@ Rule 2: what would not be the same there, such as fragments of a datagram, makes
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Callable, Generator
@@ -26,26 +27,40 @@ from .packets import FragmentError, Headers, parse_complaint, parse_packet, to_b
 
 _LARGEST: Final = 65536
 """More bytes than any packet has."""
+_LATENESS: Final = 1e-4
+"""How late a timer appears to be at most, in seconds."""
 _INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 class RealClock(trio.abc.Clock):
-    """Real time, without the time that it takes to make the hosts: the faults of a tape have times since the network
-    was opened."""
+    """Real time, which stands still while a host is made, and while a timer is late.
+
+    The faults of a tape have times since the network was opened, and on a busy machine timers are so late that those of
+    several hosts would fire together.
+    """
 
     def __init__(self) -> None:
         self._stopped_for = 0.0
+        self._due = math.inf
 
     def start_clock(self) -> None:
         """Do nothing: the clock runs."""
 
     def current_time(self) -> float:
         """Return the time, in seconds."""
-        return monotonic() - self._stopped_for
+        now = monotonic() - self._stopped_for
+        late = now - self._due - _LATENESS
+        self._due = math.inf
+        if late > 0:
+            self._stopped_for += late
+            now -= late
+        return now
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Return how long to sleep until ``deadline``, in seconds."""
-        return deadline - self.current_time()
+        sleep = deadline - self.current_time()
+        self._due = deadline if sleep > 0 else math.inf
+        return sleep
 
     @contextmanager
     def stopped(self) -> Generator[None]:
