@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import trio
 import trio.testing
@@ -104,7 +104,7 @@ class NamespaceSocket(SystemSocket):
         """Close it, and end every wait for it; the host closes it when it stops."""
         if self.fileno() != -1:
             trio.lowlevel.notify_closing(self.fileno())
-        self.host.endpoints.pop(self, None)  # type: ignore[call-overload]
+        self.host.open_sockets.pop(self, None)
         self._sock.close()
 
 
@@ -129,12 +129,17 @@ class NamespaceMachine(Machine):
         self._received: dict[tuple[Address, Address], Packet] = {}
         """The last packet by its source and destination, which an ICMP message may be about."""
 
+    @property
+    def open_sockets(self) -> dict[NamespaceSocket, None]:
+        """Its sockets, which the base class closes when the host stops."""
+        return cast("dict[NamespaceSocket, None]", self.endpoints)
+
     def create_socket(self, family: int) -> NamespaceSocket:
         """Create a socket on this host."""
         with self.namespace.entered():
             made = NamespaceSocket.create(family)
         made.host = self
-        self.endpoints[made] = None  # type: ignore[index]
+        self.open_sockets[made] = None
         return made
 
     def sockets(self) -> str:
