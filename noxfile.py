@@ -141,7 +141,7 @@ def tests_portable(session: nox.Session) -> None:
     session.env.update(PURE)
     session.install("-e", ".", *group("test"))
     selected = "(not long or capabilities) and not programs"
-    run_tests(session, *without(DOCS_EXAMPLES, "tests/sim"), "--portable", "-m", selected)
+    run_tests(session, *without(DOCS_EXAMPLES, "tests/sim", "tests/explore"), "--portable", "-m", selected)
 
 
 @nox.session(allow_parallel=True)
