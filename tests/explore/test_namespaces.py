@@ -34,7 +34,7 @@ def on_kernel(namespace: int) -> Callable[..., Trace]:
     """Runs a scenario on namespaces, with the choices of a tape; returns the trace."""
     try:
         Namespace([]).close()
-    except OSError as error:
+    except OSError as error:  # pragma: no cover -- depends on the kernel
         pytest.skip(f"kernel: {error}")
 
     def run(scenario: Scenario, *choices: Choice) -> Trace:

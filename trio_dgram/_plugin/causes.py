@@ -80,7 +80,7 @@ def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int
 
         def evaluate(candidates: Iterable[Choices]) -> Generator[Outcome]:
             questions = ((attrs.evolve(tape, choices=choices), failure) for choices in candidates)
-            for answer in copies.map(_outcome, questions):
+            for answer in copies.map(_outcome, questions):  # pragma: no branch -- shrink closes it when it has enough
                 outcome: Outcome = "fails otherwise" if answer is None else answer
                 yield outcome
 
@@ -88,7 +88,7 @@ def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int
         if not shrunk.reproduced:
             return _NOT_REPRODUCED
         confirmation = ""
-        if item.config.getoption("--sim-confirm"):
+        if item.config.getoption("--sim-confirm"):  # pragma: no cover -- the session tests_long runs it
             confirmation = confirm(item, tape, shrunk, failure, copies)
         question = tape, shrunk, failure, confirmation
         return str(copies.call(_explain, question) or "The run that explains the failure did not end.")

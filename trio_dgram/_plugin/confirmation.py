@@ -20,7 +20,9 @@ _SECONDS: Final = 20.0
 """How much time the runs may have taken when a further one begins, in seconds; 60 s end them."""
 
 
-def confirm(item: pytest.Item, tape: Tape, shrunk: Shrunk, failure: str, copies: Copies) -> str:
+def confirm(
+    item: pytest.Item, tape: Tape, shrunk: Shrunk, failure: str, copies: Copies
+) -> str:  # pragma: no cover -- the session tests_long runs it
     """Return whether a failure happens on the kernel too, as a line.
 
     Args:
