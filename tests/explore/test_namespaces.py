@@ -17,10 +17,11 @@ from trio_dgram._values.test_runs import TestRun, running_test
 from trio_dgram.sim._namespaces import namespace as namespaces
 from trio_dgram.sim._namespaces.hosts import Namespaces
 from trio_dgram.sim._namespaces.namespace import Namespace, NotTriedError, check_namespaces
-from trio_dgram.sim._namespaces.packets import FragmentError, parse_complaint, parse_packet, to_bytes
+from trio_dgram.sim._namespaces.packets import FragmentError, parse_complaint, parse_packet
 from trio_dgram.sim._trace.report import FailureReport
 from trio_dgram.sim._trace.trace import Trace
 from trio_dgram.sim._values.choices import Replay
+from trio_dgram.sim._values.encoding import encode
 from trio_dgram.sim._values.records import Packet, Report
 from trio_dgram.sim._values.tape import Choice, Tape
 
@@ -323,7 +324,7 @@ def packet(version: int, payload: bytes = b"payload", **fields: Any) -> Packet:
 @pytest.mark.parametrize("payload", [b"", b"odd", b"even"])
 def test_a_datagram_survives_its_conversion(version: int, payload: bytes) -> None:
     sent = packet(version, payload, hop_limit=9, traffic_class=0xB9, dont_fragment=True)
-    parsed = parse_packet(to_bytes(sent))
+    parsed = parse_packet(encode(sent))
     assert parsed.is_datagram
     assert (parsed.source, parsed.destination, parsed.data) == (sent.source, sent.destination, payload)
     assert (parsed.hop_limit, parsed.traffic_class, parsed.dont_fragment) == (9, 0xB9, True)
@@ -333,7 +334,7 @@ def test_a_datagram_survives_its_conversion(version: int, payload: bytes) -> Non
 def test_an_icmp_error_survives_its_conversion(version: int, kind: int) -> None:
     about = packet(version)
     report = Report(kind, 4, 1400, about)
-    parsed = parse_packet(to_bytes(packet(version, b"", report=report)))
+    parsed = parse_packet(encode(packet(version, b"", report=report)))
     complaint = parse_complaint(parsed)
     assert complaint is not None
     assert (complaint.type, complaint.code, complaint.mtu) == (kind, 4, 1400)
@@ -344,7 +345,7 @@ def test_an_icmp_error_survives_its_conversion(version: int, kind: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_fragment_is_recognized(version: int) -> None:
-    data = bytearray(to_bytes(packet(version)))
+    data = bytearray(encode(packet(version)))
     data[6] = 0x20 if version == 4 else 44
     with pytest.raises(FragmentError):
         parse_packet(bytes(data))
@@ -352,6 +353,6 @@ def test_a_fragment_is_recognized(version: int) -> None:
 
 @pytest.mark.parametrize("payload", [b"payload", b"\xa9\xd9"])
 def test_a_broken_datagram_has_another_checksum(payload: bytes) -> None:
-    whole, broken = to_bytes(packet(4, payload)), to_bytes(packet(4, payload, broken=True))
+    whole, broken = encode(packet(4, payload)), encode(packet(4, payload, broken=True))
     assert whole != broken
     assert broken[26:28] != b"\0\0"

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_dgram.sim import Record
-from trio_dgram.sim._trace.pcapng import encode, write_pcapng
+from trio_dgram.sim._trace.pcapng import write_pcapng
+from trio_dgram.sim._values.encoding import encode
 from trio_dgram.sim._values.records import Note
 
 from ..support.programs import find_program

@@ -8,13 +8,12 @@ from typing import Final
 import attrs
 
 from .._values.tape import Choice
-from .places import Place, group_of, parse_place
+from .places import FATES, Place, group_of, parse_place
 from .shrink import Cause, Choices, Interval, is_negative
 
 LONGEST: Final = 60.0
 """How long a run may take, in seconds."""
 
-_FATES: Final = frozenset({"loss", "duplicate", "delay", "reorder", "corrupt", "corrupt_undetected"})
 _FAULTS: Final = frozenset({"crash", "partition", "hold", "path"})
 _OBSTACLES: Final = {
     "tie": "the order of arrivals at the same instant",
@@ -40,7 +39,7 @@ def _obstacle(choice: Choice) -> str:
     place = parse_place(choice.place)
     if place.run > 1:
         return "more networks than one"
-    is_replayed = place.kind in (_FAULTS if place.is_fault else _FATES) and (place.is_fault or place.is_path)
+    is_replayed = place.kind in (_FAULTS if place.is_fault else FATES) and (place.is_fault or place.is_path)
     return "" if is_replayed else _OBSTACLES.get(place.kind, f"the choice {choice.place!r}")
 
 

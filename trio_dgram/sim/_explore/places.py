@@ -1,6 +1,6 @@
 """The places of choices, by their names: the kind of decision, and what it concerns.
 
-``trio_dgram/sim/_values/tape.py`` lists the names. A place with another name is a kind by itself.
+The modules that make choices name their places. A place with a name that is not known here is a kind by itself.
 """
 
 from __future__ import annotations
@@ -10,19 +10,13 @@ from typing import Final
 
 import attrs
 
+from .._network.nemesis import PLACE as FAULT
 from .._values.tape import Choice
 
 _RUN: Final = re.compile(r"run (\d+): ")
-_FAULT: Final = re.compile(
-    r"nemesis: (?P<kind>crash|partition|hold|pause|freeze|clock|path) (?P<target>.+?)"
-    r"(?:: (?P<part>end|offset|loss|delay))?",
-    re.DOTALL,
-)
-_PATH: Final = re.compile(
-    r"(?P<target>.+? -> .+?)(?P<copy> \(copies\))?: "
-    r"(?P<kind>loss|duplicate|delay|reorder|corrupt|corrupt_undetected|tie)",
-    re.DOTALL,
-)
+FATES: Final = ("loss", "duplicate", "delay", "reorder", "corrupt", "corrupt_undetected")
+"""The kinds of decisions about a single datagram on its path."""
+_PATH: Final = re.compile(rf"(?P<target>.+? -> .+?)(?P<copy> \(copies\))?: (?P<kind>{'|'.join(FATES)}|tie)", re.DOTALL)
 _TASK: Final = re.compile(r"(?:(?P<target>.+): )?(?P<kind>run) of (?P<part>.+)", re.DOTALL)
 _PORT: Final = re.compile(r"(?P<target>.+): (?P<kind>port)", re.DOTALL)
 
@@ -58,7 +52,7 @@ def parse_place(name: str) -> Place:
     prefix, run = _RUN.match(name), 1
     if prefix is not None:
         name, run = name[prefix.end() :], int(prefix[1])
-    for pattern in (_FAULT, _PATH, _TASK, _PORT):
+    for pattern in (FAULT, _PATH, _TASK, _PORT):
         found = pattern.fullmatch(name)
         if found is not None:
             parts = found.groupdict()
@@ -66,7 +60,7 @@ def parse_place(name: str) -> Place:
                 parts["kind"],
                 parts["target"] or "",
                 parts.get("part") or "",
-                is_fault=pattern is _FAULT,
+                is_fault=pattern is FAULT,
                 is_copy=bool(parts.get("copy")),
                 run=run,
             )

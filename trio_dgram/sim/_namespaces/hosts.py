@@ -21,9 +21,10 @@ import trio.testing
 from ..._kernel.system_socket import SystemSocket
 from ..._values.addresses import Address, unmapped
 from .._kernel.machine import Machine, Wire
+from .._values.encoding import encode
 from .._values.records import Packet, Report
 from .namespace import Namespace, NotTriedError
-from .packets import FragmentError, Headers, parse_complaint, parse_packet, to_bytes
+from .packets import FragmentError, Headers, parse_complaint, parse_packet
 
 _LARGEST: Final = 65536
 """More bytes than any packet has."""
@@ -164,7 +165,7 @@ class NamespaceMachine(Machine):
         self._received[packet.source, packet.destination] = packet
         # ENOBUFS and EAGAIN: the kernel drops what it has no space for, as it does with packets from a wire.
         with suppress(OSError):
-            os.write(self.namespace.interface, to_bytes(packet))
+            os.write(self.namespace.interface, encode(packet))
 
     async def forward(self) -> None:
         """Forward the packets that leave the interface, until that is closed."""

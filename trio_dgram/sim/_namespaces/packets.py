@@ -1,4 +1,4 @@
-"""The packets of an interface as bytes, and back: UDP datagrams, and ICMP errors about them.
+"""Parsing the packets that leave an interface: UDP datagrams, and ICMP errors about them.
 
 Source: RFC 791, RFC 768, RFC 792, RFC 1191, RFC 8200, RFC 4443.
 """
@@ -10,8 +10,8 @@ import struct
 from typing import Final, NamedTuple
 
 from ..._values.addresses import Address
-from .._values.places import packed
-from .._values.records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet, Report
+from .._values.encoding import DONT_FRAGMENT
+from .._values.records import IPV6_HEADER, UDP_HEADER
 
 _UDP: Final = 17
 _ICMP: Final = {False: 1, True: 58}
@@ -19,11 +19,8 @@ _ICMP: Final = {False: 1, True: 58}
 _ERRORS: Final = {False: (3, 11, 12), True: (1, 2, 3, 4)}
 """The types of ICMP messages that are about a packet, likewise."""
 _FRAGMENT_HEADER: Final = 44
-_DONT_FRAGMENT: Final = 0x4000
 _FRAGMENT_BITS: Final = 0x3FFF
 _ICMP_HEADER: Final = 8
-_MOST_QUOTED: Final = 548
-"""The bytes of a packet that an ICMP message about it contains at most."""
 
 
 class FragmentError(Exception):
@@ -84,7 +81,7 @@ def parse_packet(data: bytes) -> Headers:
         if flags & _FRAGMENT_BITS:
             raise FragmentError
         start, hosts, family = 4 * (data[0] & 15), data[12:20], socket.AF_INET
-        dont_fragment = bool(flags & _DONT_FRAGMENT)
+        dont_fragment = bool(flags & DONT_FRAGMENT)
     else:
         first, protocol, hop_limit = struct.unpack_from("!I2xBB", data)
         if protocol == _FRAGMENT_HEADER:
@@ -115,52 +112,3 @@ def parse_complaint(headers: Headers) -> Complaint | None:
     kind, code, mtu = struct.unpack_from("!BB2xI", headers.data)
     about = parse_packet(headers.data[_ICMP_HEADER:])
     return Complaint(kind, code, mtu, about) if about.is_datagram else None
-
-
-def to_bytes(packet: Packet) -> bytes:
-    """Return a packet as a kernel receives it: the checksum is wrong if it is broken."""
-    if packet.report is None:
-        return _with_ip(packet, _UDP, _datagram(packet))
-    protocol = _ICMP[packet.is_ipv6]
-    return _with_ip(packet, protocol, _icmp(packet, packet.report))
-
-
-def _datagram(packet: Packet) -> bytes:
-    length = UDP_HEADER + len(packet.payload)
-    head = struct.pack("!HHH", packet.source.port, packet.destination.port, length)
-    # 0 would mean that there is none (RFC 768).
-    total = _checksum(_pseudo_header(packet, _UDP, length) + head + b"\0\0" + packet.payload) or 0xFFFF
-    if packet.broken:
-        total ^= 1 if total != 1 else 2
-    return head + struct.pack("!H", total) + packet.payload
-
-
-def _icmp(packet: Packet, report: Report) -> bytes:
-    quoted = _with_ip(report.about, _UDP, _datagram(report.about))[:_MOST_QUOTED]
-    head, rest = struct.pack("!BB", report.type, report.code), struct.pack("!I", report.mtu) + quoted
-    length = len(head) + 2 + len(rest)
-    pseudo = _pseudo_header(packet, _ICMP[True], length) if packet.is_ipv6 else b""
-    return head + struct.pack("!H", _checksum(pseudo + head + b"\0\0" + rest)) + rest
-
-
-def _pseudo_header(packet: Packet, protocol: int, length: int) -> bytes:
-    # The order of the fields differs between the versions of IP, which changes no sum.
-    return packed(packet.source.host) + packed(packet.destination.host) + struct.pack("!II", length, protocol)
-
-
-def _with_ip(packet: Packet, protocol: int, data: bytes) -> bytes:
-    hosts = packed(packet.source.host) + packed(packet.destination.host)
-    if packet.is_ipv6:
-        first = 6 << 28 | packet.traffic_class << 20
-        return struct.pack("!IHBB", first, len(data), protocol, packet.hop_limit) + hosts + data
-    flags = _DONT_FRAGMENT if packet.dont_fragment else 0
-    length = IPV4_HEADER + len(data)
-    head = struct.pack("!BBHHHBB", 0x45, packet.traffic_class, length, 0, flags, packet.hop_limit, protocol)
-    return head + struct.pack("!H", _checksum(head + b"\0\0" + hosts)) + hosts + data
-
-
-def _checksum(data: bytes) -> int:
-    """Return the Internet checksum (RFC 1071)."""
-    # Modulo 2**16 - 1, a number is the sum of its digits to the base 2**16.
-    padded = data + bytes(len(data) % 2)
-    return 0xFFFF - (int.from_bytes(padded, "big") % 0xFFFF or 0xFFFF * any(padded))

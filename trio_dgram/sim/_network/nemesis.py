@@ -27,7 +27,10 @@ SEPARATORS: Final = "', ', ' | ', ' -> ' and ': '"
 """What separates the names of hosts in the name of a place."""
 
 _PREFIX: Final = "nemesis: "
-_PLACE: Final = re.compile(rf"{_PREFIX}(\w+) (.*?)(?:: (end|offset|loss|delay))?", re.DOTALL)
+PLACE: Final = re.compile(
+    rf"{_PREFIX}(?P<kind>{'|'.join(KINDS)}) (?P<target>.+?)(?:: (?P<part>end|offset|loss|delay))?", re.DOTALL
+)
+"""The name of the place of a fault."""
 _SEPARATOR: Final = re.compile(r", | \| | -> ")
 _STOPS: Final = ("crash", "pause", "freeze")
 """The kinds that stop a host."""
@@ -335,7 +338,7 @@ def _faults_of(choices: list[Choice]) -> list[_Fault]:
     """Return the faults that choices describe; parts of no fault, and places of none, are left out."""
     faults: dict[tuple[str, str, int], _Fault] = {}
     for choice in choices:
-        found = _PLACE.fullmatch(choice.place)
+        found = PLACE.fullmatch(choice.place)
         if found is None or isinstance(choice.value, str):
             continue
         kind, target, part = found.groups()
