@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
-from argparse import ArgumentTypeError
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, nullcontext
 from inspect import iscoroutinefunction
@@ -20,11 +18,12 @@ import pytest
 import trio
 import trio.testing
 
-from ._plugin.causes import SECONDS, add_cause, parse_limits
+from ._plugin.causes import add_cause
 from ._plugin.checks import check_test, count_of
+from ._plugin.options import cores, parse_jobs, parse_limits, parse_seconds
 from ._plugin.reports import add_reports
-from ._plugin.reruns import is_copy, mark_failure
-from ._plugin.seeds import Plan, run_once, run_under_seeds
+from ._plugin.reruns import is_copy, mark_failure, run_once
+from ._plugin.seeds import Plan, run_under_seeds
 from ._plugin.tapes import add_unused, end_replay, lines_of, option_of, problem_of_file, replay_of
 from ._values.test_runs import TestRun, current_test_run, running_test
 
@@ -47,13 +46,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--sim-for",
-        type=_seconds,
+        type=parse_seconds,
         metavar="TIME",
         help="run each test that is marked with seeds under as many as fit into a time, such as 60s or 5m",
     )
     group.addoption(
         "--sim-jobs",
-        type=_jobs,
+        type=parse_jobs,
         metavar="COUNT",
         help="run the seeds of a test in so many processes; auto is one for each core (default: in this process; for "
         "shrinking one for each core)",
@@ -65,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--sim-artifacts",
         type=Path,
         metavar="DIR",
-        help="the folder for captures, pictures and tapes of failed tests (default: pytest's cache)",
+        help="the folder for captures and pictures of failed tests (default: pytest's cache)",
     )
     group.addoption(
         "--sim-confirm",
@@ -80,27 +79,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="shrink a failed run to its cause within so many runs, or a time, such as 30s; 0 does not (default: 400 "
         "runs and 60s)",
     )
-
-
-def _seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", text)
-    if found is None:
-        raise ArgumentTypeError(f"must be a time, such as 60s or 5m, not {text!r}")
-    return float(found[1]) * SECONDS[found[2] or "s"]
-
-
-def _jobs(text: str) -> int:
-    jobs = _cores() if text == "auto" else int(text) if text.isdecimal() else 0
-    if jobs < 1:
-        raise ArgumentTypeError(f"must be a number of processes, or auto, not {text!r}")
-    if jobs > 1 and not hasattr(os, "fork"):
-        raise ArgumentTypeError("needs os.fork, which this system lacks")
-    return jobs
-
-
-def _cores() -> int:
-    # macOS and Windows cannot report the cores that this process may use.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -244,7 +222,7 @@ def pytest_runtest_makereport(
 
 def _jobs_for_shrinking(config: pytest.Config) -> int:
     # pytest-xdist uses the cores already.
-    return config.getoption("--sim-jobs") or (1 if "PYTEST_XDIST_WORKER" in os.environ else _cores())
+    return config.getoption("--sim-jobs") or (1 if "PYTEST_XDIST_WORKER" in os.environ else cores())
 
 
 # Fixtures

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from trio_dgram import sim
-from trio_dgram._plugin.causes import Limits, parse_limits
+from trio_dgram._plugin.options import Limits, parse_limits
 from trio_dgram._plugin.reruns import Copies, identify
 
 from .conftest import Run

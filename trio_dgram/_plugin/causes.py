@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from argparse import ArgumentTypeError
 from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +10,7 @@ import attrs
 import pytest
 
 from .confirmation import confirm
+from .options import Limits
 from .reports import TITLE, command, from_start
 from .reruns import Copies, failure_of, run_again
 from .tapes import file_for, replayed_tape
@@ -20,27 +19,7 @@ if TYPE_CHECKING:
     from ..sim._explore.shrink import Choices, Outcome, Shrunk
     from ..sim._values.tape import Tape
 
-SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
-"""The units of times in options."""
 _NOT_REPRODUCED: Final = "The run did not fail in the same way again: the test depends on more than its seed."
-
-
-@attrs.frozen
-class Limits:
-    """The limits of shrinking: both by default, only the one that the option names otherwise."""
-
-    runs: int | None = 400
-    seconds: float | None = 60.0
-
-
-def parse_limits(text: str) -> Limits:
-    """Return the value of ``--sim-shrink``: a number of runs, or a time."""
-    if re.fullmatch(r"\d+", text):
-        return Limits(int(text), None)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", text)
-    if found is None:
-        raise ArgumentTypeError(f"must be a number of runs, such as 400, a time, such as 30s, or 0, not {text!r}")
-    return Limits(None, float(found[1]) * SECONDS[found[2]])
 
 
 def add_cause(item: pytest.Item, report: pytest.TestReport, seed: int, jobs: int) -> None:

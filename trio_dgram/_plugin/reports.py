@@ -30,8 +30,7 @@ def add_reports(item: pytest.Item, report: pytest.TestReport, seed: int, network
         # An exception that left the network has the story as its note already.
         is_shown = f"digest {network.trace.digest}" in report.longreprtext
         lines = [] if is_shown else [str(network), ""]
-        lines += [f"Run just this again: {command(item, option)}"]
-        lines += _write_artifacts(item, network, f"seed-{seed}-{number}")
+        lines += [f"Run just this again: {command(item, option)}", *_write_artifacts(item, network, seed, number)]
         report.sections.append((TITLE, "\n".join(lines)))
 
 
@@ -76,10 +75,14 @@ def from_start(config: pytest.Config, path: Path) -> str:
     return str(path)  # pragma: no cover -- Windows
 
 
-def _write_artifacts(item: pytest.Item, network: FailureReport, name: str) -> list[str]:
-    picture, capture = artifact(item, f"{name}.svg"), artifact(item, f"{name}.pcapng")
-    if picture is None or capture is None or not (network.trace.total or network.trace.in_flight):
+def _write_artifacts(item: pytest.Item, network: FailureReport, seed: int, number: int) -> list[str]:
+    chosen: Path | None = item.config.getoption("--sim-artifacts")
+    folder = chosen if chosen is not None else _cache_of(item.config)
+    if folder is None or not (network.trace.total or network.trace.in_flight):
         return []
+    folder.mkdir(parents=True, exist_ok=True)
+    base = f"{file_name(item.nodeid, _LONGEST_NAME)}-seed-{seed}-{number}"
+    picture, capture = folder / f"{base}.svg", folder / f"{base}.pcapng"
     network.trace.to_svg(picture)
     lines = [f"Picture: {from_start(item.config, picture)}"]
     try:
@@ -89,15 +92,9 @@ def _write_artifacts(item: pytest.Item, network: FailureReport, name: str) -> li
     return [*lines, f"Capture: {from_start(item.config, capture)}"]
 
 
-def artifact(item: pytest.Item, name: str) -> Path | None:
-    """Return the path of a file about a test, in a folder that exists; None if there is no such folder."""
-    chosen: Path | None = item.config.getoption("--sim-artifacts")
-    folder = chosen if chosen is not None else _cache_of(item.config)
-    if folder is None:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    test = re.sub(r"[^\w.-]+", "-", item.nodeid)[-_LONGEST_NAME:]
-    return folder / f"{test}-{name}"
+def file_name(test: str, longest: int) -> str:
+    """Return the name of a test as one of a file, of at most so many characters: the end of it."""
+    return re.sub(r"[^\w.-]+", "-", test)[-longest:]
 
 
 def _cache_of(config: pytest.Config) -> Path | None:

@@ -1,4 +1,4 @@
-"""Running a failed test again, in copies of this process: the test that failed is torn down there, not here."""
+"""Running a test several times: in this process, and after a failure in copies of it, where it is torn down."""
 
 from __future__ import annotations
 
@@ -37,19 +37,28 @@ def is_copy(config: pytest.Config) -> bool:
     return config.stash.get(_IS_COPY, False)
 
 
+def run_once(item: pytest.Item, test_run: TestRun, seed: int) -> list[pytest.TestReport]:
+    """Run a test under one seed, and return its reports. Fixtures of a wider scope than the test stay set up."""
+    # pytest has no public function that repeats a test; plugins that repeat tests use this one.
+    from _pytest.runner import runtestprotocol  # noqa: PLC0415
+
+    # With the same parent as next item, pytest keeps the fixtures of a wider scope.
+    parent: Any = item.parent
+    test_run.seed = seed
+    test_run.reports.clear()
+    # Discard the captured output of earlier runs.
+    item._report_sections.clear()  # noqa: SLF001 -- pytest has no public name for it
+    return runtestprotocol(item, log=False, nextitem=parent)
+
+
 def run_again(  # pragma: no cover -- in another process
     item: pytest.Item, tape: Tape, seed: int | str, underlay: Underlay | None = None
 ) -> tuple[TestRun, pytest.TestReport]:
     """Run a test with a tape, on simulated hosts unless it is given others; return the run, and the report of its first
     phase that failed, or of the last."""
-    # pytest has no public function that repeats a test; plugins that repeat tests use this one.
-    from _pytest.runner import runtestprotocol  # noqa: PLC0415
-
-    item._report_sections.clear()  # noqa: SLF001 -- pytest has no public name for it
-    parent: Any = item.parent
-    test_run = TestRun(int(seed), tape, underlay)
+    test_run = TestRun(tape=tape, underlay=underlay)
     with running_test(test_run):
-        reports = runtestprotocol(item, log=False, nextitem=parent)
+        reports = run_once(item, test_run, int(seed))
     return test_run, next((report for report in reports if report.failed), reports[-1])
 
 

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import attrs
 import pytest
 
 from .._values.test_runs import TestRun
-from .reruns import separate_output
+from .reruns import run_once, separate_output
 
 _SLOT: Final = 8
 """The bytes in which a process reports the seed under which its test failed; 0 for none."""
@@ -87,20 +87,6 @@ def _run_until_failure(
         if outcome.failed:
             break
     return outcome
-
-
-def run_once(item: pytest.Item, test_run: TestRun, seed: int) -> list[pytest.TestReport]:
-    """Run a test under one seed, and return its reports. Fixtures of a wider scope than the test stay set up."""
-    # pytest has no public function that repeats a test; plugins that repeat tests use this one.
-    from _pytest.runner import runtestprotocol  # noqa: PLC0415
-
-    # With the same parent as next item, pytest keeps the fixtures of a wider scope.
-    parent: Any = item.parent
-    test_run.seed = seed
-    test_run.reports.clear()
-    # Discard the captured output of earlier runs.
-    item._report_sections.clear()  # noqa: SLF001 -- pytest has no public name for it
-    return runtestprotocol(item, log=False, nextitem=parent)
 
 
 # Several processes

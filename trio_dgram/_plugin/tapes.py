@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from .reports import from_start
+from .reports import file_name, from_start
 
 if TYPE_CHECKING:
     from ..sim._values.choices import Replay
@@ -27,12 +26,16 @@ _LONGEST_NAME: Final = 100
 def replay_of(item: pytest.Item) -> Replay | None:
     """Return the replay of the tape that a test is given, by the option or its marker; None without a valid one."""
     path = _chosen(item)
-    if path is None or problem_of_file(path):
+    if path is None:
         return None
     from ..sim._values.choices import Replay  # noqa: PLC0415 -- loaded where it is used
-    from ..sim._values.tape import read_tape  # noqa: PLC0415
+    from ..sim._values.tape import TapeError, read_tape  # noqa: PLC0415
 
-    replay = Replay(read_tape(path))
+    try:
+        replay = Replay(read_tape(path))
+    except TapeError:
+        # The set-up of the test reports it.
+        return None
     item.stash[_REPLAYED] = path, replay
     return replay
 
@@ -102,9 +105,9 @@ def file_for(item: pytest.Item, seed: int, kind: str) -> Path:
       kind: the end of the name, such as ``"tape"``.
     """
     folder = item.config.rootpath / FOLDER
-    path = folder / f"{_file_name(item.name)}-{seed}"
+    path = folder / f"{file_name(item.name, _LONGEST_NAME)}-{seed}"
     if _test_of(path.with_name(f"{path.name}.tape")) not in ("", item.nodeid):
-        path = folder / f"{_file_name(item.nodeid)}-{seed}"
+        path = folder / f"{file_name(item.nodeid, _LONGEST_NAME)}-{seed}"
     return path.with_name(f"{path.name}.{kind}")
 
 
@@ -124,7 +127,3 @@ def _test_of(path: Path) -> str:
     with suppress(TapeError):
         return read_tape(path).test
     return ""
-
-
-def _file_name(test: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", test)[-_LONGEST_NAME:]
