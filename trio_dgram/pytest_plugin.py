@@ -26,6 +26,7 @@ from ._plugin.reruns import is_copy, mark_failure, run_once
 from ._plugin.seeds import Plan, run_under_seeds
 from ._plugin.tapes import add_unused, end_replay, lines_of, option_of, problem_of_file, replay_of
 from ._values.test_runs import TestRun, current_test_run, running_test
+from ._values.words import plural
 
 if TYPE_CHECKING:
     from . import DatagramSocket
@@ -165,7 +166,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line)
     if config.getoption("--sim-for") is not None:
         for test, runs in config.stash.get(_RUNS, {}).items():
-            terminalreporter.write_line(f"{test}: {runs} seed{'' if runs == 1 else 's'}")
+            terminalreporter.write_line(f"{test}: {runs} {plural(runs, 'seed')}")
 
 
 # Cancelled everywhere

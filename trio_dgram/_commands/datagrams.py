@@ -10,6 +10,7 @@ from typing import Final
 from .._socket.datagram_socket import DatagramSocket
 from .._values.addresses import Address
 from .._values.datagrams import Datagram
+from .._values.words import plural
 from .command import UsageError
 from .console import Console, escape
 
@@ -43,7 +44,7 @@ def show_datagram(console: Console, arguments: Namespace, datagram: Datagram, so
     local = sock.address
     if info is not None and info.local_address is not None:
         local = Address(info.local_address, local.port)
-    heading = f"{clock(stamp)} {source} -> {local}, {len(data)} byte{'' if len(data) == 1 else 's'}"
+    heading = f"{clock(stamp)} {source} -> {local}, {len(data)} {plural(len(data), 'byte')}"
     if arguments.text:
         text = f"{console.paint(heading, 'faint')}: {escape(data)}"
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from .._nursery import open_socket
+from .._values.words import plural
 from .arguments import add_families, peer_address
 from .command import Command, UsageError
 from .console import Console
@@ -72,7 +73,7 @@ async def _send(arguments: Namespace, console: Console, capture: Capture, packet
                 await sock.send(packet.payload, peer)
                 sent += 1
                 size = len(packet.payload)
-                text = f"#{packet.number} to {peer}, {size} byte{'' if size == 1 else 's'}"
+                text = f"#{packet.number} to {peer}, {size} {plural(size, 'byte')}"
                 _emit(console, capture, packet, text)
         finally:
             if not console.json:

@@ -7,6 +7,7 @@ from typing import Final
 
 import attrs
 
+from ..._values.words import plural
 from .._values.tape import Choice
 from .places import FATES, Place, group_of, parse_place
 from .shrink import Cause, Choices, Interval, is_negative
@@ -88,7 +89,7 @@ def not_confirmed(choices: Choices, hosts: int, attempts: int, other: str) -> st
       attempts: the number of runs.
       other: the failure of the last run; empty if that passed.
     """
-    how = f"fails there in another way: {other}" if other else f"passes there in {_counted(attempts, 'run')}"
+    how = f"fails there in another way: {other}" if other else f"passes there in {attempts} {plural(attempts, 'run')}"
     return f"not confirmed on the kernel: {how} ({_namespaces(hosts)}, {_faults(choices)})"
 
 
@@ -98,11 +99,7 @@ def not_tried(reason: str) -> str:  # pragma: no cover -- the session tests_long
 
 
 def _namespaces(hosts: int) -> str:
-    return _counted(hosts, "namespace")
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{hosts} {plural(hosts, 'namespace')}"
 
 
 def _faults(choices: Choices) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 
 import attrs
 
+from ..._values.words import plural
 from .._trace.report import FailureReport
 from .._values.choices import Replay
 from .._values.records import Packet
@@ -92,4 +93,4 @@ def _run(title: str, subtitle: str, seen: Observed) -> Run:
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {plural(number, noun)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
+from ..._values.words import plural
 from .._trace.text import in_words, shortened, shown
 from .._trace.trace import Trace
 from .._values.choices import Replay
@@ -164,7 +165,7 @@ def _clause_of(place: Place, choice: Choice, bounds: Bounds, datagrams: Datagram
         return f"{datagram} {_fate(place, choice, bounds)}"
     if place.kind == "run":
         where = f" on {place.target}" if place.target else ""
-        overtaken = _count(choice.value, "earlier task")
+        overtaken = f"{choice.value} {plural(choice.value, 'earlier task')}"
         return f"the task {place.part}{where} runs before {overtaken} in its step {choice.number}"
     if place.kind == "port":
         return f"the ephemeral port {choice.number} of {place.target} is {choice.value}"
@@ -186,7 +187,7 @@ def _fate(place: Place, choice: Choice, bounds: Bounds) -> str:
         change = "a delay shorter by" if is_negative(choice) else "an additional delay of"
         return f"has {change} {_amount(bounds, ' s')}"
     if place.kind == "tie":
-        return f"arrives before {_count(choice.value, 'datagram')} due at the same instant"
+        return f"arrives before {choice.value} {plural(choice.value, 'datagram')} due at the same instant"
     return _FATES[place.kind]
 
 
@@ -203,7 +204,3 @@ def _amount(bounds: Bounds, unit: str) -> str:
         return "any size" if high is None else f"less than {high:.10g}{unit}"
     more = f"{low:.10g}{unit}"
     return f"more than {more}" if high is None else f"between {more} and {high:.10g}{unit}"
-
-
-def _count(number: object, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

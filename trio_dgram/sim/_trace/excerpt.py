@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
+from ..._values.words import plural
 from .._values.records import Note, Record
 from .payloads import Payloads
 
@@ -44,7 +45,7 @@ class Fold(NamedTuple):
         """The text in their place."""
         these = "this datagram" if self.block == 1 else f"these {self.block} datagrams"
         times = self.datagrams // self.block
-        return f"{these} again, {times} time{'' if times == 1 else 's'}, until {self.until:.6f} s"
+        return f"{these} again, {times} {plural(times, 'time')}, until {self.until:.6f} s"
 
 
 Entry: TypeAlias = Record | Note | Fold

@@ -6,6 +6,7 @@ from typing import Final
 
 from ..._codecs.error_queue import ICMP, ICMP6, ErrorRecord
 from ..._values.addresses import Address, format_address
+from ..._values.words import plural
 from .._values.records import Note, Packet, Record, Report
 from .excerpt import Entry, Excerpt, Fold
 from .payloads import Payloads, one_line
@@ -68,14 +69,15 @@ def note_text(note: Note) -> str:
 
 def omitted_text(datagrams: int) -> str:
     """Return how many datagrams an excerpt leaves out."""
-    return f"{datagrams} datagram{'' if datagrams == 1 else 's'} before {'is' if datagrams == 1 else 'are'} left out"
+    return f"{datagrams} {plural(datagrams, 'datagram')} before {'is' if datagrams == 1 else 'are'} left out"
 
 
 def contents(packet: Packet) -> str:
     """Return the size of a datagram, or the report of an ICMP message, in words."""
     if packet.report is not None:
         return in_words(packet.report)
-    return f"{len(packet.payload)} byte{'' if len(packet.payload) == 1 else 's'}"
+    size = len(packet.payload)
+    return f"{size} {plural(size, 'byte')}"
 
 
 def about(packet: Packet, payloads: Payloads) -> str:
