@@ -708,10 +708,13 @@ async def test_one_slice_reads_a_bounded_number_of_a_flood_of_icmp_errors(progra
             await sock.bind(0, "127.0.0.1")
             await sock.connect(("127.0.0.1", port))
             # Processes that share the socket send by it, and their errors are queued on it.
-            with socket.socket(fileno=os.dup(sock.fileno())) as sender, flood(sender, senders=2, seconds=2):
-                with trio.fail_after(20), suppress(OSError):
+            with socket.socket(fileno=os.dup(sock.fileno())) as sender, flood(sender, senders=2), trio.fail_after(20):
+                with suppress(OSError):
                     await sock.receive()
-                most = await largest_slice(survive, sock, lambda: source.calls["read error"], count=50)
+                most = Slice(0, "no task")
+                while not most.amount:
+                    # On a busy machine the other processes may not run meanwhile.
+                    most = await largest_slice(survive, sock, lambda: source.calls["read error"], count=50)
     assert 0 < most.amount <= MOST_SLOW_CALLS, most
 
 

@@ -183,11 +183,13 @@ class Outbox:
         for (start, destination), end in zip(runs, ends, strict=True):
             position = start
             while position < end:
-                count = segmentation.count(sizes, position, end, destination[0][0]) if position + 1 < end else 1
+                may_segment = segmentation.enabled and position + 1 < end
+                count = segmentation.count(sizes, position, end, destination[0][0]) if may_segment else 1
                 batched = count == 1 and may_batch and destination[2] is None
                 if batched:
-                    batch.append(destination)
-                    position += 1
+                    added = 1 if may_segment else max(1, min(end - position, budget.left - len(batch)))
+                    batch += [destination] * added
+                    position += added
                     if position < total and len(batch) < budget.left:
                         continue
                 if batch:
