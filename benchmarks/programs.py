@@ -106,10 +106,10 @@ class Program:
         """Return how much CPU time the program has taken, user and system; None where the system does not tell."""
         try:
             # proc(5) counts in nanoseconds there, and in hundredths of a second in ``stat``.
-            told = Path(f"/proc/{self._process.pid}/schedstat").read_text(encoding="ascii")
+            figures = Path(f"/proc/{self._process.pid}/schedstat").read_text(encoding="ascii")
         except OSError:
             return None
-        return int(told.split()[0]) / 1e9
+        return int(figures.split()[0]) / 1e9
 
     def line(self) -> str:
         """Return the next line that the program prints."""

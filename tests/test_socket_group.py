@@ -8,7 +8,7 @@ import select
 import socket
 from collections import Counter, deque
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Any, Final
 
@@ -101,6 +101,19 @@ async def received(group: SocketGroup, count: int) -> list[tuple[DatagramSocket,
     return got
 
 
+@asynccontextmanager
+async def waiting_for(group: SocketGroup, *expected: tuple[DatagramSocket, bytes]) -> AsyncGenerator[None]:
+    """Have a task wait in a group before the block, and receive just what is expected before the end of it."""
+    async with trio.open_nursery() as tasks:
+
+        @tasks.start_soon
+        async def receive() -> None:
+            assert await received(group, len(expected)) == list(expected)
+
+        await wait_all_tasks_blocked()
+        yield
+
+
 async def received_nothing(group: SocketGroup) -> None:
     with trio.move_on_after(0.001) as scope:
         await group.receive()
@@ -134,15 +147,8 @@ async def test_each_datagram_is_returned_with_the_member_that_received_it(socket
 async def test_a_waiting_group_returns_what_arrives_later(sockets: Sockets) -> None:
     members = await sockets.add(2)
     for member in (*members, *members):
-        with trio.fail_after(5):
-            async with trio.open_nursery() as tasks:
-
-                @tasks.start_soon
-                async def receive(member: DatagramSocket = member) -> None:
-                    assert await received(sockets.group, 1) == [(member, b"x")]
-
-                await wait_all_tasks_blocked()
-                await sockets.send(member, b"x")
+        async with waiting_for(sockets.group, (member, b"x")):
+            await sockets.send(member, b"x")
 
 
 @reading_ahead
@@ -208,17 +214,10 @@ async def test_wrong_counts_are_rejected(sockets: Sockets) -> None:
 async def test_a_member_can_be_added_while_a_task_waits(sockets: Sockets) -> None:
     for _ in range(2):
         late = await sockets.open()
-        with trio.fail_after(5):
-            async with trio.open_nursery() as tasks:
-
-                @tasks.start_soon
-                async def receive(late: DatagramSocket = late) -> None:
-                    assert await received(sockets.group, 1) == [(late, b"x")]
-
-                await wait_all_tasks_blocked()
-                await sockets.send(late, b"x")
-                sockets.group.add(late)
-                sockets.group.add(late)
+        async with waiting_for(sockets.group, (late, b"x")):
+            await sockets.send(late, b"x")
+            sockets.group.add(late)
+            sockets.group.add(late)
         assert late in sockets.group
 
 
@@ -326,20 +325,13 @@ async def test_a_closed_member_leaves_and_counts_what_it_had_read_ahead(sockets:
 
 async def test_a_member_that_is_closed_while_the_group_waits_leaves(sockets: Sockets) -> None:
     closing, staying = await sockets.add(2)
-    with trio.fail_after(5):
-        async with trio.open_nursery() as tasks:
-
-            @tasks.start_soon
-            async def receive() -> None:
-                assert await received(sockets.group, 1) == [(staying, b"x")]
-
-            await wait_all_tasks_blocked()
-            number = closing.fileno()
-            closing.close()
-            # Its number is used again.
-            (again,) = await sockets.add(1)
-            assert number >= 0
-            await sockets.send(staying, b"x")
+    async with waiting_for(sockets.group, (staying, b"x")):
+        number = closing.fileno()
+        closing.close()
+        # Its number is used again.
+        (again,) = await sockets.add(1)
+        assert number >= 0
+        await sockets.send(staying, b"x")
     await sockets.send(again, b"y")
     assert await received(sockets.group, 1) == [(again, b"y")]
 
@@ -390,7 +382,7 @@ async def test_without_descriptors_nothing_is_added(sockets: Sockets, monkeypatc
 async def test_connecting_a_member_filters_what_was_read_ahead(sockets: Sockets) -> None:
     (member,) = await sockets.add(1)
     peer = await sockets.open()
-    await sockets.send(member, *[b"stranger"] * 8)
+    await sockets.send(member, *[b"of another"] * 8)
     await received(sockets.group, 5)
     await peer.send(b"peer", member.address)
     await member.connect(peer.address)
@@ -405,13 +397,7 @@ async def test_connecting_a_member_filters_what_was_read_ahead(sockets: Sockets)
 async def test_disconnecting_a_member_loses_no_datagram(sockets: Sockets) -> None:
     (member,) = await sockets.add(1)
     await member.connect(sockets.sender.address)
-    async with trio.open_nursery() as tasks:
-
-        @tasks.start_soon
-        async def receive() -> None:
-            assert await received(sockets.group, 2) == [(member, b"before"), (member, b"after")]
-
-        await wait_all_tasks_blocked()
+    async with waiting_for(sockets.group, (member, b"before"), (member, b"after")):
         await sockets.sender.send(b"before", member.address)
         member.disconnect()
         await sockets.send(member, b"after")
@@ -426,14 +412,7 @@ async def test_a_discarded_socket_that_the_kernel_exchanged_does_not_wake_the_gr
     # On IPv6 its queue stays on a second descriptor.
     leaving.disconnect()
     sockets.group.discard(leaving)
-    async with trio.open_nursery() as tasks:
-
-        @tasks.start_soon
-        async def receive() -> None:
-            assert await received(sockets.group, 1) == [(staying, b"x")]
-
-        with trio.fail_after(5):
-            await wait_all_tasks_blocked()
+    async with waiting_for(sockets.group, (staying, b"x")):
         await sockets.send(staying, b"x")
     with trio.fail_after(5):
         assert (await leaving.receive()).data == b"before"
@@ -445,19 +424,13 @@ async def test_a_disconnected_unix_member_keeps_what_the_kernel_would_discard() 
         SocketGroup() as group,
         trio_dgram.open_socket("unix", port=0) as member,
         trio_dgram.open_socket("unix", port=0) as peer,
-        trio.open_nursery() as tasks,
     ):
         await member.connect(peer.address)
         group.add(member)
-
-        @tasks.start_soon
-        async def receive() -> None:
-            assert await received(group, 2) == [(member, b"before"), (member, b"after")]
-
-        await wait_all_tasks_blocked()
-        await peer.send(b"before", member.address)
-        member.disconnect()
-        await peer.send(b"after", member.address)
+        async with waiting_for(group, (member, b"before"), (member, b"after")):
+            await peer.send(b"before", member.address)
+            member.disconnect()
+            await peer.send(b"after", member.address)
 
 
 async def test_only_filtered_datagrams_let_other_tasks_run(sockets: Sockets, udp: Family) -> None:
@@ -524,7 +497,7 @@ async def test_a_failure_channel_takes_the_errors_of_its_member(sockets: Sockets
 async def test_many_datagrams_that_wait_to_be_filtered_again_are(sockets: Sockets) -> None:
     sock, peer = await sockets.open(), await sockets.open()
     async with sock.events(Datagram) as channel:
-        await sockets.send(sock, *[b"stranger"] * 150)
+        await sockets.send(sock, *[b"of another"] * 150)
         await channel.receive()
     await sock.connect(peer.address)
     sockets.group.add(sock)
@@ -575,14 +548,7 @@ async def test_a_member_that_another_owner_has_shut_down_raises_once_and_does_no
             assert vars(ended.value)["socket"] is adopted
         else:
             assert await failure_of(failures, sockets.group) == errno.ESHUTDOWN
-        async with trio.open_nursery() as tasks:
-
-            @tasks.start_soon
-            async def receive() -> None:
-                assert await received(sockets.group, 1) == [(other, b"x")]
-
-            with trio.fail_after(5):
-                await wait_all_tasks_blocked()
+        async with waiting_for(sockets.group, (other, b"x")):
             await sockets.send(other, b"x")
         adopted.close()
         assert adopted not in sockets.group

@@ -159,7 +159,7 @@ def test_removing_a_choice_undoes_that_choice() -> None:
 
 def test_choices_that_have_no_place_are_counted_and_ignored() -> None:
     outcome, tape = record(0)
-    of_no_place = (Choice("nobody -> server: loss", 1, value=True), Choice("client 1 -> server: loss", 999, value=True))
+    of_no_place = (Choice("gone -> server: loss", 1, value=True), Choice("client 1 -> server: loss", 999, value=True))
     of_another_kind = (Choice("client 2 -> server: tie", 999, "x"), Choice("server: port", 1, "x"))
     replayed, replaying = replay(Tape((*tape.choices, *of_no_place, *of_another_kind)))
     assert replayed == outcome

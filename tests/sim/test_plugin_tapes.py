@@ -93,7 +93,7 @@ def test_a_tape_beside_a_test_is_replayed_before_its_seeds(run: Run, pytester: p
 
 
 def test_choices_without_a_place_are_counted(run: Run, pytester: pytest.Pytester) -> None:
-    write(pytester, "old.tape", '["client -> nobody: loss", 2, true]', '["client -> server: loss", 99, true]')
+    write(pytester, "old.tape", '["client -> gone: loss", 2, true]', '["client -> server: loss", 99, true]')
     result = run(TEST, "--sim-tape=old.tape")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["old.tape: 2 of 2 choices had no place any more in *::test_it"])

@@ -118,7 +118,7 @@ def _configure(addresses: Iterable[str]) -> None:
     """Give the interface of this namespace its addresses and the routes to all others."""
     commands = ["link set lo up", f"link set {_NAME} up"]
     for address in addresses:
-        # Nobody else on the link could have an address, so skip its detection (RFC 4862, 5.4).
+        # The link has no other end that could have the address, so skip its detection (RFC 4862, 5.4).
         length, option = (128, " nodad") if is_ipv6(address) else (32, "")
         commands.append(f"addr add {address}/{length} dev {_NAME}{option}")
     commands += [f"route add {all_} dev {_NAME}" for all_ in ("0.0.0.0/0", "::/0")]
