@@ -14,7 +14,7 @@ from trio_dgram.sim._explore.confirmation import centred, confirmed, not_confirm
 from trio_dgram.sim._explore.shrink import Cause, Choices, Interval
 from trio_dgram.sim._values.tape import Choice, Value
 
-from ..sim.conftest import Run
+from ..sim.conftest import COUNTER, Run
 
 # A pytest in this process forgets the modules that it imports, so import the simulator first.
 KEPT = sim
@@ -84,28 +84,15 @@ def test_numbers_are_moved_to_the_middle_of_their_intervals() -> None:
 
 # pytest --sim-confirm
 
-COUNTER = """
-    async def count(totals):
-        async with trio_dgram.open_socket("udp4", port=5005) as sock:
-            async for datagram in sock:
-                totals.append(sum(totals[-1:]) + int(datagram.data))
-                await sock.send(f"total {totals[-1]}", datagram.address)
-
-    async def add():
-        async with trio_dgram.open_socket("udp4") as sock:
-            await sock.connect(("server", 5005))
-            while True:
-                await sock.send("5")
-                with trio.move_on_after(0.2):
-                    return await sock.receive()
-
+COUNTING = f"""
+{COUNTER}
     async def test_it(sim_network, autojump_clock):
         sim_network.defaults(delay=0.02, loss=0.4)
         totals = []
         sim_network.host("server").start_soon(count, totals)
         await trio.testing.wait_all_tasks_blocked()
         await sim_network.host("client").run(add)
-        assert totals == [5], f"the total is {totals[-1]}"
+        assert totals == [5], f"the total is {{totals[-1]}}"
 """
 ONLY_SIMULATED = """
     async def test_it(sim_network, autojump_clock):
@@ -158,7 +145,7 @@ def confirm(run: Run, namespace: int) -> Run:  # pragma: no cover -- the session
 @pytest.mark.parametrize(
     ("program", "line"),
     [
-        (COUNTER, "confirmed on the kernel: fails there too (2 namespaces, same fault)"),
+        (COUNTING, "confirmed on the kernel: fails there too (2 namespaces, same fault)"),
         (ONLY_SIMULATED, "not confirmed on the kernel: passes there in 3 runs (0 namespaces, without faults)"),
         (RACE, "not tried on the kernel: it cannot replay the order of tasks"),
         (STUCK, "not tried on the kernel: a run that waits for ever does not fail in real time"),
@@ -178,7 +165,7 @@ def test_a_shrunk_failure_is_replayed_on_the_kernel(confirm: Run, program: str, 
 @pytest.mark.programs
 @pytest.mark.long
 def test_a_tape_is_shrunk_and_replayed_on_the_kernel(confirm: Run, run: Run) -> None:
-    run(COUNTER)
+    run(COUNTING)
     (tape,) = Path(".trio_dgram").glob("*.tape")
     result = run("", "--sim-shrink=100", "--sim-confirm", f"--sim-tape={tape}")
     result.stdout.fnmatch_lines("confirmed on the kernel: fails there too (2 namespaces, same fault)")

@@ -15,6 +15,22 @@ PROGRAM: Final = """
     import trio_dgram
     from trio_dgram import pytest_plugin, sim
 """
+COUNTER: Final = """
+    async def count(totals):
+        async with trio_dgram.open_socket("udp4", port=5005) as sock:
+            async for datagram in sock:
+                totals.append(sum(totals[-1:]) + int(datagram.data))
+                await sock.send(f"total {totals[-1]}", datagram.address)
+
+    async def add():
+        async with trio_dgram.open_socket("udp4") as sock:
+            await sock.connect(("server", 5005))
+            while True:
+                await sock.send("5")
+                with trio.move_on_after(0.2):
+                    return await sock.receive()
+"""
+"""A server that counts a request again when its answer was lost, and a client."""
 LOAD: Final = (
     ()
     if any(point.name == "trio_dgram" for point in entry_points(group="pytest11"))

@@ -11,32 +11,19 @@ from trio_dgram import sim
 from trio_dgram._plugin.options import Limits, parse_limits
 from trio_dgram._plugin.reruns import Copies, identify
 
-from .conftest import Run
+from .conftest import COUNTER, Run
 
 # A pytest in this process forgets the modules that it imports, so import the simulator first.
 KEPT = sim
-COUNTER = """
-    async def count(totals):
-        async with trio_dgram.open_socket("udp4", port=5005) as sock:
-            async for datagram in sock:
-                totals.append(sum(totals[-1:]) + int(datagram.data))
-                await sock.send(f"total {totals[-1]}", datagram.address)
-
-    async def add(totals):
-        async with trio_dgram.open_socket("udp4") as sock:
-            await sock.connect(("server", 5005))
-            while True:
-                await sock.send("5")
-                with trio.move_on_after(0.2):
-                    return await sock.receive()
-
+SCENARIO = f"""
+{COUNTER}
     async def scenario(network):
         network.defaults(delay=0.02, jitter=0.01, loss=0.4)
         totals = []
         network.host("server").start_soon(count, totals)
         await trio.testing.wait_all_tasks_blocked()
-        await network.host("client").run(add, totals)
-        assert totals == [5], f"the total is {totals[-1]}"
+        await network.host("client").run(add)
+        assert totals == [5], f"the total is {{totals[-1]}}"
 """
 FIXTURE = "async def test_it(sim_network, autojump_clock): await scenario(sim_network)"
 FAILING = {
@@ -60,7 +47,7 @@ CAUSE = """\
 
 @pytest.mark.parametrize("kind", ["fixture", *(pytest.param(kind, marks=pytest.mark.long) for kind in OTHERS)])
 def test_a_failed_test_shows_its_cause(run: Run, pytester: pytest.Pytester, kind: str) -> None:
-    text = run(f"{COUNTER}\n    {FAILING[kind]}", "--sim-shrink=400", "--sim-artifacts=shown").stdout.str()
+    text = run(f"{SCENARIO}\n    {FAILING[kind]}", "--sim-shrink=400", "--sim-artifacts=shown").stdout.str()
     assert re.search(r"^seed 0, shrunk from \d+ choices to 1 in \d+ runs:$", text, re.MULTILINE)
     assert CAUSE in text
     tape, report = re.findall(r"(?:--sim-tape=|^Report: )(\S+)", text, re.MULTILINE)
@@ -70,7 +57,7 @@ def test_a_failed_test_shows_its_cause(run: Run, pytester: pytest.Pytester, kind
 
 @pytest.mark.long
 def test_the_number_of_processes_changes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = f"{COUNTER}\n    {FIXTURE}"
+    program = f"{SCENARIO}\n    {FIXTURE}"
     one = cause_of(run(program, "--sim-shrink=400", "--sim-jobs=1"))
     assert cause_of(run(program, "--sim-shrink=400", "--sim-jobs=3")) == one
     # The workers of pytest-xdist use the cores already.
@@ -85,7 +72,7 @@ def cause_of(result: pytest.RunResult) -> str:  # pragma: no cover -- of a long 
 
 
 def test_the_limit_on_runs_is_reported(run: Run) -> None:
-    text = run(f"{COUNTER}\n    {FIXTURE}", "--sim-shrink=2").stdout.str()
+    text = run(f"{SCENARIO}\n    {FIXTURE}", "--sim-shrink=2").stdout.str()
     assert " in 2 runs:" in text
     assert "  fails if  " in text
     assert "  the limits ended shrinking before every choice was examined" in text
@@ -94,7 +81,7 @@ def test_the_limit_on_runs_is_reported(run: Run) -> None:
 @pytest.mark.parametrize(
     ("program", "option"),
     [
-        (f"{COUNTER}\n    {FIXTURE}", "--sim-shrink=0"),
+        (f"{SCENARIO}\n    {FIXTURE}", "--sim-shrink=0"),
         ("    def test_it(): assert 0", "--sim-shrink=400"),
         (
             """
@@ -200,7 +187,7 @@ def test_a_failure_is_identified_by_types_and_messages_without_numbers(
 
 
 def test_copies_print_nothing(run: Run) -> None:
-    program = f"{COUNTER}\n    {FIXTURE}".replace("await scenario", "print('pr' + 'inted'); await scenario")
+    program = f"{SCENARIO}\n    {FIXTURE}".replace("await scenario", "print('pr' + 'inted'); await scenario")
     text = run(program, "--sim-shrink=400", "-s", "-o", "log_cli=true", "-o", "log_cli_level=1").stdout.str()
     assert "- cause -" in text
     assert text.count("printed") == 1
