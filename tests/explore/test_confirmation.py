@@ -27,7 +27,7 @@ RESTART = Choice("nemesis: crash n2: end", 1, 0.4)
     ("place", "value", "words"),
     [
         ("n1 -> n2: loss", True, ""),
-        ("n1 -> n2 (copies): delay", 0.1, ""),
+        ("n1 -> n2 (copy): delay", 0.1, ""),
         ("nemesis: crash n2: end", 0.1, ""),
         ("nemesis: partition n1 | n2", 0.1, ""),
         ("nemesis: path n1 -> n2: loss", 0.1, ""),

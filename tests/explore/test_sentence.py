@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from trio_dgram.sim._explore.places import Place, parse_place
 from trio_dgram.sim._explore.sentence import sentence
 from trio_dgram.sim._explore.shrink import Cause, Interval, Outcome, Shrunk
-from trio_dgram.sim._values.tape import Choice, Value
+from trio_dgram.sim._values.tape import Choice, Value, read_tape
 
+RECORDED = Path(__file__).parents[1] / "sim" / "many_hosts.tape"
 LOSS = Cause(Choice("n1 -> n2: loss", 5, value=True), "passes", None)
 DATAGRAMS = {("n1 -> n2: loss", 5): "#17 (n1 -> n2, VOTE term 3)", ("n1 -> n2: delay", 2): "#3 (n1 -> n2, ACK)"}
 INTERVAL = Interval(0.412, 0.4687, 0.4043, 0.4731)
@@ -80,7 +83,7 @@ ANY = Interval(0.001, 9, None, None)
     ("place", "value", "interval", "words"),
     [
         ("n1 -> n2: duplicate", True, None, "datagram 2 of n1 -> n2 is duplicated"),
-        ("n1 -> n2 (copies): loss", True, None, "the duplicate of datagram 2 of n1 -> n2 is lost"),
+        ("n1 -> n2 (copy): loss", True, None, "the duplicate of datagram 2 of n1 -> n2 is lost"),
         ("n1 -> n2: reorder", True, None, "datagram 2 of n1 -> n2 overtakes earlier ones"),
         ("n1 -> n2: corrupt", True, None, "datagram 2 of n1 -> n2 is corrupted"),
         ("n1 -> n2: corrupt_undetected", 9, None, "datagram 2 of n1 -> n2 is corrupted undetected"),
@@ -113,7 +116,7 @@ def test_each_kind_of_choice_has_words(place: str, value: Value, interval: Inter
 @pytest.mark.parametrize(
     ("name", "place"),
     [
-        ("n1 -> n2 (copies): delay", Place("delay", "n1 -> n2", is_copy=True)),
+        ("n1 -> n2 (copy): delay", Place("delay", "n1 -> n2", is_copy=True)),
         ("odd: name -> n2: delay", Place("delay", "odd: name -> n2")),
         ("nemesis: pause n2: end", Place("pause", "n2", "end", is_fault=True)),
         ("run 12: n1: port", Place("port", "n1", run=12)),
@@ -122,3 +125,11 @@ def test_each_kind_of_choice_has_words(place: str, value: Value, interval: Inter
 )
 def test_the_name_of_a_place_is_parsed(name: str, place: Place) -> None:
     assert parse_place(name) == place
+
+
+def test_each_place_of_a_recorded_run_is_known() -> None:
+    places = {choice.place: parse_place(choice.place) for choice in read_tape(RECORDED).choices}
+    assert [name for name, place in places.items() if place.kind == name] == ["random"]
+    assert {place.kind for place in places.values()} >= {"loss", "duplicate", "delay", "run", "port"}
+    assert {place.is_copy for place in places.values()} == {False, True}
+    assert not any("copy" in place.target for place in places.values())

@@ -11,12 +11,15 @@ from typing import Final
 import attrs
 
 from .._network.nemesis import PLACE as FAULT
+from .._path.pipe import OF_COPIES
 from .._values.tape import Choice
 
 _RUN: Final = re.compile(r"run (\d+): ")
 FATES: Final = ("loss", "duplicate", "delay", "reorder", "corrupt", "corrupt_undetected")
 """The kinds of decisions about a single datagram on its path."""
-_PATH: Final = re.compile(rf"(?P<target>.+? -> .+?)(?P<copy> \(copies\))?: (?P<kind>{'|'.join(FATES)}|tie)", re.DOTALL)
+_PATH: Final = re.compile(
+    rf"(?P<target>.+? -> .+?)(?P<copy>{re.escape(OF_COPIES)})?: (?P<kind>{'|'.join(FATES)}|tie)", re.DOTALL
+)
 _TASK: Final = re.compile(r"(?:(?P<target>.+): )?(?P<kind>run) of (?P<part>.+)", re.DOTALL)
 _PORT: Final = re.compile(r"(?P<target>.+): (?P<kind>port)", re.DOTALL)
 

@@ -11,7 +11,7 @@ import attrs
 
 from ..._values.addresses import Address
 from .._kernel.machine import Machine, Wire
-from .._values.choices import Choices, in_order
+from .._values.choices import Choices, any_order, in_order
 from .._values.places import ROUTER4, ROUTER6, Kind, assigned, is_ipv6
 from .._values.random import Seed
 from .._values.records import NoteKind, Packet, Record, Report
@@ -94,8 +94,7 @@ class Fabric:
         self._due: list[_Event] = []
         """The pending events, as a heap by time."""
         self._count = 0
-        draw = choices.stream("ties").random
-        self._overtaken = choices.among(_place_of_tie, lambda _pipe, order: int(draw() * (len(order) + 1)))
+        self._overtaken = choices.among(_place_of_tie, any_order(choices.stream("ties").random))
 
     def add(self, name: str, addresses: tuple[str, ...], broadcasts: Iterable[str] = ()) -> Machine:
         """Make a host; a family without an address is assigned one."""

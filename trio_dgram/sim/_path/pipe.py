@@ -38,6 +38,8 @@ TOO_BIG_SILENT: Final = "too big for the path, without an ICMP message"
 
 Outcome: TypeAlias = tuple[float, Packet, str]
 """The time of the outcome, the packet as it is then, and the reason of its drop, or :data:`ARRIVES`."""
+OF_COPIES: Final = " (copy)"
+"""What the names of places add to the name of a path for duplicated datagrams."""
 
 
 class Pipe:
@@ -279,7 +281,7 @@ class _Lane:
     def __init__(self, choices: Choices, seed: Seed, name: str, kind: str = "originals") -> None:
         self._choices = choices
         self._key = (seed, name, kind)
-        self._name = name if kind == "originals" else f"{name} (copy)"
+        self._name = name if kind == "originals" else name + OF_COPIES
         self._sources: dict[str, random.Random] = {}
         self.loses: LossProcess | None = None
         self.jitter: Callable[[Packet], float] | None = None

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from .._network.host import host_of
-from .._values.choices import Choices
+from .._values.choices import Choices, any_order
 
 Schedule: TypeAlias = Literal["random", "fifo", "pct"]
 """The names of schedules."""
@@ -26,22 +26,16 @@ def order_of(schedule: Schedule, choices: Choices) -> Overtaken:
     """Return what determines the order of tasks by a schedule."""
     if schedule == "fifo":
         return lambda _task, _order: 0
-    return choices.among(_place_of, _random(choices) if schedule == "random" else _by_priority(choices))
-
-
-def _random(choices: Choices) -> Overtaken:
-    """Every order is equally probable."""
     draw = choices.stream("scheduler").random
-    return lambda _task, order: int(draw() * (len(order) + 1))
+    return choices.among(_place_of, any_order(draw) if schedule == "random" else _by_priority(draw))
 
 
-def _by_priority(choices: Choices) -> Overtaken:
+def _by_priority(draw: Callable[[], float]) -> Overtaken:
     """Each task has a random priority, and at some random steps the one that runs gets the lowest.
 
     Burckhardt et al., A randomized scheduler with probabilistic guarantees of finding bugs, ASPLOS 2010; but each ready
     task runs once in a pass, as Trio does it.
     """
-    draw = choices.stream("scheduler").random
     # Runs differ in length by orders of magnitude, so the logarithm of a step is drawn.
     changes = sorted(int(_LONGEST_RUN ** draw()) for _ in range(_DEPTH))
     priorities: WeakKeyDictionary[trio.lowlevel.Task, float] = WeakKeyDictionary()

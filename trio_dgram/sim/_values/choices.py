@@ -215,6 +215,15 @@ def new_choices(seed: Seed) -> Choices:
     return Choices(seed) if tape is None else tape.choices(seed)
 
 
+def any_order(draw: Callable[[], float]) -> Callable[[object, Sequence[object]], int]:
+    """Return a function for :func:`in_order` by which every order is equally probable.
+
+    Args:
+      draw: draws a number from 0 to 1.
+    """
+    return lambda _item, order: int(draw() * (len(order) + 1))
+
+
 def in_order(items: Iterable[T], overtaken: Callable[[T, Sequence[T]], int]) -> list[T]:
     """Return ``items`` in an order that is chosen.
 
