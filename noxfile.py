@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -24,11 +25,7 @@ COVERAGE_DATA = ROOT / ".nox"
 DOCS_EXAMPLES = "tests/test_docs_examples.py"
 # What is tested of the installed wheel.
 INSTALLED = [
-    "tests/conformance",
-    *[
-        f"tests/test_{name}.py"
-        for name in ("exports", "public_members", "module_map", "services", "dtls", "command_line")
-    ],
+    f"tests/test_{name}.py" for name in ("exports", "public_members", "module_map", "services", "dtls", "command_line")
 ]
 # The sessions tests_long and tests_programs run the others, on the current Python (pytest --markers).
 QUICK = ("-m", "not long and not programs")
@@ -76,15 +73,26 @@ def without(*paths: str) -> list[str]:
     return [f"--ignore={path}" for path in paths]
 
 
+def programs_of(session: nox.Session) -> Path:
+    """Return the folder of the programs that a session runs: its own or, if it has none, of ``environment``."""
+    if session.bin_paths:
+        return Path(session.bin)
+    path = ROOT / ".nox" / "environment" / ("Scripts" if os.name == "nt" else "bin")
+    # The tests start programs of the package by their names.
+    session.env["PATH"] = os.pathsep.join([str(path), os.environ["PATH"]])
+    return path
+
+
 def run_tests(session: nox.Session, *args: str) -> None:
     """Run the tests without coverage, which doubles the time they take."""
-    session.run("pytest", *args, *session.posargs)
+    session.run(str(programs_of(session) / "pytest"), *args, *session.posargs)
 
 
 def cover_tests(session: nox.Session, *args: str) -> None:
     """Run the tests in this checkout and store their coverage for the session ``coverage``."""
     data_file = COVERAGE_DATA / f".coverage.{session.name}"
-    session.run("coverage", "run", f"--data-file={data_file}", "-m", "pytest", *args, *session.posargs)
+    program = str(programs_of(session) / "coverage")
+    session.run(program, "run", f"--data-file={data_file}", "-m", "pytest", *args, *session.posargs)
 
 
 PYTHONS = pythons()
@@ -94,6 +102,7 @@ LOWEST = [
     re.sub(r">=([^,]+).*", r"==\1", requirement)
     for requirement in (*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["quic"])
 ]
+SHARES_ENVIRONMENT: dict[str, Any] = {"requires": ["environment"], "venv_backend": "none"}
 # These tests use libraries that require a newer Trio than the package does.
 NEED_NEWER = ["tests/sim/test_real_libraries.py", "tests/test_libraries_on_trio_sockets.py"]
 show_pyenv_versions(PYTHONS)
@@ -122,26 +131,35 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(allow_parallel=True)
+def environment(session: nox.Session) -> None:
+    """Install what the sessions below share, since to install it for each takes as long as some of them."""
+    session.install("-e", ".", *group("docs-examples"))
+
+
+@nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
 def tests_programs(session: nox.Session) -> None:
     """Run the tests that start programs: the examples, the command line, and peers from the distribution."""
-    session.install("-e", ".", *group("test"))
     cover_tests(session, *without(DOCS_EXAMPLES), "-m", "programs and not long")
 
 
-@nox.session(allow_parallel=True)
+@nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
 def tests_long(session: nox.Session) -> None:
     """Run the long tests: many seeds, an interrupt at every line, floods by other processes."""
-    session.install("-e", ".", *group("test"))
     run_tests(session, *without(DOCS_EXAMPLES), "-m", "long")
 
 
-@nox.session(allow_parallel=True)
+@nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
 def tests_portable(session: nox.Session) -> None:
     """Run the tests on the portable path, in pure Python, with the long ones that need capabilities of the kernel."""
     session.env.update(PURE)
-    session.install("-e", ".", *group("test"))
     selected = "(not long or capabilities) and not programs"
     run_tests(session, *without(DOCS_EXAMPLES, "tests/sim", "tests/explore"), "--portable", "-m", selected)
+
+
+@nox.session(**SHARES_ENVIRONMENT)  # Not parallel to the tests: the README's echo server and theirs use the same port.
+def docs_examples(session: nox.Session) -> None:
+    """Run the examples of the README, the documentation and the docstrings."""
+    run_tests(session, DOCS_EXAMPLES)
 
 
 @nox.session(allow_parallel=True)
@@ -167,13 +185,6 @@ def sanitize(session: nox.Session) -> None:
             "PYTHONMALLOC": "malloc",
         },
     )
-
-
-@nox.session  # Not parallel to the tests: the README's echo server and theirs use the same port.
-def docs_examples(session: nox.Session) -> None:
-    """Run the examples of the README, the documentation and the docstrings."""
-    session.install("-e", ".", *group("docs-examples"))
-    run_tests(session, DOCS_EXAMPLES)
 
 
 @nox.session(allow_parallel=True)

@@ -49,15 +49,18 @@ FILES: Final = {
 PROGRAMS: Final = {**CORE, **PEERS, **ENCRYPTED, **CONNECTED, **SUPERVISED}
 SAMPLED: Final = {"_quic": 8, "_workers": 4}
 """Layers whose programs take long: an interrupt arises at one in so many of their places. Empty it for all of them."""
-CHECKED: Final = 3
+CHECKED: Final = 8
 """An interrupt arises at one in so many places within a line, besides at every line. Set it to 1 for all of them."""
 RANDOM_HITS: Final = 200
 SUBPROCESS_RUNS: Final = 5
-LONG: Final = pytest.mark.long
 
-pytestmark = pytest.mark.skipif(
-    "config.getoption('--portable')", reason="kernel: the programs compare their counts with the kernel's drop counter"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        "config.getoption('--portable')",
+        reason="kernel: the programs compare their counts with the kernel's drop counter",
+    ),
+]
 
 
 @functools.cache
@@ -70,21 +73,18 @@ def counts(granularity: Granularity) -> dict[str, Counter[Place]]:
 # The library
 
 
-@LONG
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_that_is_not_interrupted_ends_well(name: str) -> None:
     with frozen():
         assert run_once(PROGRAMS[name], interrupted=False) == []
 
 
-@LONG
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 def test_the_programs_reach_every_layer(layer: Path) -> None:
     found = {place for counted in counts("line").values() for place in counted}
     assert any(Path(place.filename).is_relative_to(layer) for place in found)
 
 
-@LONG
 @pytest.mark.parametrize("granularity", ["line", "signal check"])
 @pytest.mark.parametrize("file", FILES)
 def test_an_interrupt_leaves_everything_in_order(file: str, granularity: Granularity) -> None:
@@ -103,7 +103,6 @@ def test_an_interrupt_leaves_everything_in_order(file: str, granularity: Granula
     assert not found, report(found)
 
 
-@LONG
 @pytest.mark.parametrize("name", ["Pulled udp4", "Waiting udp4", "Listened udp4", "Served udp4"])
 def test_a_signal_at_a_random_moment_leaves_everything_in_order(name: str) -> None:
     moments = random.Random(name)
@@ -148,7 +147,6 @@ except* KeyboardInterrupt:
 """
 
 
-@LONG
 @pytest.mark.parametrize("kind", ["listener", "socket"])
 def test_a_busy_echo_server_ends_by_an_interrupt(kind: str) -> None:
     moments = random.Random(kind)
