@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 
 import attrs
 
 from trio_dgram import sim
 from trio_dgram._values.test_runs import TestRun, running_test
 from trio_dgram.sim._explore.explanation import Observed
+from trio_dgram.sim._explore.inevitable import inevitable_from, moments_of
 from trio_dgram.sim._explore.logs import collecting_log
-from trio_dgram.sim._explore.shrink import Choices, Outcome, Shrunk, one_by_one, shrink
+from trio_dgram.sim._explore.shrink import Budget, Choices, Outcome, Shrunk, one_by_one, shrink
 from trio_dgram.sim._trace.report import FailureReport
-from trio_dgram.sim._values.choices import Recording, Replay
+from trio_dgram.sim._values.choices import Continuation, Recording, Replay
 from trio_dgram.sim._values.tape import Tape
 
 Scenario = Callable[[sim.Network], Awaitable[None]]
@@ -42,10 +43,23 @@ def shrink_run(scenario: Scenario, tape: Tape) -> Shrunk:
     """Shrink the choices of a run."""
 
     def run(choices: Choices) -> Outcome:
-        with running_test(TestRun(int(tape.seed), Replay(attrs.evolve(tape, choices=choices)))):
-            return "fails" if _fails(scenario) else "passes"
+        return _outcome(scenario, Replay(attrs.evolve(tape, choices=choices)))
 
     return shrink(tape.choices, one_by_one(run))
+
+
+def moment_of(scenario: Scenario, tape: Tape) -> float | None:
+    """Return the moment from which a failure is inevitable."""
+
+    def evaluate(candidates: Iterable[tuple[float, int]]) -> Generator[Outcome]:
+        yield from (_outcome(scenario, Continuation(tape, 1, *candidate)) for candidate in candidates)
+
+    return inevitable_from(moments_of(observe(scenario, tape).network), evaluate, Budget())
+
+
+def _outcome(scenario: Scenario, replay: Replay) -> Outcome:
+    with running_test(TestRun(int(replay.tape.seed), replay)):
+        return "fails" if _fails(scenario) else "passes"
 
 
 def _fails(scenario: Scenario) -> bool:

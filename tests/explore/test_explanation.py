@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import trio
@@ -23,6 +23,7 @@ from trio_dgram.sim._values.records import Packet, Record
 from .runs import observe, record, shrink_run
 
 logger = logging.getLogger("counter")
+INEVITABLE: Final = "inevitable from 0.02 s, 0.22 s before it shows: 20 of 20 continuations fail"
 
 
 async def count(totals: list[int]) -> None:
@@ -60,7 +61,9 @@ async def counter(network: sim.Network) -> None:
 def explanation() -> Explanation:
     tape = record(counter, seed=0)
     shrunk = shrink_run(counter, tape)
-    return explain(tape, "AssertionError: the total is 10", shrunk, lambda tape: observe(counter, tape))
+    return explain(
+        tape, "AssertionError: the total is 10", shrunk, lambda tape: observe(counter, tape), inevitable_from=0.02
+    )
 
 
 def data_of(html: str) -> list[Any]:
@@ -74,12 +77,13 @@ def data_of(html: str) -> list[Any]:
 def test_the_text_has_the_sentence_and_the_story_of_the_shrunk_run(explanation: Explanation) -> None:
     lines = explanation.text.splitlines()
     assert re.fullmatch(r"seed \d+, shrunk from \d+ choices to 1 in \d+ runs:", lines[0])
-    assert lines[1:4] == [
+    assert lines[1:5] == [
         "  fails only if  #2 (server -> client, total 5) is lost",
         "  passes if it is taken away",
+        f"  {INEVITABLE}",
         "4 of 4 datagrams of the shrunk run:",
     ]
-    assert "dropped: lost" in lines[5]
+    assert "dropped: lost" in lines[6]
     assert [choice.place for choice in explanation.tape.choices] == ["server -> client: loss"]
 
 
@@ -96,6 +100,21 @@ def test_the_report_has_the_shrunk_run_and_its_neighbour(explanation: Explanatio
     assert [event["kind"] for event in shrunk["events"]] == [*["datagram"] * 3, "log", "datagram", "note"]
     assert shrunk["events"][3]["text"] == "WARNING counter: no answer"
     assert shrunk["events"][3]["time"] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_the_moment_from_which_the_failure_is_inevitable_is_marked_in_the_shrunk_run(explanation: Explanation) -> None:
+    shrunk, neighbour = data_of(explanation.page)
+    assert shrunk["inevitableFrom"] == 0.02
+    assert neighbour["inevitableFrom"] is None
+    assert INEVITABLE in explanation.page.partition("</pre>")[0]
+
+
+def test_a_moment_just_before_the_failure_is_marked_in_the_report_alone() -> None:
+    tape = record(counter, seed=0)
+    shrunk = shrink_run(counter, tape)
+    explained = explain(tape, "failure", shrunk, lambda tape: observe(counter, tape), inevitable_from=0.22)
+    assert "inevitable" not in explained.text
+    assert "inevitable from 0.22 s, 0.02 s before it shows" in explained.page
 
 
 def test_the_report_is_one_file_that_loads_nothing(explanation: Explanation) -> None:
@@ -150,6 +169,9 @@ CLICKS = """
 <script>
 const count = () => document.querySelectorAll("svg")[0].querySelectorAll(".datagram").length;
 const seen = { all: count() };
+seen.mark = document.querySelector(".inevitable line").getAttribute("y1");
+seen.loss = document.querySelector("[data-number='2'] line").getAttribute("y1");
+seen.repetition = document.querySelector("[data-number='3'] line").getAttribute("y1");
 document.querySelector(".datagram").dispatchEvent(new MouseEvent("click"));
 seen.life = document.getElementById("life").textContent;
 document.querySelector("select").value = "5005";
@@ -173,5 +195,6 @@ def test_the_report_works_in_a_browser(explanation: Explanation, tmp_path: Path)
     seen = json.loads(done.stdout.split("SEEN")[1])
     assert seen["all"] == seen["port"] == 4
     assert seen["server"] == 0
+    assert float(seen["loss"]) < float(seen["mark"]) < float(seen["repetition"])
     assert "#1, 1 byte" in seen["life"]
     assert "delivered after 20.000 ms" in seen["life"]

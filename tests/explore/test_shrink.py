@@ -14,7 +14,9 @@ from hypothesis import given, settings, strategies
 from trio_dgram.sim._explore.shrink import Budget, Choices, Outcome, Shrunk, one_by_one, shrink
 from trio_dgram.sim._values.tape import Choice
 
-UNLIMITED = Budget(runs=None, seconds=None)
+
+def unlimited() -> Budget:
+    return Budget(runs=None, seconds=None)
 
 
 @attrs.frozen
@@ -38,8 +40,8 @@ class Scenario:
     def smallest(self) -> int:
         return min(map(len, self.causes))
 
-    def shrink(self, budget: Budget = UNLIMITED) -> Shrunk:
-        return shrink(self.choices, one_by_one(self.run), budget)
+    def shrink(self, budget: Budget | None = None) -> Shrunk:
+        return shrink(self.choices, one_by_one(self.run), budget or unlimited())
 
 
 def scenario_of(source: random.Random, *, noise: int, alternatives: int = 1) -> Scenario:
@@ -98,7 +100,7 @@ def test_the_shrunk_run_fails_in_the_same_way_and_needs_each_choice(scenario: Sc
 @settings(deadline=None, max_examples=30)
 def test_shrinking_is_idempotent(scenario: Scenario) -> None:
     shrunk = scenario.shrink()
-    again = shrink(shrunk.choices, one_by_one(scenario.run), UNLIMITED)
+    again = shrink(shrunk.choices, one_by_one(scenario.run), unlimited())
     assert attrs.evolve(again, runs=shrunk.runs) == shrunk
 
 
@@ -120,7 +122,7 @@ def test_evaluating_candidates_ahead_changes_nothing(scenario: Scenario, ahead: 
             yield outcomes.popleft()
             outcomes.extend(map(scenario.run, islice(waiting, 1)))
 
-    assert shrink(scenario.choices, evaluate, UNLIMITED) == scenario.shrink()
+    assert shrink(scenario.choices, evaluate, unlimited()) == scenario.shrink()
 
 
 LOSS = Choice("n1 -> n2: loss", 3, value=True)
@@ -170,7 +172,7 @@ def test_the_end_of_a_fault_is_not_moved_before_its_begin() -> None:
         made = {choice.place: float(choice.value) for choice in choices}
         return "fails" if begin.place in made and made.get(end.place, 9) < 4 else "passes"
 
-    _, cause = shrink((begin, end), one_by_one(run), UNLIMITED).causes
+    _, cause = shrink((begin, end), one_by_one(run), unlimited()).causes
     assert cause.interval is not None
     assert cause.interval.low == 2
     assert cause.interval.passes_below is None
@@ -183,7 +185,7 @@ def test_a_negative_number_keeps_its_sign() -> None:
     def run(choices: Choices) -> Outcome:
         return "fails" if any(float(choice.value) < -0.01 for choice in choices) else "passes"
 
-    (cause,) = shrink((delay,), one_by_one(run), UNLIMITED).causes
+    (cause,) = shrink((delay,), one_by_one(run), unlimited()).causes
     assert cause.choice.value == -0.011
     assert cause.interval is not None
     assert cause.interval.low == pytest.approx(0.01, abs=0.001)
@@ -193,7 +195,7 @@ def test_a_number_is_shortened_only_to_one_that_fails() -> None:
     def run(choices: Choices) -> Outcome:
         return "fails" if any(float(choice.value) > 2 and choice.value != 3 for choice in choices) else "passes"
 
-    (cause,) = shrink((Choice("n1 -> n2: delay", 1, 3.1),), one_by_one(run), UNLIMITED).causes
+    (cause,) = shrink((Choice("n1 -> n2: delay", 1, 3.1),), one_by_one(run), unlimited()).causes
     assert cause.choice.value == 3.1
 
 

@@ -426,7 +426,7 @@ def test_random_sources_are_made_on_demand(monkeypatch: pytest.MonkeyPatch) -> N
         made.append(key)
         return stream(*key)
 
-    monkeypatch.setattr("trio_dgram.sim._path.pipe.stream", make)
+    monkeypatch.setattr("trio_dgram.sim._values.choices.stream", make)
     pipe = make_pipe(rate=1e6, mtu=1280)
     send(pipe, 3)
     assert made == []

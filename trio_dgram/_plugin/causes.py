@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -16,7 +17,8 @@ from .reruns import Copies, failure_of, run_again
 from .tapes import file_for, replayed_tape
 
 if TYPE_CHECKING:
-    from ..sim._explore.shrink import Choices, Outcome, Shrunk
+    from ..sim._explore.shrink import Budget, Choices, Outcome, Shrunk
+    from ..sim._values.choices import Replay
     from ..sim._values.tape import Tape
 
 _NOT_REPRODUCED: Final = "The run did not fail in the same way again: the test depends on more than its seed."
@@ -45,6 +47,7 @@ def add_cause(item: pytest.Item, report: pytest.TestReport, seed: int, jobs: int
 
 def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int) -> str:
     from ..sim._explore.shrink import Budget, shrink  # noqa: PLC0415 -- loaded where it is used
+    from ..sim._values.choices import Replay  # noqa: PLC0415
 
     copies = Copies(item, 1 if limits.runs == 0 else jobs)
     try:
@@ -54,25 +57,49 @@ def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int
         if isinstance(tape, str):
             return tape
         if limits.runs == 0:
-            is_same = copies.call(_outcome, (tape, failure)) == "fails"
+            is_same = copies.call(_outcome, (partial(Replay, tape), failure)) == "fails"
             return _write_tape(item, tape) if is_same else _NOT_REPRODUCED
 
         def evaluate(candidates: Iterable[Choices]) -> Generator[Outcome]:
-            questions = ((attrs.evolve(tape, choices=choices), failure) for choices in candidates)
-            for answer in copies.map(_outcome, questions):  # pragma: no branch -- shrink closes it when it has enough
-                outcome: Outcome = "fails otherwise" if answer is None else answer
-                yield outcome
+            tapes = (attrs.evolve(tape, choices=choices) for choices in candidates)
+            return _outcomes(copies, failure, (partial(Replay, each) for each in tapes))
 
-        shrunk = shrink(tape.choices, evaluate, Budget(limits.runs, limits.seconds))
+        budget = Budget(limits.runs, limits.seconds)
+        shrunk = shrink(tape.choices, evaluate, budget)
         if not shrunk.reproduced:
             return _NOT_REPRODUCED
+        moment = _inevitable_from(attrs.evolve(tape, choices=shrunk.choices), failure, budget, copies)
         confirmation = ""
         if item.config.getoption("--sim-confirm"):  # pragma: no cover -- the session tests_long runs it
             confirmation = confirm(item, tape, shrunk, failure, copies)
-        question = tape, shrunk, failure, confirmation
+        question = tape, shrunk, failure, moment, confirmation
         return str(copies.call(_explain, question) or "The run that explains the failure did not end.")
     finally:
         copies.end()
+
+
+def _inevitable_from(tape: Tape, failure: str, budget: Budget, copies: Copies) -> float | None:
+    """Return the moment from which a shrunk failure is inevitable; None if it is not, or needs no choice."""
+    from ..sim._explore.inevitable import inevitable_from  # noqa: PLC0415 -- loaded where it is used
+    from ..sim._values.choices import Continuation  # noqa: PLC0415
+
+    found: tuple[int, list[float]] | None = copies.call(_moments, tape) if tape.choices else None
+    if found is None:
+        return None
+    run, moments = found
+
+    def evaluate(candidates: Iterable[tuple[float, int]]) -> Generator[Outcome]:
+        return _outcomes(copies, failure, (partial(Continuation, tape, run, *candidate) for candidate in candidates))
+
+    return inevitable_from(moments, evaluate, budget)
+
+
+def _outcomes(copies: Copies, failure: str, replays: Iterable[Callable[[], Replay]]) -> Generator[Outcome]:
+    """Yield the outcomes of runs, in order."""
+    answers = copies.map(_outcome, ((make_replay, failure) for make_replay in replays))
+    for answer in answers:  # pragma: no branch -- it is closed when there are enough
+        outcome: Outcome = "fails otherwise" if answer is None else answer
+        yield outcome
 
 
 # Called in copies
@@ -88,18 +115,33 @@ def _record(item: pytest.Item, seed: int) -> Tape | str:  # pragma: no cover -- 
     return recording.tape(seed, item.nodeid)
 
 
-def _outcome(item: pytest.Item, question: tuple[Tape, str]) -> Outcome:  # pragma: no cover -- in another process
-    from ..sim._values.choices import Replay  # noqa: PLC0415 -- loaded where it is used
-
-    tape, failure = question
-    _, report = run_again(item, Replay(tape), tape.seed)
+def _outcome(  # pragma: no cover -- in another process
+    item: pytest.Item, question: tuple[Callable[[], Replay], str]
+) -> Outcome:
+    make_replay, failure = question
+    replay = make_replay()
+    _, report = run_again(item, replay, replay.tape.seed)
     if not report.failed:
         return "passes"
     return "fails" if failure_of(report) == failure else "fails otherwise"
 
 
+def _moments(item: pytest.Item, tape: Tape) -> tuple[int, list[float]] | None:  # pragma: no cover -- likewise
+    """Return the number of the run that fails, and its moments; None for one with several networks."""
+    from ..sim._explore.inevitable import moments_of  # noqa: PLC0415 -- loaded where it is used
+    from ..sim._values.choices import Replay  # noqa: PLC0415
+
+    replay = Replay(tape)
+    test_run, _ = run_again(item, replay, tape.seed)
+    if len(test_run.reports) != 1:
+        return None
+    network: Any = test_run.reports[0]
+    network.end()
+    return replay.count, moments_of(network)
+
+
 def _explain(  # pragma: no cover -- in another process
-    item: pytest.Item, question: tuple[Tape, Shrunk, str, str]
+    item: pytest.Item, question: tuple[Tape, Shrunk, str, float | None, str]
 ) -> str:
     from ..sim._explore.explanation import Observed, explain  # noqa: PLC0415 -- loaded where it is used
     from ..sim._explore.logs import collecting_log  # noqa: PLC0415
@@ -113,8 +155,8 @@ def _explain(  # pragma: no cover -- in another process
         network.end()
         return Observed(replay, network, log)
 
-    tape, shrunk, failure, confirmation = question
-    explanation = explain(tape, failure, shrunk, observe, confirmation)
+    tape, shrunk, failure, moment, confirmation = question
+    explanation = explain(tape, failure, shrunk, observe, inevitable_from=moment, confirmation=confirmation)
     replay_line = _write_tape(item, explanation.tape)
     page_file = file_for(item, tape.seed, "html")
     page_file.write_text(explanation.page, encoding="utf-8")

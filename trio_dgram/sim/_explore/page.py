@@ -43,6 +43,7 @@ class Run:
       sockets: the tables of its sockets, as text.
       log: the lines that the program logged.
       chosen: the numbers of the datagrams that the choices of the run are about.
+      inevitable_from: the moment from which its failure is inevitable; None if none is known.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Run:
     sockets: str
     log: Sequence[LogLine] = ()
     chosen: Container[int] = frozenset()
+    inevitable_from: float | None = None
 
 
 def page(title: str, sentence: str, runs: Sequence[Run]) -> str:
@@ -70,6 +72,7 @@ def page(title: str, sentence: str, runs: Sequence[Run]) -> str:
             "hosts": _hosts(each),
             "events": each[-MOST_EVENTS:],
             "parting": parting,
+            "inevitableFrom": run.inevitable_from,
         }
         for run, each in zip(runs, events, strict=True)
     ]

@@ -53,9 +53,13 @@ Evaluate: TypeAlias = Callable[[Iterable[Choices]], Generator[Outcome]]
 that fails."""
 
 
-@attrs.frozen
+class SpentError(Exception):
+    """The budget is spent."""
+
+
+@attrs.define
 class Budget:
-    """The limits of a shrinking.
+    """The limits of a shrinking, from now on.
 
     Attributes:
       runs: the most runs that count; None for no limit. Those that were evaluated ahead in vain do not count.
@@ -66,6 +70,22 @@ class Budget:
     runs: int | None = RUNS
     seconds: float | None = SECONDS
     clock: Callable[[], float] = time.monotonic
+    spent: int = attrs.field(default=0, init=False)
+    """The number of runs up to now."""
+    _end: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._end = math.inf if self.seconds is None else self.clock() + self.seconds
+
+    def spend(self) -> None:
+        """Count a run that begins.
+
+        Raises:
+          SpentError: if the limits do not allow it.
+        """
+        if self.spent == self.runs or self.clock() >= self._end:
+            raise SpentError
+        self.spent += 1
 
 
 @attrs.frozen
@@ -140,13 +160,9 @@ def shrink(choices: Choices, evaluate: Evaluate, budget: Budget | None = None) -
       budget: the limits. Default: :data:`RUNS`, and :data:`SECONDS`.
     """
     shrinker = _Shrinker(choices, evaluate, budget or Budget())
-    with suppress(_SpentError):
+    with suppress(SpentError):
         shrinker.shrink()
     return shrinker.result()
-
-
-class _SpentError(Exception):
-    """The budget is spent."""
 
 
 class _Shrinker:
@@ -154,8 +170,6 @@ class _Shrinker:
         self._best = choices
         self._evaluate = evaluate
         self._budget = budget
-        self._end = math.inf if budget.seconds is None else budget.clock() + budget.seconds
-        self._runs = 0
         self._known: dict[Choices, Outcome] = {}
         self._intervals: dict[Choice, Interval] = {}
         self._is_complete = False
@@ -181,7 +195,7 @@ class _Shrinker:
                 for choice in self._best
             ),
             neighbour=self._neighbour() if reproduced else None,
-            runs=self._runs,
+            runs=self._budget.spent,
             reproduced=reproduced,
             is_complete=self._is_complete,
         )
@@ -317,10 +331,8 @@ class _Shrinker:
         counted, evaluated = tee(candidates)
         with closing(self._evaluate(candidate for _, candidate in evaluated)) as outcomes:
             for index, candidate in counted:
-                if self._runs == self._budget.runs or self._budget.clock() >= self._end:
-                    raise _SpentError
+                self._budget.spend()
                 self._known[candidate] = next(outcomes)
-                self._runs += 1
                 yield index, candidate
 
 

@@ -131,14 +131,13 @@ class Nemesis:
         """Begin to draw faults, or to follow those of a tape."""
         planned = self._choices.planned(_PREFIX)
         if planned is None:
-            self._fabric.watch(self._see)
-            for kind, rate in self._settings.rates.items():
-                if rate:
-                    self._plan(kind, self._network.time)
+            self._begin_to_draw()
         else:
+            followed_until = min(self._ends_at, self._choices.tape_ends_at)
             for fault in _faults_of(planned):
-                if self._settings.rates.get(fault.kind) and self._network.time <= fault.begin < self._ends_at:
+                if self._settings.rates.get(fault.kind) and self._network.time <= fault.begin < followed_until:
                     self._network.at(fault.begin, self._begin, fault)
+            self._choices.at_end_of_tape(self._begin_to_draw)
         if self._ends_at < math.inf:
             self._network.at(self._ends_at, self.end)
 
@@ -155,6 +154,20 @@ class Nemesis:
         self._on_calm()
 
     # Drawing
+
+    def _begin_to_draw(self) -> None:
+        if self.is_over:
+            return
+        self._fabric.watch(self._see)
+        now = self._network.time
+        for fault in tuple(self._active):
+            # The tape decided when it ends, which is drawn now.
+            parts = {part: value for part, value in fault.parts.items() if part != "end"}
+            drawn = attrs.evolve(fault, parts=parts | self._draw_end(fault.kind, now))
+            self._activate(drawn, self._active.pop(fault))
+        for kind, rate in self._settings.rates.items():
+            if rate:
+                self._plan(kind, now)
 
     def _plan(self, kind: str, after: float) -> None:
         """Draw the time of the next fault of a kind.
@@ -194,13 +207,7 @@ class Nemesis:
             self._begin(_Fault(kind, target, begin=now, parts=self._draw_parts(kind, now)))
 
     def _draw_parts(self, kind: str, now: float) -> dict[str, float]:
-        parts: dict[str, float] = {}
-        if kind != "crash":
-            duration = self._between(_SHORTEST, _LONGEST)
-        else:
-            duration = math.inf if self._settings.restart is None else self._exponential(self._settings.restart)
-        if now + duration < self._ends_at and duration < math.inf:
-            parts["end"] = _rounded_up(now + duration)
+        parts = self._draw_end(kind, now)
         if kind == "clock":
             offset = self._between(_SMALLEST_SKEW, _LARGEST_SKEW)
             parts["offset"] = -offset if self._draw() < 1 / 2 else offset
@@ -209,6 +216,14 @@ class Nemesis:
         elif kind == "path":
             parts["delay"] = self._between(_SHORTEST_DELAY, _LONGEST_DELAY)
         return parts
+
+    def _draw_end(self, kind: str, now: float) -> dict[str, float]:
+        """Draw the time at which a fault ends; none if that is with the calm."""
+        if kind != "crash":
+            duration = self._between(_SHORTEST, _LONGEST)
+        else:
+            duration = math.inf if self._settings.restart is None else self._exponential(self._settings.restart)
+        return {"end": _rounded_up(now + duration)} if now + duration < self._ends_at else {}
 
     def _choose_target(self, kind: str) -> str | None:
         names = [host.name for host in self._hosts()]
@@ -245,7 +260,10 @@ class Nemesis:
         self._choices.add(place, fault.number, fault.begin)
         for part, value in fault.parts.items():
             self._choices.add(f"{place}: {part}", fault.number, value)
-        self._active[fault] = self._inject(fault)
+        self._activate(fault, self._inject(fault))
+
+    def _activate(self, fault: _Fault, heal: Callable[[], object]) -> None:
+        self._active[fault] = heal
         if "end" in fault.parts:
             self._network.at(max(fault.parts["end"], self._network.time), self._heal, fault)
 

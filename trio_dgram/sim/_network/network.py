@@ -299,7 +299,7 @@ async def open_network_with(
     underlay = test_run.underlay
     make_machine = Machine if underlay is None else underlay.machine
     fabric = Fabric(choices, pump.now, EPOCH, trace, pump.sooner, make_machine)
-    report, invariants = FailureReport(choices.seed, trace, fabric.netstat), Invariants()
+    report, invariants = FailureReport(choices.seed, trace, fabric.netstat, pump.now), Invariants()
     with invariants.raising(), report.attaching(), _closing_mirrors(fabric):
         async with trio.open_nursery() as nursery:
             network = Network(nursery, fabric, resolver, report, invariants)
@@ -308,6 +308,8 @@ async def open_network_with(
             on_underlay = nullcontext() if underlay is None else underlay.opened(nursery)
             with on_underlay, test_run.collecting(report), _installed(network, factory, resolver):
                 nursery.start_soon(pump.run, fabric)
+                if choices.tape_ends_at < math.inf:
+                    fabric.schedule(choices.tape_ends_at, choices.end_tape)
                 try:
                     with report.attaching():
                         yield network

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias, Unpack
 import attrs
 
 from .._values.choices import Choices
-from .._values.random import Seed, stream
+from .._values.random import Seed
 from .._values.records import Packet
 from .conditions import KNOBS, Conditions, Knobs, change
 from .delays import jitter_process, varies
@@ -240,8 +240,7 @@ class Pipe:
         self._keeps_order = conditions.keep_order
         self._mtu = conditions.mtu
         if "seed" in changed:
-            seed = self._choices.seed if conditions.seed is None else conditions.seed
-            self._originals = _Lane(self._choices, seed, self.name)
+            self._originals = _Lane(self._choices, conditions.seed, self.name)
             self._copies: _Lane | None = None
         self._originals.set(conditions, changed)
         self._loss = self._originals.loses
@@ -276,11 +275,12 @@ class Pipe:
 class _Lane:
     """The random decisions about each packet, or each copy; None for a knob that is off."""
 
-    __slots__ = ("_breaks", "_choices", "_flips", "_key", "_name", "_sources", "jitter", "loses", "overtakes")
+    __slots__ = ("_breaks", "_choices", "_flips", "_key", "_name", "_seed", "_sources", "jitter", "loses", "overtakes")
 
-    def __init__(self, choices: Choices, seed: Seed, name: str, kind: str = "originals") -> None:
+    def __init__(self, choices: Choices, seed: Seed | None, name: str, kind: str = "originals") -> None:
         self._choices = choices
-        self._key = (seed, name, kind)
+        self._seed = seed
+        self._key = (name, kind)
         self._name = name if kind == "originals" else name + OF_COPIES
         self._sources: dict[str, random.Random] = {}
         self.loses: LossProcess | None = None
@@ -296,8 +296,7 @@ class _Lane:
 
     def for_copies(self) -> _Lane:
         """Return a lane with the random sources of copies."""
-        seed, name, _ = self._key
-        return _Lane(self._choices, seed, name, "copies")
+        return _Lane(self._choices, self._seed, self._key[0], "copies")
 
     def set(self, conditions: Conditions, changed: Container[str]) -> None:
         """Apply ``conditions``; ``changed`` are the knobs that were set."""
@@ -373,7 +372,7 @@ class _Lane:
     def _source(self, knob: str) -> random.Random:
         source = self._sources.get(knob)
         if source is None:
-            source = self._sources[knob] = stream(*self._key, knob)
+            source = self._sources[knob] = self._choices.stream(*self._key, knob, seed=self._seed)
         return source
 
 

@@ -60,8 +60,14 @@ def deterministic(
 def seeded_randomness(choices: Choices) -> Generator[None]:
     """Derive ``random``, ``os.urandom``, ``os.getrandom``, ``secrets`` and ``uuid`` from one choice."""
     draw = choices.stream("random").getrandbits
-    seed = choices.at("random", lambda: draw(64), neutral=0)()
+    choose = choices.at("random", lambda: draw(64), neutral=0)
+    seed = choose()
     source = stream(seed, "os.urandom")
+
+    def begin_again() -> None:
+        seed = choose()
+        random.seed(seed)
+        source.setstate(stream(seed, "os.urandom").getstate())
 
     def urandom(size: int, /) -> bytes:
         return source.randbytes(size)
@@ -80,6 +86,7 @@ def seeded_randomness(choices: Choices) -> Generator[None]:
         patches.append((os, {"getrandom": getrandom}))
     state = random.getstate()
     random.seed(seed)
+    choices.at_end_of_tape(begin_again)
     with ExitStack() as stack:
         for owner, names in patches:
             stack.enter_context(replaced(owner, **names))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from .._values.random import Seed
@@ -20,19 +21,25 @@ class FailureReport:
       seed: the seed of the network.
       trace: its trace.
       sockets: returns the tables of sockets.
+      clock: returns the time of the network, in seconds since it was opened, while the Trio run lasts.
     """
 
-    def __init__(self, seed: Seed, trace: Trace, sockets: Callable[[], str]) -> None:
+    def __init__(self, seed: Seed, trace: Trace, sockets: Callable[[], str], clock: Callable[[], float]) -> None:
         self.trace: Trace = trace
         self._seed = seed
         self._get_sockets = sockets
+        self._clock = clock
         self._text = ""
         self.sockets: str = ""
         """The tables of sockets when the report ended."""
+        self.ended_at: float = math.inf
+        """When the report ended, in seconds since the network was opened; infinity if that was after the Trio run."""
 
     def end(self) -> None:
         """End the report here: later datagrams, such as those of tasks that are cancelled, are not recorded."""
         if not self._text:
+            with suppress(RuntimeError):
+                self.ended_at = self._clock()
             self.sockets = self._get_sockets()
             self._text = self._describe()
             self.trace.end()

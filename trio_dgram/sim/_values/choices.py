@@ -9,6 +9,7 @@ Rule 2: a place where nothing was drawn when the tape was recorded is neutral in
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
@@ -22,20 +23,28 @@ T = TypeVar("T")
 V = TypeVar("V", bool, int, float)
 Ts = TypeVarTuple("Ts")
 
+_SHORTLY: Final = 1e-8
+"""How long after a moment a tape ends, in seconds: tasks that an event wakes then have run, and no timer has fired."""
+
 
 class Choices:
     """The choices of a run, drawn from random sources that derive from a seed.
 
     Args:
       seed: the seed.
+      variant: what distinguishes its random sources from those of another run with this seed, if anything.
     """
 
-    def __init__(self, seed: Seed) -> None:
-        self.seed: Seed = seed
+    tape_ends_at: float = math.inf
+    """When the tape ends and choices begin to be drawn, in seconds since the network was opened; infinity for never."""
 
-    def stream(self, *key: object) -> random.Random:
-        """Return the random source of a key."""
-        return stream(self.seed, *key)
+    def __init__(self, seed: Seed, *variant: object) -> None:
+        self.seed: Seed = seed
+        self._variant = variant
+
+    def stream(self, *key: object, seed: Seed | None = None) -> random.Random:
+        """Return the random source of a key, by another seed than that of the run if one is given."""
+        return stream(self.seed if seed is None else seed, *self._variant, *key)
 
     def at(self, place: str, draw: Callable[[*Ts], V], neutral: V) -> Callable[[*Ts], V]:  # noqa: ARG002 -- for subclasses
         """Return the function that makes the choices of one place.
@@ -67,6 +76,12 @@ class Choices:
     def add(self, place: str, number: int, value: Value) -> None:
         """Record a choice that was made without :meth:`at`."""
 
+    def end_tape(self) -> None:
+        """End the tape: from now on choices are drawn."""
+
+    def at_end_of_tape(self, function: Callable[[], object]) -> None:
+        """Call a function when the tape ends, if it does before the run."""
+
 
 class _Places(Choices):
     """The choices of a run that is recorded or replayed: places are counted.
@@ -74,10 +89,11 @@ class _Places(Choices):
     Args:
       seed: the seed.
       prefix: the start of the name of each place.
+      variant: as for :class:`Choices`.
     """
 
-    def __init__(self, seed: Seed, prefix: str) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: Seed, prefix: str, *variant: object) -> None:
+        super().__init__(seed, *variant)
         self._prefix = prefix
         self._counts: dict[str, count[int]] = {}
 
@@ -125,8 +141,8 @@ class _Recorded(_Places):
 class _Replayed(_Places):
     """Follows a tape."""
 
-    def __init__(self, seed: Seed, prefix: str, replay: Replay) -> None:
-        super().__init__(seed, prefix)
+    def __init__(self, seed: Seed, prefix: str, replay: Replay, *variant: object) -> None:
+        super().__init__(seed, prefix, *variant)
         self._replay = replay
 
     def at(self, place: str, draw: Callable[[*Ts], V], neutral: V) -> Callable[[*Ts], V]:  # noqa: ARG002 -- it is not drawn
@@ -144,7 +160,7 @@ class _Replayed(_Places):
 
         return choose
 
-    def planned(self, prefix: str) -> list[Choice]:
+    def planned(self, prefix: str) -> list[Choice] | None:
         start = len(self._prefix)
         found = (choice for choice in self._replay.tape.choices if choice.place.startswith(self._prefix + prefix))
         return [Choice(choice.place[start:], choice.number, choice.value) for choice in found]
@@ -153,16 +169,42 @@ class _Replayed(_Places):
         self._replay.followed[Choice(self._prefix + place, number, value)] = None
 
 
+class _Continued(_Replayed):
+    """Follows a tape up to its end, and draws from then on."""
+
+    def __init__(self, seed: Seed, prefix: str, replay: Replay, tape_ends_at: float, *variant: object) -> None:
+        super().__init__(seed, prefix, replay, *variant)
+        self.tape_ends_at = tape_ends_at
+        self._has_ended = False
+        self._functions: list[Callable[[], object]] = []
+
+    def at(self, place: str, draw: Callable[[*Ts], V], neutral: V) -> Callable[[*Ts], V]:
+        follow = super().at(place, draw, neutral)
+        return lambda *args: draw(*args) if self._has_ended else follow(*args)
+
+    def planned(self, prefix: str) -> list[Choice] | None:
+        return None if self._has_ended else super().planned(prefix)
+
+    def at_end_of_tape(self, function: Callable[[], object]) -> None:
+        self._functions.append(function)
+
+    def end_tape(self) -> None:
+        self._has_ended = True
+        for function in self._functions:
+            function()
+
+
 class _Runs:
     """The runs of a test, of which each has its own choices."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count: int = 0
+        """The number of runs that have begun."""
 
     def _next_prefix(self) -> str:
         """Return what the names of the places of the next run begin with: nothing for the first."""
-        self._count += 1
-        return "" if self._count == 1 else f"run {self._count}: "
+        self.count += 1
+        return "" if self.count == 1 else f"run {self.count}: "
 
 
 class Recording(_Runs):
@@ -207,6 +249,32 @@ class Replay(_Runs):
     def unused(self) -> list[Choice]:
         """The choices of the tape that had no place in the run."""
         return [choice for choice in self.tape.choices if choice not in self.followed]
+
+
+class Continuation(Replay):
+    """Replays the runs of a test up to a moment of one of them, and draws all choices after that.
+
+    Args:
+      tape: the tape.
+      run: the number of the run, counted from 1.
+      moment: the moment, in seconds since the network of the run was opened. Choices at that moment are followed.
+      number: the number of the continuation: each one draws other choices.
+    """
+
+    def __init__(self, tape: Tape, run: int, moment: float, number: int) -> None:
+        super().__init__(tape)
+        self._run = run
+        self._tape_ends_at = moment + _SHORTLY
+        self._variant: tuple[object, ...] = ("continuation", number)
+
+    def choices(self, seed: Seed) -> Choices:
+        """Return the choices of the next run."""
+        prefix = self._next_prefix()
+        if self.count < self._run:
+            return _Replayed(seed, prefix, self)
+        if self.count == self._run:
+            return _Continued(seed, prefix, self, self._tape_ends_at, *self._variant)
+        return Choices(seed, *self._variant)
 
 
 def new_choices(seed: Seed) -> Choices:
