@@ -20,6 +20,7 @@ import trio.testing
 
 from ._plugin.causes import add_cause
 from ._plugin.checks import check_test, count_of
+from ._plugin.examples import current_example, only_example
 from ._plugin.options import cores, parse_jobs, parse_limits, parse_seconds
 from ._plugin.reports import add_reports
 from ._plugin.reruns import is_copy, mark_failure, run_once
@@ -116,6 +117,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     check_test(item)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test under Hypothesis with the example of its tape alone, if it has one."""
+    result = None
+    with only_example(item, current_test_run().tape):
+        result = yield
+    return result
+
+
 # Many seeds
 
 
@@ -200,7 +210,7 @@ def pytest_trio_dgram_collect_reports(item: pytest.Item) -> Generator[None, obje
     """Collect the reports of the networks that a test opens, and give them its seed, or its tape."""
     replay = replay_of(item)
     seed = item.config.getoption("--sim-seed") or 0 if replay is None else replay.tape.seed
-    with running_test(TestRun(seed, replay)):
+    with running_test(TestRun(seed, replay, find_example=current_example)):
         return (yield)
 
 

@@ -30,6 +30,16 @@ FAILING = {
     "fixture": FIXTURE,
     "run": "def test_it(): sim.run(scenario)",
     "seeds": f"@pytest.mark.seeds(5)\n    {FIXTURE}",
+    "Hypothesis": """
+    from hypothesis import given, settings, strategies
+
+    @settings(max_examples=20, deadline=None, database=None)
+    @given(strategies.integers(0, 9))
+    def test_it(size):
+        async def sized(network):
+            if size > 4: await scenario(network)
+        sim.run(sized)
+    """,
     "set-up": """
     @pytest.fixture
     def prepared(): sim.run(scenario)
@@ -78,6 +88,14 @@ def test_the_limit_on_runs_includes_continuations(run: Run) -> None:
     assert "passes if it is taken away\n4 of 4 datagrams" in text
 
 
+@pytest.mark.long
+def test_the_cause_of_one_of_several_failures_under_hypothesis_names_that(run: Run) -> None:
+    hypothesis = FAILING["Hypothesis"].replace("if size > 4:", "assert size != 3, 'three'\n            if size > 4:")
+    text = run(f"{SCENARIO}\n    {hypothesis}", "--sim-shrink=400").stdout.str()
+    assert "2 distinct failures" in text
+    assert re.search("- cause -+\nAssertionError: three\nseed 0, shrunk from ", text) is not None
+
+
 def test_continuations_are_not_run_of_a_test_with_several_open_networks(run: Run) -> None:
     text = run(
         f"""{SCENARIO}
@@ -107,12 +125,15 @@ def test_the_limit_on_runs_is_reported(run: Run) -> None:
         ("    def test_it(): assert 0", "--sim-shrink=400"),
         (
             """
-    from hypothesis import given, settings, strategies
+    from hypothesis import stateful
 
-    @given(strategies.integers(0, 100))
-    def test_it(size):
-        async def scenario(network): assert size < 7
-        sim.run(scenario)
+    class Machine(stateful.RuleBasedStateMachine):
+        @stateful.rule()
+        def fail(self):
+            async def scenario(network): assert False
+            sim.run(scenario)
+
+    test_it = Machine.TestCase
     """,
             "--sim-shrink=400",
         ),

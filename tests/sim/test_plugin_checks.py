@@ -52,6 +52,18 @@ def test_the_fixtures_need_an_async_test(run: Run, fixture: str) -> None:
     )
 
 
+def test_the_fixtures_are_refused_under_hypothesis(run: Run) -> None:
+    result = run("""
+    from hypothesis import given, strategies
+
+    @given(number=strategies.integers())
+    async def test_it(sim_network, number): pass
+    """)
+    assert problem(result) == (
+        "the fixture sim_network is set up once, and Hypothesis runs a test often: use sim.run(scenario)"
+    )
+
+
 def test_the_fixtures_need_trio_mode(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\n")
     pytester.makepyfile(ASYNC)

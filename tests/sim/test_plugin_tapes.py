@@ -173,11 +173,46 @@ def test_a_test_that_calls_run_is_recorded(run: Run, pytester: pytest.Pytester) 
     assert pytester.path.joinpath(".trio_dgram", "test_it-0.tape").exists()
 
 
-def test_an_example_of_hypothesis_is_not_recorded(run: Run, pytester: pytest.Pytester) -> None:
+HYPOTHESIS = """
+    from hypothesis import given, settings, strategies
+
+    examples = []
+
+    @settings(deadline=None, max_examples=20, database=None)
+    @given(numbers=strategies.lists(strategies.integers(0, 9)), data=strategies.data())
+    def test_it(numbers, data):
+        async def scenario(network):
+            examples.append((tuple(numbers), data.draw(strategies.integers(0, 9))))
+            assert numbers == [] or numbers.pop() != examples[-1][1], "equal"
+        sim.run(scenario)
+
+    def test_examples():
+        assert examples == [((0,), 0)]
+"""
+
+
+def test_a_replay_runs_the_example_of_hypothesis_that_failed_alone(run: Run, pytester: pytest.Pytester) -> None:
+    run(HYPOTHESIS).assert_outcomes(failed=2)
+    tape = pytester.path / ".trio_dgram" / "test_it-0.tape"
+    assert '"example": ' in tape.read_text()
+    run("", f"--sim-tape={tape}").assert_outcomes(failed=1, passed=1)
+
+
+def test_a_replay_of_an_example_of_hypothesis_that_does_not_fail_any_more_passes(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    run(HYPOTHESIS)
+    pytester.path.joinpath(".trio_dgram", "test_it-0.tape").rename(pytester.path / "it.tape")
+    mended = HYPOTHESIS.replace("assert numbers == []", "assert True")
+    run(mended.replace("@settings", '@pytest.mark.tape("it.tape")\n    @settings')).assert_outcomes(passed=2)
+
+
+def test_an_explicit_example_of_hypothesis_is_not_recorded(run: Run, pytester: pytest.Pytester) -> None:
     result = run("""
-    from hypothesis import given, strategies
+    from hypothesis import example, given, strategies
 
     @given(number=strategies.integers())
+    @example(number=5)
     def test_it(number):
         async def scenario(network): assert False
         sim.run(scenario)

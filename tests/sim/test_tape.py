@@ -45,6 +45,7 @@ def test_without_removes_the_choices_given() -> None:
         ('{"trio_dgram tape": 1, "test": ""}\n', "line 1: seed must be an integer, not None"),
         ('{"trio_dgram tape": 1, "seed": true, "test": ""}\n', "line 1: seed must be an integer, not True"),
         ('{"trio_dgram tape": 1, "seed": 0, "test": 5}\n', "line 1: test must be a string, not 5"),
+        ('{"trio_dgram tape": 1, "seed": 0, "test": "", "example": 5}\n', "line 1: example must be a string, not 5"),
         (HEADER + "\n", r"line 2: must be \[\"place\", number from 1, value\]"),
         (HEADER + '["a", 1, true]\n["a", 0, true]\n', "line 3: must be"),
         (HEADER + '["a", true, true]\n', "line 2: must be"),

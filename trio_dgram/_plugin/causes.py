@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from .confirmation import confirm
+from .examples import is_under_hypothesis, last_example
 from .options import Limits
 from .reports import TITLE, command, from_start
 from .reruns import Copies, failure_of, run_again
@@ -32,30 +33,35 @@ def add_cause(item: pytest.Item, report: pytest.TestReport, seed: int, jobs: int
     is_enough = is_replay and (given is None or given.runs == 0) and not item.config.getoption("--sim-confirm")
     if is_enough or not any(title == TITLE for title, _ in report.sections):
         return
-    # Hypothesis shrinks the example that failed, and would run many others again; a debugger should begin at once.
-    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False) or item.config.getoption(
-        "usepdb", default=False
-    ):
+    example = last_example(item)
+    # Hypothesis would run many examples again; a debugger should begin at once.
+    if (is_under_hypothesis(item) and not example) or item.config.getoption("usepdb", default=False):
         return
     if not hasattr(os, "fork"):  # pragma: no cover -- Windows
         report.sections.append(("cause", "Finding the cause needs os.fork, which this system lacks."))
         return
     limits = given or Limits()
     title = "tape" if limits.runs == 0 else "cause"
-    report.sections.append((title, _cause(item, failure_of(report), seed, limits, jobs)))
+    report.sections.append((title, _cause(item, failure_of(report), (seed, example), limits, jobs)))
 
 
-def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int) -> str:
+def _cause(item: pytest.Item, failure: str, run: tuple[int, str], limits: Limits, jobs: int) -> str:
     from ..sim._explore.shrink import Budget, shrink  # noqa: PLC0415 -- loaded where it is used
     from ..sim._values.choices import Replay  # noqa: PLC0415
 
     copies = Copies(item, 1 if limits.runs == 0 else jobs)
     try:
-        tape = replayed_tape(item) or copies.call(_record, seed)
+        tape, part = replayed_tape(item), ""
         if tape is None:
-            return "The run that records the choices did not end."
-        if isinstance(tape, str):
-            return tape
+            recorded: tuple[Tape, str] | str | None = copies.call(_record, run)
+            if recorded is None:
+                return "The run that records the choices did not end."
+            if isinstance(recorded, str):
+                return recorded
+            tape, one = recorded
+            # Hypothesis reports several failures together.
+            is_part = tape.example and one != failure and f", {one}," in f", {failure},"
+            failure, part = (one, f"{one}\n") if is_part else (failure, "")
         if limits.runs == 0:
             is_same = copies.call(_outcome, (partial(Replay, tape), failure)) == "fails"
             return _write_tape(item, tape) if is_same else _NOT_REPRODUCED
@@ -73,7 +79,7 @@ def _cause(item: pytest.Item, failure: str, seed: int, limits: Limits, jobs: int
         if item.config.getoption("--sim-confirm"):  # pragma: no cover -- the session tests_long runs it
             confirmation = confirm(item, tape, shrunk, failure, copies)
         question = tape, shrunk, failure, moment, confirmation
-        return str(copies.call(_explain, question) or "The run that explains the failure did not end.")
+        return part + (copies.call(_explain, question) or "The run that explains the failure did not end.")
     finally:
         copies.end()
 
@@ -105,14 +111,18 @@ def _outcomes(copies: Copies, failure: str, replays: Iterable[Callable[[], Repla
 # Called in copies
 
 
-def _record(item: pytest.Item, seed: int) -> Tape | str:  # pragma: no cover -- in another process
+def _record(  # pragma: no cover -- in another process
+    item: pytest.Item, run: tuple[int, str]
+) -> tuple[Tape, str] | str:
+    """Return the tape of a run under a seed and with an example of Hypothesis, and its failure; or a problem."""
     from ..sim._values.choices import Recording  # noqa: PLC0415 -- loaded where it is used
 
-    recording = Recording()
-    test_run, _ = run_again(item, recording, seed)
+    seed, example = run
+    recording = Recording(example)
+    test_run, report = run_again(item, recording, seed)
     if not test_run.reports:
         return "No network was opened again: what fails is not the test, but a fixture of a wider scope."
-    return recording.tape(seed, item.nodeid)
+    return recording.tape(seed, item.nodeid), failure_of(report)
 
 
 def _outcome(  # pragma: no cover -- in another process

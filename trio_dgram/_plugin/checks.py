@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from .examples import is_under_hypothesis
 from .tapes import problem_of_tape
 
 _ASYNC_FIXTURES: Final = frozenset({"sim_network", "udp_pair"})
@@ -54,6 +55,8 @@ def _problem_of_fixtures(item: pytest.Item) -> str:
     fixture = used[0]
     if not _is_async(item):
         return f"the fixture {fixture} needs an async test: make the test async, or use sim.run(scenario)"
+    if is_under_hypothesis(item):
+        return f"the fixture {fixture} is set up once, and Hypothesis runs a test often: use sim.run(scenario)"
     try:
         item.config.getini("trio_mode")
     except (KeyError, ValueError):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from .examples import is_under_hypothesis
+
 if TYPE_CHECKING:
     from ..sim._trace.report import FailureReport
 
@@ -43,7 +45,7 @@ def command(item: pytest.Item, option: str) -> str:
     path, found, rest = item.nodeid.partition("::")
     place = from_start(config, config.rootpath / path) + found + rest
     command = shlex.join([*program, *options, place, option])
-    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+    if is_under_hypothesis(item) and not option.startswith("--sim-tape"):
         return f"{command}  (Hypothesis tries the example that failed first)"
     return command
 

@@ -5,7 +5,7 @@ The pytest plugin sets it before each test. This module imports nothing of the s
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
@@ -22,6 +22,9 @@ class Report(Protocol):
 
 class Tape(Protocol):
     """The tape that a run is recorded on, or replayed from."""
+
+    example: str
+    """The only example that Hypothesis is to run; empty for no such test."""
 
     def choices(self, seed: Any, /) -> Any:
         """Return the choices of the next run of a scenario."""
@@ -56,6 +59,10 @@ class TestRun:
     """The recording of the run, or the replay."""
     underlay: Underlay | None = None
     """The hosts of its networks; None if they are simulated."""
+    find_example: Callable[[], Any] = lambda: None
+    """Returns the example of Hypothesis that runs now."""
+    example: Any = None
+    """What that returned when a network was opened last."""
     reports: list[Report] = attrs.field(factory=list)
     """The reports of the networks that were opened last: a test that opens one network after the other has failed on
     the last one, as under Hypothesis, which runs its last failing example at the end."""
@@ -71,6 +78,7 @@ class TestRun:
         """Keep the report of a network that is open while the ``with`` block runs."""
         if not self._open:
             self.reports.clear()
+            self.example = self.find_example()
         self.reports.append(report)
         self._open += 1
         try:

@@ -208,10 +208,15 @@ class _Runs:
 
 
 class Recording(_Runs):
-    """Records the choices of the runs of a test."""
+    """Records the choices of the runs of a test.
 
-    def __init__(self) -> None:
+    Args:
+      example: the only example that Hypothesis is to run; empty for a test without Hypothesis.
+    """
+
+    def __init__(self, example: str = "") -> None:
         super().__init__()
+        self.example: str = example
         self._rows: list[tuple[str, int, Value]] = []
 
     def choices(self, seed: Seed) -> Choices:
@@ -220,7 +225,7 @@ class Recording(_Runs):
 
     def tape(self, seed: int, test: str) -> Tape:
         """Return what was recorded up to now."""
-        return Tape(tuple(Choice(*row) for row in self._rows), seed, test)
+        return Tape(tuple(Choice(*row) for row in self._rows), seed, test, self.example)
 
 
 class Replay(_Runs):
@@ -233,6 +238,7 @@ class Replay(_Runs):
     def __init__(self, tape: Tape) -> None:
         super().__init__()
         self.tape: Final = tape
+        self.example: str = tape.example
         self.by_place: Final[dict[str, dict[int, Choice]]] = {}
         """Its choices by place and number."""
         for choice in tape.choices:

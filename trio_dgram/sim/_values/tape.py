@@ -52,11 +52,13 @@ class Tape:
       choices: the choices; no two have the same place and number.
       seed: the seed of the run.
       test: the test that ran, as pytest names it; empty for none.
+      example: the example with which Hypothesis ran the test, encoded; empty for none.
     """
 
     choices: tuple[Choice, ...]
     seed: int = 0
     test: str = ""
+    example: str = ""
 
     def without(self, removed: Container[Choice]) -> Tape:
         """Return the tape with some choices neutral."""
@@ -65,6 +67,8 @@ class Tape:
     def to_text(self) -> str:
         """Return the tape as JSON lines: a header, and for each choice its place, number and value."""
         header = {_FORMAT: _VERSION, "seed": self.seed, "test": self.test}
+        if self.example:
+            header["example"] = self.example
         rows = ([choice.place, choice.number, choice.value] for choice in self.choices)
         return "".join(f"{json.dumps(row)}\n" for row in (header, *rows))
 
@@ -100,7 +104,10 @@ def read_tape(path: Path) -> Tape:
         raise TapeError(f"{path}, line 1: seed must be an integer, not {describe_value(seed)}")
     if not isinstance(test, str):
         raise TapeError(f"{path}, line 1: test must be a string, not {describe_value(test)}")
-    return Tape(tuple(_choices(path, lines)), seed, test)
+    example = header.get("example", "")
+    if not isinstance(example, str):
+        raise TapeError(f"{path}, line 1: example must be a string, not {describe_value(example)}")
+    return Tape(tuple(_choices(path, lines)), seed, test, example)
 
 
 def _choices(path: Path, lines: list[str]) -> Iterator[Choice]:
