@@ -179,6 +179,21 @@ def test_the_end_of_a_fault_is_not_moved_before_its_begin() -> None:
     assert cause.interval.passes_above == pytest.approx(4, abs=0.2)
 
 
+@pytest.mark.parametrize("place", ["n1: run of serve", "run of main", "n1 -> n2: tie"])
+@pytest.mark.parametrize(("low", "high", "shrunk_to"), [(1, 9, 1), (4, 9, 4), (9, 9, 9)])
+def test_a_count_is_shrunk_to_the_least_that_fails(place: str, low: int, high: int, shrunk_to: int) -> None:
+    choice = Choice(place, 3, 9)
+    shrunk = Scenario((*NOISE, choice), (((place, 3, low, high),),)).shrink()
+    assert shrunk.choices == (Choice(place, 3, shrunk_to),)
+    assert type(shrunk.choices[0].value) is int
+    assert shrunk.causes[0].interval is None
+
+
+def test_a_number_that_is_no_count_is_not_shrunk() -> None:
+    choice = Choice("n1: port", 1, 12345)
+    assert Scenario((choice,), (((choice.place, 1, 1, 1e9),),)).shrink().choices == (choice,)
+
+
 def test_a_negative_number_keeps_its_sign() -> None:
     delay = Choice("n1 -> n2: delay", 1, -0.0123)
 

@@ -88,6 +88,11 @@ def is_time(choice: Choice) -> bool:
     return place.is_fault and place.part in ("", "end")
 
 
+def is_count(choice: Choice) -> bool:
+    """Whether the value of a choice is how many earlier tasks or datagrams it overtakes."""
+    return parse_place(choice.place).kind in ("run", "tie") and isinstance(choice.value, int)
+
+
 def is_begin_of(begin: Choice, end: Choice) -> bool:
     """Whether one choice is the begin of the fault whose end is another one."""
     return (f"{begin.place}: end", begin.number) == (end.place, end.number)

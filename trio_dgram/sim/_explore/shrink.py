@@ -21,7 +21,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import attrs
 
 from .._values.tape import Choice
-from .places import group_of, is_begin_of, is_time, kind_of
+from .places import group_of, is_begin_of, is_count, is_time, kind_of
 
 RUNS: Final = 400
 """The default limit on the runs of one shrinking."""
@@ -232,10 +232,12 @@ class _Shrinker:
     # Numbers
 
     def _simplify(self) -> None:
-        """Replace numbers by shorter ones: amounts by smaller ones, times by those amid their interval.
+        """Replace numbers by shorter ones: amounts and counts by smaller ones, times by those amid their interval.
 
         A time at the edge of its interval would keep choices that only move the other events a little.
         """
+        for choice in tuple(filter(is_count, self._best)):
+            self._replace(choice, [self._least_count(choice)])
         for choice in tuple(filter(size_of, self._best)):
             value = size_of(choice)
             if not is_time(choice):
@@ -254,6 +256,17 @@ class _Shrinker:
             if self._outcome(candidate) == "fails":
                 self._best = candidate
                 return
+
+    def _least_count(self, choice: Choice) -> int:
+        """Return the least count with which the run still fails, by bisection."""
+        low, high = 1, int(choice.value)
+        while low < high:
+            middle = (low + high) // 2
+            if self._fails_with(choice, middle):
+                high = middle
+            else:
+                low = middle + 1
+        return high
 
     def _interval(self, choice: Choice, gap: float) -> Interval:
         high, passes_above = self._bound(choice, 1, size_of(choice), gap)
