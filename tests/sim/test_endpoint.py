@@ -574,6 +574,33 @@ def test_segments_must_fit_the_path(network: Clockless) -> None:
         sock.sendmsg([bytes(3000)], [message], 0, ("198.18.0.2", 9))
 
 
+def test_options_apply_from_the_next_datagram_to_a_known_destination(network: Clockless, udp: Family) -> None:
+    level, option, host = {
+        socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TTL, "198.18.0.2"),
+        socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, "2001:db8:1::2"),
+    }[udp.family]
+    with closing(network.socket(udp.family)) as sock:
+        sock.sendto(b"by default", (host, 9))
+        sock.setsockopt(level, option, 7)
+        sock.sendto(b"seven", (host, 9))
+        sock.connect((host, 10))
+        sock.sendto(b"beside the peer", (host, 9))
+        sock.send(b"to the peer")
+        sock.connect((host, 11))
+        sock.send(b"to the new peer")
+    sent = [(record.packet.hop_limit, record.packet.destination.port) for record in network.trace.in_flight]
+    assert sent == [(64, 9), (7, 9), (7, 9), (7, 10), (7, 11)]
+
+
+def test_a_socket_may_send_to_any_number_of_destinations(network: Clockless, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_dgram.sim._kernel.endpoint._MOST_ROUTES", 2)
+    with closing(network.socket(socket.AF_INET)) as sock:
+        ports = [9, 10, 11, 9, 10, 11]
+        for port in ports:
+            sock.sendto(b"x", ("198.18.0.2", port))
+    assert [record.packet.destination.port for record in network.trace.in_flight] == ports
+
+
 def test_icmp_refusals_are_rate_limited(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET)
     for _ in range(20):
@@ -633,6 +660,10 @@ def test_a_host_that_is_down_reaches_only_itself(network: Clockless) -> None:
     sock.bind(("127.0.0.1", 0))
     sock.sendto(b"x", sock.getsockname())
     assert sock.recv(1) == b"x"
+    bound = network.socket(socket.AF_INET)
+    bound.bind(("198.18.0.1", 0))
+    with refused(errno.ENETUNREACH):
+        bound.sendto(b"x", ("198.18.0.2", 9))
 
 
 def test_a_datagram_with_a_wrong_checksum_is_dropped(network: Clockless) -> None:

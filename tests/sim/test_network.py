@@ -311,6 +311,19 @@ def test_an_exception_of_a_scheduled_function_ends_the_network() -> None:
         sim.run(scenario)
 
 
+def test_an_exception_of_a_loss_function_ends_the_network_when_a_host_answers_with_icmp() -> None:
+    def lose(_packet: object) -> bool:
+        raise ValueError("no such loss")
+
+    async def scenario(network: sim.Network) -> None:
+        server, client = network.host("server"), network.host("client")
+        network.path(server, client, loss=lose)
+        await client.run(send_numbers, 1, "server", 1.0)
+
+    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="no such loss")):
+        sim.run(scenario)
+
+
 def test_pipes_change_by_a_schedule_that_repeats() -> None:
     async def scenario(network: sim.Network) -> list[float]:
         pipe = network.path(network.host("a"), network.host("b"))

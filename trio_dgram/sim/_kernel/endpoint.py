@@ -23,23 +23,17 @@ from .._values.places import (
     refusal,
     sockaddr_of,
 )
-from .._values.records import IPV4_HEADER, IPV6_HEADER, UDP_HEADER, Packet, Report
+from .._values.records import Packet, Report
 from .control import Instructions, QueuedError, describe, describe_error, read_instructions, split
 from .cork import Cork
 from .machine_protocol import Machine
 from .option_table import UDP_CORK
-from .settings import (
-    HOP_LIMIT,
-    MTU_DISCOVERY,
-    MULTICAST_ALL,
-    MULTICAST_HOP_LIMIT,
-    MULTICAST_LOOPBACK,
-    TRAFFIC_CLASS,
-    Settings,
-)
+from .routes import Route, check_leaves_loopback, find_route
+from .settings import MULTICAST_ALL, Settings
 from .socket_errors import DISCOVER_DO, DISCOVER_DONT, DISCOVER_PROBE, SocketErrors
 
 _IP, _IPV6, _SOL = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.SOL_SOCKET
+_SEGMENT: Final = (socket.IPPROTO_UDP, UDP_SEGMENT)
 _PEEK: Final = int(socket.MSG_PEEK)
 _TRUNCATED: Final = int(socket.MSG_TRUNC)
 _OUT_OF_BAND: Final = int(socket.MSG_OOB)
@@ -49,6 +43,8 @@ _ANCILLARY_TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _LARGEST: Final = {False: 65507, True: 65527}
 """The largest payload of a datagram in bytes, by whether it is IPv6 (udp(7))."""
 _DEFAULT: Final = Instructions()
+_MOST_ROUTES: Final = 1024
+"""How many routes a socket keeps."""
 
 
 class Endpoint:
@@ -73,6 +69,8 @@ class Endpoint:
         self._queue: deque[tuple[Packet, int, int, float, int]] = deque()
         """For each queued datagram its charge, its interface, its arrival, and the drop counter at that time."""
         self._cork: Cork | None = None
+        self._routes: dict[Any, Route] = {}
+        """The routes to other hosts by address, None for the peer, of datagrams that no option concerns."""
         self._errors = SocketErrors(self.settings)
         machine.remember(self)
 
@@ -121,6 +119,15 @@ class Endpoint:
         if self.closed:
             raise refusal(errno.EBADF)
 
+    def _check_changes(self) -> None:
+        """Check that the socket is open, and forget the routes, since a change of its state may change them."""
+        self._check_open()
+        self.forget_routes()
+
+    def forget_routes(self) -> None:
+        """Forget the routes: something that they derive from changes."""
+        self._routes.clear()
+
     def _check_runs(self) -> None:
         self._check_open()
         if self.machine.paused:
@@ -132,13 +139,14 @@ class Endpoint:
             self.machine.forget(self)
             self.machine.detach(self)
             self.closed = True
+            self.forget_routes()
             self._queue.clear()
             self._errors.clear()
             self.notify()
 
     def shutdown(self, how: int) -> None:
         """Stop reading, sending, or both (shutdown(2)): ENOTCONN without a peer."""
-        self._check_open()
+        self._check_changes()
         if self.peer is None:
             raise refusal(errno.ENOTCONN)
         self._shut |= {socket.SHUT_RD: {"read"}, socket.SHUT_WR: {"send"}, socket.SHUT_RDWR: {"read", "send"}}[how]
@@ -148,7 +156,7 @@ class Endpoint:
 
     def bind(self, sockaddr: Any) -> None:
         """Bind to a local address (bind(2))."""
-        self._check_open()
+        self._check_changes()
         host, port = numeric(self.family, sockaddr)
         if self.port:
             raise refusal(errno.EINVAL)
@@ -162,14 +170,16 @@ class Endpoint:
         self.port = self.machine.attach(self, host, port)
         self.local = host
 
-    def _bind_anywhere(self) -> None:
+    def _bind_anywhere(self) -> int:
+        """Return its port, after binding an unbound socket."""
         if not self.port:
             self._reserve(self.wildcard, 0)
             self._port_chosen = True
+        return self.port
 
     def connect(self, sockaddr: Any) -> None:
         """Set the peer (connect(2))."""
-        self._check_open()
+        self._check_changes()
         host, port = numeric(self.family, sockaddr)
         host = self._reachable(host)
         source = self.machine.own_address(host)
@@ -177,7 +187,7 @@ class Endpoint:
         if kind == "broadcast" and not self.settings.is_on(_SOL, socket.SO_BROADCAST):
             raise refusal(errno.EACCES)
         self._bind_anywhere()
-        self._check_leaves_loopback(self.local, host, kind)
+        check_leaves_loopback(self.machine, self.local, host, kind)
         if kind_of(self.local) == "wildcard":
             self.local = source
             self._host_chosen = True
@@ -185,7 +195,7 @@ class Endpoint:
 
     def disconnect(self) -> None:
         """Clear the peer, and with it the kernel's choices: the address, the port, the device."""
-        self._check_open()
+        self._check_changes()
         self.peer = None
         self._errors.due = 0
         self.settings.device = ""
@@ -195,12 +205,6 @@ class Endpoint:
         if self._port_chosen:
             self.machine.detach(self)
             self.port = 0
-
-    def _check_leaves_loopback(self, source: str, host: str, kind: str) -> None:
-        """Raise EINVAL if a loopback address would leave this machine; Linux checks IPv4 only."""
-        is_loopback = source != "" and not is_ipv6(source) and kind_of(source) == "loopback"
-        if is_loopback and kind == "unicast" and not self.machine.owns(host):
-            raise refusal(errno.EINVAL)
 
     def _reachable(self, host: str) -> str:
         """Return the destination ``host``, with this machine in place of the unspecified address; ENETUNREACH for a
@@ -231,7 +235,7 @@ class Endpoint:
 
     def setsockopt(self, level: int, number: int, value: Any, length: int = 0) -> None:
         """Set an option (setsockopt(2))."""
-        self._check_open()
+        self._check_changes()
         if (level, number) == (_IPV6, socket.IPV6_V6ONLY) and self.port:
             raise refusal(errno.EINVAL)
         self.settings.set(level, number, bytes(length) if value is None else value)
@@ -258,12 +262,20 @@ class Endpoint:
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Send to the peer."""
-        return self.sendmsg([data], (), flags)
+        return self._send_one(data, flags, None)
 
     def sendto(self, data: Any, *flags_and_address: Any) -> int:
         """Send to an address."""
-        *flags, address = flags_and_address
-        return self.sendmsg([data], (), flags[0] if flags else 0, address)
+        flags = flags_and_address[0] if len(flags_and_address) > 1 else 0
+        return self._send_one(data, flags, flags_and_address[-1])
+
+    def _send_one(self, data: Any, flags: int, address: Any) -> int:
+        route = self._routes.get(address)
+        hindered = flags or self._errors.due or self.machine.paused
+        if hindered or route is None or type(data) is not bytes or len(data) > route.largest:
+            return self.sendmsg([data], (), flags, address)
+        self._dispatch(data, route)
+        return len(data)
 
     def sendmsg(self, buffers: Any, ancdata: Ancillary = (), flags: int = 0, address: Any = None) -> int:
         """Send to ``address``, or the peer, with the options in the control messages (sendmsg(2))."""
@@ -276,15 +288,7 @@ class Endpoint:
             raise refusal(errno.EMSGSIZE)
         if self._errors.due:
             raise refusal(self._pop_error())
-        if address is not None:
-            host, port = numeric(self.family, address)
-            destination = Address(self._reachable(host), port)
-            if not port:
-                raise refusal(errno.EINVAL)
-        elif self.peer is not None:
-            destination = self.peer
-        else:
-            raise refusal(errno.EDESTADDRREQ)
+        destination = self._destination(address)
         instructions = _DEFAULT if ancdata == () else read_instructions(ancdata)
         payload = b"".join(buffers) if len(buffers) != 1 else bytes(buffers[0])
         if flags & _MORE or self._cork is not None or self._is_corked():
@@ -292,8 +296,26 @@ class Endpoint:
             if not flags & _MORE and not self._is_corked():
                 self._uncork()
         else:
-            self._send(payload, destination, instructions)
+            route = self._send(payload, destination, instructions)
+            if route.leaves and instructions is _DEFAULT and not self.settings[_SEGMENT]:
+                self._keep_route(address, route)
         return len(payload)
+
+    def _destination(self, address: Any) -> Address:
+        if address is None:
+            if self.peer is None:
+                raise refusal(errno.EDESTADDRREQ)
+            return self.peer
+        host, port = numeric(self.family, address)
+        destination = Address(self._reachable(host), port)
+        if not port:
+            raise refusal(errno.EINVAL)
+        return destination
+
+    def _keep_route(self, address: Any, route: Route) -> None:
+        if len(self._routes) >= _MOST_ROUTES:
+            self.forget_routes()
+        self._routes[address] = route
 
     def _is_corked(self) -> bool:
         return self.settings.is_on(socket.IPPROTO_UDP, UDP_CORK)
@@ -301,6 +323,7 @@ class Endpoint:
     def _gather(self, payload: bytes, destination: Address, instructions: Instructions) -> None:
         if self._cork is None:
             self._cork = Cork(destination, instructions)
+            self.forget_routes()
         self._cork.add(payload, _LARGEST[is_ipv6(self._cork.destination.host)])
 
     def _uncork(self) -> None:
@@ -308,63 +331,38 @@ class Endpoint:
         if cork is not None:
             self._send(bytes(cork.payload), cork.destination, cork.instructions)
 
-    def _send(self, payload: bytes, destination: Address, instructions: Instructions) -> None:
-        host = destination.host
-        ipv6 = ":" in host
-        if len(payload) > _LARGEST[ipv6]:
+    def _send(self, payload: bytes, destination: Address, instructions: Instructions) -> Route:
+        if len(payload) > _LARGEST[is_ipv6(destination.host)]:
             raise refusal(errno.EMSGSIZE)
-        kind = self.machine.kind_of(host)
-        if kind == "broadcast" and not self.settings.is_on(_SOL, socket.SO_BROADCAST):
-            raise refusal(errno.EACCES)
-        index = self._outgoing(kind, instructions)
-        source = instructions.source or (
-            self.local if self.machine.kind_of(self.local) in ("unicast", "loopback") else ""
+        route = find_route(self.machine, self.settings, self.local, destination, instructions, self._bind_anywhere)
+        segment = instructions.segment or self.settings[_SEGMENT]
+        for piece in split(payload, segment, route.largest_segment):
+            self._dispatch(piece, route)
+        return route
+
+    def _dispatch(self, payload: bytes, route: Route) -> None:
+        machine = self.machine
+        fits = len(payload) <= route.largest
+        packet = Packet(
+            machine.next_number(),
+            route.source,
+            route.destination,
+            payload,
+            machine.name,
+            machine.time(),
+            route.hop_limit,
+            route.traffic_class,
+            route.mtu,
+            dont_fragment=fits and route.discovery != DISCOVER_DONT,
         )
-        if instructions.source is not None and not self.machine.owns(instructions.source):
-            raise refusal(errno.EINVAL if ipv6 else errno.ENETUNREACH)
-        self._check_leaves_loopback(source, host, kind)
-        if not source:
-            source = self.machine.own_address(host) if index != LOOPBACK_INDEX or ipv6 else "127.0.0.1"
-        self._bind_anywhere()
-        mtu = self.machine.path_mtu(host)
-        hop_limit, traffic_class = instructions.hop_limit, instructions.traffic_class
-        if hop_limit is None:
-            hop_limit = self.settings[(MULTICAST_HOP_LIMIT if kind == "group" else HOP_LIMIT)[ipv6]]
-        if traffic_class is None:
-            traffic_class = self.settings[TRAFFIC_CLASS[ipv6]]
-        machine, origin = self.machine, Address(source, self.port)
-        segment = instructions.segment or self.settings[socket.IPPROTO_UDP, UDP_SEGMENT]
-        for piece in split(payload, segment, mtu - UDP_HEADER - (IPV6_HEADER if ipv6 else IPV4_HEADER)):
-            number, now = machine.next_number(), machine.time()
-            packet = Packet(number, origin, destination, piece, machine.name, now, hop_limit, traffic_class)
-            self._dispatch(packet, index, mtu)
-
-    def _outgoing(self, kind: str, instructions: Instructions) -> int:
-        index = instructions.index
-        if not index and self.settings.device:
-            index = next(number for number, name in INTERFACES.items() if name == self.settings.device)
-        if not index and kind == "group":
-            index = self.settings.multicast_index
-        if index and index not in INTERFACES:
-            raise refusal(errno.ENODEV)
-        return index
-
-    def _dispatch(self, packet: Packet, index: int, mtu: int) -> None:
-        ipv6 = packet.is_ipv6
-        discovery = self.settings[MTU_DISCOVERY[ipv6]]
-        size = packet.ip_size
-        if discovery == DISCOVER_PROBE and mtu < self.machine.interface_mtu(packet.destination.host):
-            mtu = self.machine.interface_mtu(packet.destination.host)
-        if size > mtu and discovery in (DISCOVER_DO, DISCOVER_PROBE):
-            self._errors.note(QueuedError(errno.EMSGSIZE, packet, "", 0, 0, mtu), due=False)
+        if route.leaves and fits:
+            machine.transmit(packet)
+            return
+        if not fits and route.discovery in (DISCOVER_DO, DISCOVER_PROBE):
+            self._errors.note(QueuedError(errno.EMSGSIZE, packet, "", 0, 0, route.mtu), due=False)
             self.notify()
             raise refusal(errno.EMSGSIZE)
-        packet.fragment_size = mtu
-        packet.dont_fragment = size <= mtu and discovery != DISCOVER_DONT
-        loops = self.settings[MULTICAST_LOOPBACK[ipv6]]
-        self.machine.send(
-            packet, index, back=bool(loops) or self.machine.kind_of(packet.destination.host) == "broadcast"
-        )
+        machine.send(packet, route.index, back=route.loops)
 
     # Receiving
 
@@ -374,12 +372,17 @@ class Endpoint:
 
     def recvfrom(self, size: int, flags: int = 0) -> tuple[bytes, Any]:
         """Receive a datagram and its source address."""
-        if not flags and self._queue and not self._errors.due and not self.machine.paused and not self.closed:
-            packet = self._queue[0][0]
-            self._drop_first()
-            return packet.payload[:size], sockaddr_of(self.family, *packet.source)
-        data, _, _, source = self.recvmsg(size, 0, flags)
-        return data, source
+        if flags or self._errors.due or self.machine.paused or self.closed:
+            data, _, _, source = self.recvmsg(size, 0, flags)
+            return data, source
+        packet = self._first()[0]
+        self._drop_first()
+        return packet.payload[:size], sockaddr_of(self.family, *packet.source)
+
+    def _first(self) -> tuple[Packet, int, int, float, int]:
+        if not self._queue:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return self._queue[0]
 
     def _drop_first(self) -> None:
         charge = self._queue.popleft()[1]
@@ -394,9 +397,7 @@ class Endpoint:
             return self._read_error(size)
         if self._errors.due:
             raise refusal(self._pop_error())
-        if not self._queue:
-            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-        packet, _, index, at, drops = self._queue[0]
+        packet, _, index, at, drops = self._first()
         if not flags & _PEEK:
             self._drop_first()
         ancillary: list[ControlMessage] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Final, Protocol
 
@@ -79,6 +79,8 @@ class Machine:
         self, wire: Wire, name: str, addresses: tuple[str, ...], broadcasts: frozenset[str] = frozenset()
     ) -> None:
         self.wire: Wire = wire
+        self.next_number: Callable[[], int] = wire.next_number
+        self.time: Callable[[], float] = wire.now
         self.name: str = name
         self.addresses: tuple[str, ...] = addresses
         self._broadcasts = broadcasts
@@ -110,14 +112,6 @@ class Machine:
         """Return a table of its open sockets and of the last closed ones: addresses, queue length, drops."""
         head = f"{'':6}{'local address':30}{'peer':30}{'queued':>8}{'dropped':>9}"
         return "\n".join([head, *self._closed, *(_row(endpoint, "") for endpoint in self.endpoints)])
-
-    def next_number(self) -> int:
-        """Return the number of the next datagram."""
-        return self.wire.next_number()
-
-    def time(self) -> float:
-        """Return the time, in seconds since the network was opened."""
-        return self.wire.now()
 
     def nanoseconds(self, time: float) -> int:
         """Return the time of day at a time of the network's, as a Unix time in nanoseconds."""
@@ -213,10 +207,16 @@ class Machine:
                 self.wire.transmit(self, packet)
         elif self.owns(host):
             self._receive_one(packet, LOOPBACK_INDEX)
-        elif index == LOOPBACK_INDEX or not self.up:
+        elif index == LOOPBACK_INDEX:
             raise refusal(errno.ENETUNREACH)
         else:
-            self.wire.transmit(self, packet)
+            self.transmit(packet)
+
+    def transmit(self, packet: Packet) -> None:
+        """Send a packet to another host; ENETUNREACH if this one is down."""
+        if not self.up:
+            raise refusal(errno.ENETUNREACH)
+        self.wire.transmit(self, packet)
 
     def receive(self, packet: Packet) -> None:
         """Process a packet from the network."""
@@ -270,18 +270,18 @@ class Machine:
     def _find(self, packet: Packet, index: int) -> Endpoint | None:
         """Return the socket for a unicast packet: the latest of the best matches, or one of those that share the port,
         chosen by the addresses."""
-        best: list[Endpoint] = []
-        best_fit = -1
-        for endpoint in self._ports.get(packet.destination.port, ()):
-            if endpoint.accepts(packet) and endpoint.accepts_device(index):
-                fit = _fit(endpoint)
-                if fit > best_fit:
-                    best, best_fit = [], fit
-                if fit == best_fit:
-                    best.append(endpoint)
+        matches = [
+            endpoint
+            for endpoint in self._ports.get(packet.destination.port, ())
+            if endpoint.accepts(packet) and endpoint.accepts_device(index)
+        ]
+        if len(matches) < 2:
+            return matches[0] if matches else None
+        best_fit = max(map(_fit, matches))
+        best = [endpoint for endpoint in matches if _fit(endpoint) == best_fit]
         if len(best) > 1 and all(endpoint.shares_port for endpoint in best):
             return best[_hash(packet) % len(best)]
-        return best[-1] if best else None
+        return best[-1]
 
     # ICMP
 
@@ -312,6 +312,8 @@ class Machine:
         if report.mtu:
             known = self.path_mtu(about.destination.host)
             self.path_mtus[about.destination.host] = min(report.mtu, known)
+            for endpoint in self.endpoints:
+                endpoint.forget_routes()
         if not self.owns(about.destination.host):
             self.wire.record(packet, "", self.name)
         senders = [endpoint for endpoint in self._ports.get(about.source.port, ()) if endpoint.sent(about)]

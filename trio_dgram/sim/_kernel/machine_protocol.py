@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from .._values.places import Kind
@@ -13,6 +14,10 @@ class Machine(Protocol):
 
     name: str
     paused: bool
+    next_number: Callable[[], int]
+    """Returns the number of the next datagram."""
+    time: Callable[[], float]
+    """Returns the time, in seconds since the network was opened."""
 
     def own_address(self, destination: str) -> str:
         """Return the source address of packets to ``destination``; ENETUNREACH without a route."""
@@ -47,14 +52,6 @@ class Machine(Protocol):
     def forget(self, endpoint: Any) -> None:
         """Unregister a socket that is being closed."""
 
-    def next_number(self) -> int:
-        """Return the number of the next datagram."""
-        ...
-
-    def time(self) -> float:
-        """Return the time, in seconds since the network was opened."""
-        ...
-
     def nanoseconds(self, time: float) -> int:
         """Return the time of day at a time of the network's, as a Unix time in nanoseconds."""
         ...
@@ -66,3 +63,6 @@ class Machine(Protocol):
     def send(self, packet: Packet, index: int, *, back: bool) -> None:
         """Send a packet by the interface ``index``, 0 for that of the route; with ``back`` a multicast or broadcast
         packet is also delivered to this machine's sockets."""
+
+    def transmit(self, packet: Packet) -> None:
+        """Send a packet to another host; ENETUNREACH if this one is down."""

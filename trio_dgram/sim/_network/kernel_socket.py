@@ -123,10 +123,13 @@ class KernelSocket(Endpoint):
             self._waiting.unpark_all()
         if self.closed and self.original is not None:
             self.original.close()
-        for mirror, readable in ((self._mirror, self.readable), (self._error_mirror, self.has_errors)):
-            if mirror is None:
-                continue
-            if self.closed:
-                mirror.close()
-            elif mirror.fileno() != -1:
-                mirror.show(readable=readable)
+        if self._mirror is not None:
+            self._show_in(self._mirror, readable=self.readable)
+        if self._error_mirror is not None:
+            self._show_in(self._error_mirror, readable=self.has_errors)
+
+    def _show_in(self, mirror: Mirror, *, readable: bool) -> None:
+        if self.closed:
+            mirror.close()
+        elif mirror.fileno() != -1:
+            mirror.show(readable=readable)

@@ -84,7 +84,7 @@ class Observable:
         Raises:
           TypeError: if an argument is invalid.
         """
-        self._invariants.add(Invariant(_check_function(check), _check_name(name)))
+        self._add_invariant(Invariant(_check_function(check), _check_name(name)))
 
     def eventually(self, check: Callable[[], object], name: str, *, within: float) -> None:
         """Stop the run with :exc:`InvariantError` unless a check has held once within so many seconds from now.
@@ -102,8 +102,12 @@ class Observable:
         """
         deadline = self.time + check_number("within", within, 0)
         invariant = Invariant(_check_function(check), _check_name(name), within, deadline)
-        self._invariants.add(invariant)
+        self._add_invariant(invariant)
         self._expire_at_deadline(invariant)
+
+    def _add_invariant(self, invariant: Invariant) -> None:
+        self._fabric.steps_are_checked = True
+        self._invariants.add(invariant)
 
     def _expire_at_deadline(self, invariant: Invariant) -> None:
         at = invariant.deadline

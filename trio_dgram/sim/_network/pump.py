@@ -23,6 +23,14 @@ class Driven(Protocol):
         """The time of the next event, in seconds since the network was opened; ``None`` without one."""
         ...
 
+    @property
+    def needs_steps(self) -> bool:
+        """Whether every event must be processed in a step of the pump's task."""
+        ...
+
+    def arrive(self, now: float) -> None:
+        """Process the arrivals that are due at ``now``, up to the first other event."""
+
     def advance(self, now: float) -> None:
         """Process the events that are due at ``now``."""
 
@@ -38,14 +46,15 @@ class Pump:
         self.slack: float = slack
         self._driven: Driven | None = None
         self._sleep = trio.CancelScope()
+        self._clock = clock = trio.lowlevel.current_clock()
         self._started_at = trio.current_time()
         self._woken_for = -math.inf
-        clock = trio.lowlevel.current_clock()
+        self._failure: BaseException | None = None
         self._jumps = _jumps_of(clock) if slack and isinstance(clock, trio.testing.MockClock) else None
 
     def now(self) -> float:
         """Return the time, in seconds since the network was opened."""
-        return trio.current_time() - self._started_at
+        return self._clock.current_time() - self._started_at
 
     def sooner(self) -> None:
         """Wake up when an event is due that is earlier than all others."""
@@ -67,6 +76,19 @@ class Pump:
         self._woken_for = due
         self._sleep.cancel()
 
+    def arrive(self, due: float) -> None:
+        """Process the arrivals due at ``due`` although no task runs; :meth:`wake` for other events."""
+        driven = self._driven
+        if driven is not None and not driven.needs_steps:
+            try:
+                driven.arrive(max(self.now(), due - self._started_at))
+            except BaseException as error:  # noqa: BLE001 -- Trio would end the run without its tasks
+                self._failure = error
+        if self._failure is None and self.due > due:
+            self.sooner()
+        else:
+            self.wake(due)
+
     async def run(self, driven: Driven) -> None:
         """Drive ``driven`` as time passes, for ever."""
         self._driven = driven
@@ -76,6 +98,8 @@ class Pump:
             while True:
                 with trio.CancelScope(deadline=self._wake_up_at()) as self._sleep:
                     await trio.sleep_forever()
+                if self._failure is not None:
+                    raise self._failure
                 driven.advance(max(self.now(), self._woken_for - self._started_at))
         finally:
             if self._jumps is not None:
@@ -109,18 +133,21 @@ class Jumps:
     def jump(self, seconds: float) -> None:
         """Jump as ``MockClock.jump`` does; extend Trio's own jumps to the next deadline by the timer slack."""
         now = self._clock.current_time()
-        if _in_a_task():
-            self._jump(seconds)
-        else:
-            self._jump(max(0.0, self._target(now + seconds) - now))
+        deadline = now + seconds
+        in_a_task = _in_a_task()
+        due = {pump: pump.due for pump in self._pumps}
+        self._jump(seconds if in_a_task else max(0.0, self._target(deadline, min(due.values())) - now))
         now = self._clock.current_time()
-        for pump in self._pumps:
-            if pump.due <= now + _rounding(now):
-                pump.wake(pump.due)
+        woken = [pump for pump in self._pumps if due[pump] <= now + _rounding(now)]
+        # No deadline has passed, so a step of the pump's task would be the only one of this pass of Trio's scheduler.
+        # Without it the receivers run in this pass, in the same order as in the next one.
+        is_alone = len(woken) == 1 and now < deadline and not in_a_task
+        for pump in woken:
+            (pump.arrive if is_alone else pump.wake)(due[pump])
 
-    def _target(self, deadline: float) -> float:
-        """Return the target of a jump if the next deadline of any task is ``deadline``."""
-        due = min(pump.due for pump in self._pumps)
+    def _target(self, deadline: float, due: float) -> float:
+        """Return the target of a jump if the next deadline of any task is ``deadline``, and the next event is at
+        ``due``."""
         late = deadline + max(pump.slack for pump in self._pumps)
         if late < due:
             return late

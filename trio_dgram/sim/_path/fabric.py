@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Container, Iterable
 from functools import partial
+from itertools import count
 from typing import Final, Protocol, TypeAlias
 
 import attrs
@@ -35,9 +36,9 @@ def _port_of(packet: Packet) -> int:
     return packet.destination.port if packet.report is None else packet.report.about.source.port
 
 
-_Event: TypeAlias = tuple[float, bool, int, Callable[[], object], tuple[Pipe, Packet, str] | None]
+_Event: TypeAlias = tuple[float, bool, int, Callable[..., object], Packet | None, Pipe | None, str]
 """An event: its time; whether it is an arrival, which other events of the instant precede; its number; its action; and
-for an arrival the pipe, the packet, and the name of its receiver."""
+for an arrival the packet, which the action gets, the pipe, and the name of its receiver."""
 
 MakeMachine: TypeAlias = Callable[[Wire, str, tuple[str, ...], frozenset[str]], Machine]
 """Makes a host, from what ``Machine`` is made of."""
@@ -70,6 +71,8 @@ class Fabric:
     ) -> None:
         self.choices: Choices = choices
         self.seed: Seed = choices.seed
+        self.next_number: Callable[[], int] = count(1).__next__
+        """Returns the number of the next datagram."""
         self.default: Conditions = Conditions()
         self.machines: dict[str, Machine] = {}
         """By name."""
@@ -90,10 +93,11 @@ class Fabric:
         self._sooner = sooner
         self._make_machine = make_machine
         self._seen: Callable[[object], object] | None = None
-        self._numbers = 0
+        self.steps_are_checked: bool = False
+        """Whether something is checked after each step of a task."""
         self._due: list[_Event] = []
         """The pending events, as a heap by time."""
-        self._count = 0
+        self._event_numbers = count(1)
         self._overtaken = choices.among(_place_of_tie, any_order(choices.stream("ties").random))
 
     def add(self, name: str, addresses: tuple[str, ...], broadcasts: Iterable[str] = ()) -> Machine:
@@ -192,11 +196,6 @@ class Fabric:
         # Convert both numbers separately: a float cannot hold nanoseconds since 1970.
         return int(self._epoch) * 1_000_000_000 + round((self._epoch % 1 + time) * 1_000_000_000)
 
-    def next_number(self) -> int:
-        """Return the number of the next datagram."""
-        self._numbers += 1
-        return self._numbers
-
     def record(self, packet: Packet, reason: str, receiver: str) -> None:
         """Record the fate of a packet; ``reason`` is empty if it was delivered."""
         self._add(Record(packet, self.now(), "dropped" if reason else "delivered", reason, receiver))
@@ -238,7 +237,7 @@ class Fabric:
     def _enter(self, sender: Machine, receiver: str, packet: Packet, deliver: Callable[[Packet], None]) -> None:
         self._sent(packet, receiver)
         pipe = self.pipe(sender.name, receiver)
-        self._bring(pipe, pipe.enter(self.now(), packet), sender, receiver, deliver)
+        self._bring(pipe, pipe.enter(packet.sent_at, packet), sender, receiver, deliver)
 
     def _arrive(self, packet: Packet) -> None:
         """Deliver a unicast packet, through the translators at the end of its path."""
@@ -282,7 +281,7 @@ class Fabric:
         """Schedule the outcomes of a pipe."""
         for at, packet, reason in outcomes:
             if not reason:
-                self._push((at, True, self._next(), partial(deliver, packet), (pipe, packet, receiver)))
+                self._push((at, True, next(self._event_numbers), deliver, packet, pipe, receiver))
                 continue
             self._add(Record(packet, at, "dropped", reason, receiver))
             if reason == TOO_BIG and packet.report is None:
@@ -319,11 +318,7 @@ class Fabric:
     def schedule(self, at: float, action: Callable[[], object]) -> None:
         """Schedule ``action`` at a time, in seconds since the network was opened, before the arrivals of that
         instant."""
-        self._push((at, False, self._next(), action, None))
-
-    def _next(self) -> int:
-        self._count += 1
-        return self._count
+        self._push((at, False, next(self._event_numbers), action, None, None, ""))
 
     def _push(self, event: _Event) -> None:
         heapq.heappush(self._due, event)
@@ -334,8 +329,9 @@ class Fabric:
         """Drop the packets in flight in ``pipes``."""
         kept: list[_Event] = []
         for event in sorted(self._due):
-            if event[-1] is not None and event[-1][0] in pipes:
-                self.record(event[-1][1], PARTITION, event[-1][2])
+            _, _, _, _, packet, pipe, receiver = event
+            if packet is not None and pipe in pipes:
+                self.record(packet, PARTITION, receiver)
             else:
                 kept.append(event)
         self._due = kept
@@ -345,33 +341,50 @@ class Fabric:
         """The time of the next event, in seconds since the network was opened; ``None`` without one."""
         return self._due[0][0] if self._due else None
 
+    @property
+    def needs_steps(self) -> bool:
+        """Whether every event must be processed in a step of a task: something is checked after it, or may follow at
+        the same instant."""
+        return self.steps_are_checked or self._seen is not None
+
     def advance(self, now: float) -> None:
         """Process the events that are due at ``now``."""
+        self.arrive(now)
+        while self._due and self._due[0][0] <= now + _SLACK:
+            self._instant, _, _, act, *_ = heapq.heappop(self._due)
+            try:
+                act()
+            finally:
+                self._instant = None
+            self.arrive(now)
+
+    def arrive(self, now: float) -> None:
+        """Process the arrivals that are due at ``now``, up to the first other event."""
         limit = now + _SLACK
         try:
-            while self._due and self._due[0][0] <= limit:
+            while self._due and self._due[0][1] and self._due[0][0] <= limit:
                 event = heapq.heappop(self._due)
                 self._instant = event[0]
-                if event[1] and self._due and self._due[0][0] == event[0]:
-                    self._advance_together(event)
+                if self._due and self._due[0][0] == event[0]:
+                    self._arrive_together(event)
                 else:
-                    event[3]()
+                    event[3](event[4])
         finally:
             self._instant = None
 
-    def _advance_together(self, first: _Event) -> None:
+    def _arrive_together(self, first: _Event) -> None:
         """Process arrivals of one instant: those of a pipe in order, and the pipes in an order that is chosen."""
         together = [first]
         while self._due and self._due[0][0] == first[0]:
             together.append(heapq.heappop(self._due))
-        actions: dict[Pipe, list[Callable[[], object]]] = {}
-        for _, _, _, action, arrival in together:
-            if arrival is not None:  # pragma: no branch -- other events precede arrivals
-                actions.setdefault(arrival[0], []).append(action)
-        for pipe in in_order(actions, self._overtaken):
-            for action in actions[pipe]:
-                action()
+        # Other events precede arrivals, so these are arrivals.
+        arrivals: dict[Pipe | None, list[_Event]] = {}
+        for event in together:
+            arrivals.setdefault(event[5], []).append(event)
+        for pipe in in_order(arrivals, self._overtaken):
+            for _, _, _, deliver, packet, _, _ in arrivals[pipe]:
+                deliver(packet)
 
 
-def _place_of_tie(pipe: Pipe) -> str:
-    return f"{pipe.name}: tie"
+def _place_of_tie(pipe: Pipe | None) -> str:
+    return f"{pipe.name if pipe else ''}: tie"

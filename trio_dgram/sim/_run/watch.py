@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from inspect import CORO_CLOSED, getcoroutinestate
 from pathlib import Path
 from time import perf_counter
 from typing import Final, NoReturn
@@ -82,7 +81,7 @@ class Watch(trio.abc.Instrument):
         """Note since when the scenario's own task has waited without a deadline."""
         if task is not self._task or self.failure is not None:
             return
-        if getcoroutinestate(task.coro) == CORO_CLOSED:
+        if task.coro.cr_frame is None:
             self.scenario_ended()
         else:
             self._quiet_since = trio.current_time() if trio.current_effective_deadline() == math.inf else math.inf

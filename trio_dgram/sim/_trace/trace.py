@@ -6,7 +6,9 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from hashlib import blake2b
+from typing import Final
 
 from ..._values.addresses import format_address
 from ..._values.arguments import check_integer
@@ -17,6 +19,9 @@ from .mermaid import sequence_diagram
 from .payloads import Payloads
 from .pcapng import write_pcapng
 from .text import story
+
+# Many datagrams have the times of others, and the text of a float takes long.
+_text_of: Final = lru_cache(maxsize=64, typed=True)(repr)
 
 
 class Trace:
@@ -31,7 +36,8 @@ class Trace:
         self._notes: deque[Note] = deque(maxlen=limit)
         self._payloads = Payloads()
         self._last_number = 0
-        self._in_flight: dict[int, Record] = {}
+        self._in_flight: dict[int, tuple[Packet, str]] = {}
+        """For each number the packet and its receiver."""
         self._update: Callable[[bytes], None] = self._hash.update
         self._ended = False
         self.total: int = 0
@@ -46,7 +52,7 @@ class Trace:
         """
         if not self._ended:
             self._last_number = packet.number
-            self._in_flight[packet.number] = Record(packet, packet.sent_at, "in flight", "", receiver)
+            self._in_flight[packet.number] = (packet, receiver)
 
     def add(self, record: Record) -> None:
         """Add a record, unless the trace has ended; the network does.
@@ -64,7 +70,8 @@ class Trace:
             self._last_number = max(self._last_number, packet.number)
         (host, port), (to_host, to_port) = packet.source, packet.destination
         size = len(packet.payload)
-        line = f"{packet.sent_at!r} {at!r} {host} {port} {to_host} {to_port} {size} {fate} {reason} {receiver}\n"
+        times = f"{_text_of(packet.sent_at)} {_text_of(at)}"
+        line = f"{times} {host} {port} {to_host} {to_port} {size} {fate} {reason} {receiver}\n"
         self._update(line.encode())
         if self._payload:
             self._update(packet.payload)
@@ -125,7 +132,9 @@ class Trace:
     @property
     def in_flight(self) -> tuple[Record, ...]:
         """A record for each packet whose fate is not decided yet, the oldest first."""
-        return tuple(self._in_flight.values())
+        return tuple(
+            Record(packet, packet.sent_at, "in flight", "", receiver) for packet, receiver in self._in_flight.values()
+        )
 
     @property
     def notes(self) -> tuple[Note, ...]:
