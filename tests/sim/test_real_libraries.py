@@ -19,6 +19,8 @@ from OpenSSL import SSL
 import trio_dgram
 from trio_dgram import sim
 
+from ..support.families import Family
+
 # Issued before any test, in real time and with real randomness, because it is slow.
 AUTHORITY = trustme.CA()
 CERTIFICATE = AUTHORITY.issue_cert("server")
@@ -184,6 +186,33 @@ def test_anyios_sockets_have_their_extra_attributes() -> None:
 
     async def scenario(network: sim.Network) -> None:
         await network.host("client").run(client, network.host("server"))
+
+    sim.run(scenario)
+
+
+def test_anyios_sockets_are_unbound_share_a_port_or_come_from_the_program(udp: Family) -> None:
+    async def client() -> None:
+        attribute = anyio.abc.SocketAttribute
+        options: Any = {"family": udp.family, "local_host": udp.loopback}
+        async with await anyio.create_udp_socket(family=options["family"]) as unbound:
+            raw: Any = unbound.extra(attribute.raw_socket)
+            assert unbound.extra(attribute.local_port) > 0
+            assert raw.gettimeout() == 0
+            with pytest.raises(anyio.TypedAttributeLookupError):
+                unbound.extra(attribute.remote_port)
+        async with await anyio.create_udp_socket(**options, reuse_port=True) as one:
+            port = one.extra(attribute.local_port)
+            async with await anyio.create_udp_socket(**options, local_port=port, reuse_port=True) as other:
+                assert other.extra(attribute.local_port) == port
+        with socket.socket(udp.family, socket.SOCK_DGRAM) as sock:
+            sock.bind((udp.loopback, 0))
+            async with await anyio.abc.UDPSocket.from_socket(sock) as wrapped:
+                own: Any = wrapped.extra(attribute.local_address)
+                await wrapped.sendto(b"to myself", *own)
+                assert await wrapped.receive() == (b"to myself", own)
+
+    async def scenario(network: sim.Network) -> None:
+        await network.host("client").run(client)
 
     sim.run(scenario)
 

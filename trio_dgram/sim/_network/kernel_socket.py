@@ -96,6 +96,10 @@ class KernelSocket(Endpoint):
         """Whether ``host`` is a numeric address of the host that the socket is on."""
         return self.machine.owns(unmapped(host.partition("%")[0]))
 
+    def gettimeout(self) -> float:
+        """Return the timeout of its calls in seconds: always 0, since none of them blocks."""
+        return 0.0
+
     def fileno(self) -> int:
         """Return a descriptor that is readable whenever the socket is; -1 once it is closed."""
         if self.closed:
