@@ -53,6 +53,7 @@ PEERS: Final = {
 
 
 IMPORTING: Final = Peer(OURS, _python("importing"))
+SEEDS: Final = Peer(SIMULATED, _python("seeds"))
 _FOR_QUIC: Final = ("python:aioquic", "python:trustme")
 QUIC: Final = Peer(OURS, _python("quic"), _FOR_QUIC)
 AIOQUIC: Final = Peer("aioquic", _python("quic"), _FOR_QUIC)
@@ -94,7 +95,7 @@ class Bulk:
 class Alone:
     """A program without a load generator, which prints its own figure."""
 
-    cores: ClassVar = 1
+    cores: int = 1
 
 
 @attrs.frozen
@@ -397,11 +398,41 @@ _CASES: Final = (
     ),
     Case(
         name="simulated network",
-        unit="datagrams/s",
+        unit="datagrams in a second of CPU time",
         rows=(
             Row("between two hosts", PEERS[SIMULATED], ("hosts", "2", "{seconds}"), Alone()),
             Row("trio.socket on loopback", PEERS["trio.socket"], ("loopback", "{seconds}"), Alone(), bar=0.5),
         ),
+    ),
+    Case(
+        name="simulated ping-pong",
+        unit="round trips in a second of CPU time",
+        rows=(
+            Row("between two hosts", PEERS[SIMULATED], ("ping-pong", "{seconds}"), Alone()),
+            Row("trio.socket on loopback", PEERS["trio.socket"], ("ping-pong", "{seconds}"), Alone(), bar=0.5),
+        ),
+    ),
+    Case(
+        name="simulated seeds",
+        unit="seeds/s",
+        rows=(
+            Row("2 processes", SEEDS, ("2", "{seconds}"), Alone(cores=2)),
+            Row("1 process", SEEDS, ("1", "{seconds}"), Alone(), bar=1.6),
+        ),
+    ),
+    Case(
+        name="1,000 simulated hosts, all to all",
+        unit="s of CPU time to set up",
+        rows=(Row("paths and sockets", PEERS[SIMULATED], ("set up", "1000"), Alone()),),
+        higher_is_better=False,
+        at_most=2.0,
+    ),
+    Case(
+        name="recording a simulated run",
+        unit="times the CPU time of one that is not recorded",
+        rows=(Row("with a tape", PEERS[SIMULATED], ("recording", "{seconds}"), Alone()),),
+        higher_is_better=False,
+        at_most=1.05,
     ),
     Case(
         name="simulated hosts, growing",

@@ -61,7 +61,7 @@ class Measuring:
     def _alone(self, row: Row) -> Figure:
         arguments = (argument.format(seconds=self.seconds) for argument in row.arguments)
         lasts = self.seconds + LONGEST_ALONE
-        with running(self._command(row.peer.command, *arguments), cores()[0], lasts) as program:
+        with running(self._command(row.peer.command, *arguments), cores(row.work.cores)[0], lasts) as program:
             (value,) = program.numbers()
             return Figure(value)
 

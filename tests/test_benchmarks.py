@@ -31,6 +31,8 @@ BARS = {
     "many sockets, 1,000": {"one socket": 2.0, "uvloop": 1.0},
     "import": {"import trio": 1.15},
     "simulated network": {"trio.socket on loopback": 0.5},
+    "simulated ping-pong": {"trio.socket on loopback": 0.5},
+    "simulated seeds": {"1 process": 1.6},
     "QUIC transfer": {"aioquic on asyncio": 1.3},
     "QUIC transfer beside an unread stream": {"alone": 0.8},
 }
@@ -50,9 +52,19 @@ AT_MOST = {
     "idle QUIC connections": 120,
     "under attack": 66 * 1024,
     "a million simulated datagrams": 2**20,
+    "1,000 simulated hosts, all to all": 2.0,
+    "recording a simulated run": 1.05,
 }
 QUIC_CASES = {"QUIC transfer", "QUIC transfer beside an unread stream", "idle QUIC connections"}
-SIMULATED_CASES = {"simulated network", "simulated hosts, growing", "a million simulated datagrams"}
+SIMULATED_CASES = {
+    "simulated network",
+    "simulated ping-pong",
+    "simulated seeds",
+    "1,000 simulated hosts, all to all",
+    "recording a simulated run",
+    "simulated hosts, growing",
+    "a million simulated datagrams",
+}
 LESS_IS_BETTER = {
     "ping-pong",
     "a channel per peer",
@@ -69,6 +81,8 @@ LESS_IS_BETTER = {
     "sockets, growing",
     "simulated hosts, growing",
     "a million simulated datagrams",
+    "1,000 simulated hosts, all to all",
+    "recording a simulated run",
 }
 
 COMPILED = trio_dgram.capabilities().compiled

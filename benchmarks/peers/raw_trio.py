@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from time import perf_counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from time import perf_counter, process_time
 
 import trio
 
@@ -15,11 +17,15 @@ async def bound() -> trio.socket.SocketType:
     return server
 
 
+async def answer(server: trio.socket.SocketType) -> None:
+    while True:
+        data, address = await server.recvfrom(65536)
+        await server.sendto(data, address)
+
+
 async def echo() -> None:
     with await bound() as server:
-        while True:
-            data, address = await server.recvfrom(65536)
-            await server.sendto(data, address)
+        await answer(server)
 
 
 async def receive(server: trio.socket.SocketType, seconds: float) -> tuple[int, float]:
@@ -38,17 +44,36 @@ async def flood(warm_up: float, seconds: float) -> None:
         print(*await receive(server, seconds), flush=True)
 
 
-async def loopback(seconds: float) -> None:
+@asynccontextmanager
+async def both_ends() -> AsyncGenerator[tuple[trio.socket.SocketType, trio.socket.SocketType]]:
     with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as server:
         await server.bind(("127.0.0.1", 0))
         with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as client:
-            address, payload = server.getsockname(), bytes(64)
-            count, start = 0, perf_counter()
-            while (elapsed := perf_counter() - start) < seconds:
-                for _ in range(64):
-                    await client.sendto(payload, address)
-                    await server.recvfrom(65536)
-                count += 64
+            yield client, server
+
+
+async def loopback(seconds: float) -> None:
+    async with both_ends() as (client, server):
+        address, payload = server.getsockname(), bytes(64)
+        count, start = 0, process_time()
+        while (elapsed := process_time() - start) < seconds:
+            for _ in range(64):
+                await client.sendto(payload, address)
+                await server.recvfrom(65536)
+            count += 64
+    print(count / elapsed, flush=True)
+
+
+async def ping_pong(seconds: float) -> None:
+    async with both_ends() as (client, server), trio.open_nursery() as nursery:
+        nursery.start_soon(answer, server)
+        address, payload = server.getsockname(), bytes(64)
+        count, start = 0, process_time()
+        while (elapsed := process_time() - start) < seconds:
+            await client.sendto(payload, address)
+            await client.recvfrom(65536)
+            count += 1
+        nursery.cancel_scope.cancel()
     print(count / elapsed, flush=True)
 
 
@@ -59,5 +84,7 @@ match sys.argv[1:]:
         trio.run(flood, float(warm_up), float(seconds))
     case ["loopback", seconds]:
         trio.run(loopback, float(seconds))
+    case ["ping-pong", seconds]:
+        trio.run(ping_pong, float(seconds))
     case _:
         sys.exit("which case?")
