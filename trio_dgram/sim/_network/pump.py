@@ -76,12 +76,12 @@ class Pump:
         self._woken_for = due
         self._sleep.cancel()
 
-    def arrive(self, due: float) -> None:
+    def arrive(self, due: float, now: float) -> None:
         """Process the arrivals due at ``due`` although no task runs; :meth:`wake` for other events."""
         driven = self._driven
         if driven is not None and not driven.needs_steps:
             try:
-                driven.arrive(max(self.now(), due - self._started_at))
+                driven.arrive(max(due, now) - self._started_at)
             except BaseException as error:  # noqa: BLE001 -- Trio would end the run without its tasks
                 self._failure = error
         if self._failure is None and self.due > due:
@@ -143,7 +143,10 @@ class Jumps:
         # Without it the receivers run in this pass, in the same order as in the next one.
         is_alone = len(woken) == 1 and now < deadline and not in_a_task
         for pump in woken:
-            (pump.arrive if is_alone else pump.wake)(due[pump])
+            if is_alone:
+                pump.arrive(due[pump], now)
+            else:
+                pump.wake(due[pump])
 
     def _target(self, deadline: float, due: float) -> float:
         """Return the target of a jump if the next deadline of any task is ``deadline``, and the next event is at

@@ -1,12 +1,13 @@
 """Trio's private names: the only module that knows them.
 
-Trio has no public API to fix the order in which it runs tasks, to run threads inline, to freeze tasks, or to end tasks
-that are shielded.
+Trio has no public API to fix the order in which it runs tasks, to run threads inline, to freeze tasks, to end tasks
+that are shielded, or for the deadline and the steps of another task.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import random
 from collections.abc import Callable, Generator, MutableSequence, Sequence
 from contextlib import contextmanager
@@ -124,6 +125,17 @@ def outlives_its_cancellation(task: Any) -> bool:
             return True
         status = status._parent  # noqa: SLF001
     return False
+
+
+def steps_of(task: Any) -> int:
+    """Return how many steps a task has run."""
+    return int(task._schedule_points)  # noqa: SLF001 -- this module is for that
+
+
+def deadline_of(task: Any) -> float:
+    """Return the effective deadline of a task that waits; minus infinity if it has ended."""
+    status = task._cancel_status  # noqa: SLF001 -- this module is for that
+    return -math.inf if status is None else float(status.effective_deadline())
 
 
 def end_task(task: Any, reason: str) -> None:

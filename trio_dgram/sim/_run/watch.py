@@ -12,7 +12,7 @@ import trio
 
 from .._network.host import host_of
 from .._network.network import Network
-from .._network.trio_internals import end_task, outlives_its_cancellation
+from .._network.trio_internals import deadline_of, end_task, outlives_its_cancellation, steps_of
 from .tasks import all_tasks
 
 TIME_LIMIT: Final = 86_400.0
@@ -75,16 +75,9 @@ class Watch(trio.abc.Instrument):
         self._task = task
         self._owns_run = task is not None
         self._quiet_limit = quiet_limit
-        self._quiet_since = math.inf
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Note since when the scenario's own task has waited without a deadline."""
-        if task is not self._task or self.failure is not None:
-            return
-        if task.coro.cr_frame is None:
-            self.scenario_ended()
-        else:
-            self._quiet_since = trio.current_time() if trio.current_effective_deadline() == math.inf else math.inf
+        self._ends_at = trio.current_time() + time_limit - network.time
+        self._steps = -1
+        self._waits_since = 0.0
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 -- Trio's signature
         """Check whether any event can still happen."""
@@ -97,6 +90,8 @@ class Watch(trio.abc.Instrument):
                 self._end_tasks(self.failure)
             return
         now = trio.current_time()
+        if self._task is not None and (steps := steps_of(self._task)) != self._steps:
+            self._steps, self._waits_since = steps, now
         if now != self._instant:
             self._instant, self._left = now, self._passes
             self._check_limits(now)
@@ -108,9 +103,13 @@ class Watch(trio.abc.Instrument):
 
     def _check_limits(self, now: float) -> None:
         # A deadline would not do: the run could then never be found without one.
-        if self.network.time > self._time_limit:
+        if now > self._ends_at:
             self._fail(trio.TooSlowError(f"the scenario takes longer than {self._time_limit} s\n{self._waiting()}"))
-        elif now - self._quiet_since > self._quiet_limit:
+        elif (
+            self._task is not None
+            and now - self._waits_since > self._quiet_limit
+            and deadline_of(self._task) == math.inf
+        ):
             self._fail(
                 StuckError(
                     f"the scenario has waited for {self._quiet_limit} s without a deadline of its own, while others "
@@ -159,7 +158,6 @@ class Watch(trio.abc.Instrument):
     def scenario_ended(self) -> None:
         """Continue to watch, but without the scenario's own task."""
         self._task = None
-        self._quiet_since = math.inf
 
     def _outliving_tasks(self) -> list[trio.lowlevel.Task]:
         # Trio's own task ends last, after its work for the run. In a run that is not the scenario's alone, such as
