@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -184,6 +186,12 @@ def test_an_error_of_the_filter_loses_no_earlier_datagram(sock: SystemSocket) ->
 
 
 # What it leaves behind
+
+
+def test_nothing_in_the_source_depends_on_the_version_of_the_headers() -> None:
+    source = (Path(__file__).parents[1] / "trio_dgram" / "_kernel" / "native.c").read_text()
+    code = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
+    assert re.findall(r"\bPy_RETURN_\w+|\bPyArg_\w+\([^;]*#[^;]*;|\bPy_BuildValue\([^;]*#[^;]*;", code) == []
 
 
 def references() -> int:  # pragma: no cover -- only a long test calls it

@@ -8,8 +8,9 @@
    Functions return NULL or a negative number with an exception set if they fail. A reference that is returned belongs to
    the caller; arguments are borrowed. Both are said where it is otherwise. */
 
-/* The stable ABI of Python 3.11: one binary runs on that version and on every later one. No format has a "#": how that is
-   compiled depends on the version of the headers. */
+/* The stable ABI of Python 3.11: one binary runs on that version and on every later one, whichever of them has the headers
+   with which it is built. So no format has a "#", which 3.13 compiles otherwise, and Py_RETURN_NONE is not used: since 3.12
+   it takes no reference, which 3.11 needs. */
 #define Py_LIMITED_API 0x030b0000
 #define _GNU_SOURCE
 #include <Python.h>
@@ -466,7 +467,7 @@ send_one(KernelCalls *self, PyObject *payload, const SocketAddress *address, soc
     if (sent < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(sendto_doc, "sendto(payload, sockaddr, /)\n--\n\nSend one datagram to an address (HotCalls.sendto).");
@@ -655,7 +656,7 @@ configure(PyObject *module, PyObject *arguments)
     }
     datagram_type = Py_NewRef(type);
     cached_local_info = Py_NewRef(local_info);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyMethodDef native_methods[] = {
