@@ -23,11 +23,12 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 COVERAGE_DATA = ROOT / ".nox"
 DOCS_EXAMPLES = "tests/test_docs_examples.py"
+INTERRUPTS = "tests/test_interrupts.py"
 # What is tested of the installed wheel.
 INSTALLED = [
     f"tests/test_{name}.py" for name in ("exports", "public_members", "module_map", "services", "dtls", "command_line")
 ]
-# The sessions tests_long and tests_programs run the others, on the current Python (pytest --markers).
+# The sessions tests_long, tests_interrupts and tests_programs run the others, on the current Python (pytest --markers).
 QUICK = ("-m", "not long and not programs")
 # The schemas of the files that GitHub reads.
 GITHUB_FILES = {
@@ -144,8 +145,14 @@ def tests_programs(session: nox.Session) -> None:
 
 @nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
 def tests_long(session: nox.Session) -> None:
-    """Run the long tests: many seeds, an interrupt at every line, floods by other processes."""
-    run_tests(session, *without(DOCS_EXAMPLES), "-m", "long")
+    """Run the long tests: many seeds, floods by other processes, bounded work."""
+    run_tests(session, *without(DOCS_EXAMPLES, INTERRUPTS), "-m", "long")
+
+
+@nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
+def tests_interrupts(session: nox.Session) -> None:
+    """Run the long tests that interrupt programs at every line of the package."""
+    run_tests(session, INTERRUPTS)
 
 
 @nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
@@ -221,7 +228,8 @@ def typing(session: nox.Session) -> None:
     """Check types with mypy and pyright, and that every public name has one."""
     session.install("-e", ".", *group("typing"), *group("bench"))
     session.run("mypy", *TYPED)
-    session.run("pyright", *TYPED)
+    # It takes as long as mypy, so what only we run is left to that.
+    session.run("pyright", *(path for path in TYPED if path in ("trio_dgram", "typing_tests", "examples")))
     session.run("pyright", "--verifytypes", "trio_dgram", "--ignoreexternal")
 
 

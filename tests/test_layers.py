@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
@@ -46,16 +47,19 @@ LAYER_OF: Final = {
 }
 
 
-def imported_names(module: str) -> Iterator[str]:
-    """Yield the full name of everything that a module imports, with a leading dot if it is of this package."""
+@functools.cache
+def imported_names(module: str) -> list[str]:
+    """Return the full name of everything that a module imports, with a leading dot if it is of this package."""
+    names: list[str] = []
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             enclosing = module.split(".")[: -node.level or None] if node.level else []
             start = ["", *enclosing] if node.level else []
             origin = ".".join([*start, *filter(None, [node.module])])
-            yield from (f"{origin}.{alias.name}" for alias in node.names)
+            names += [f"{origin}.{alias.name}" for alias in node.names]
+    return names
 
 
 def imported_modules(module: str) -> Iterator[str]:

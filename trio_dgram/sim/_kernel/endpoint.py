@@ -266,8 +266,8 @@ class Endpoint:
 
     def sendto(self, data: Any, *flags_and_address: Any) -> int:
         """Send to an address."""
-        flags = flags_and_address[0] if len(flags_and_address) > 1 else 0
-        return self._send_one(data, flags, flags_and_address[-1])
+        *flags, address = flags_and_address
+        return self._send_one(data, flags[0] if flags else 0, address)
 
     def _send_one(self, data: Any, flags: int, address: Any) -> int:
         route = self._routes.get(address)

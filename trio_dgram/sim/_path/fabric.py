@@ -330,7 +330,7 @@ class Fabric:
         kept: list[_Event] = []
         for event in sorted(self._due):
             _, _, _, _, packet, pipe, receiver = event
-            if packet is not None and pipe in pipes:
+            if packet is not None and pipe is not None and pipe in pipes:
                 self.record(packet, PARTITION, receiver)
             else:
                 kept.append(event)
