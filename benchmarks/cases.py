@@ -53,7 +53,7 @@ PEERS: Final = {
 
 
 IMPORTING: Final = Peer(OURS, _python("importing"))
-SEEDS: Final = Peer(SIMULATED, _python("seeds"))
+SEEDS: Final = Peer(SIMULATED, _python("seeds"), ("python:pytest",))
 _FOR_QUIC: Final = ("python:aioquic", "python:trustme")
 QUIC: Final = Peer(OURS, _python("quic"), _FOR_QUIC)
 AIOQUIC: Final = Peer("aioquic", _python("quic"), _FOR_QUIC)
