@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from decimal import ROUND_CEILING, Decimal
@@ -259,14 +260,8 @@ class _Shrinker:
 
     def _least_count(self, choice: Choice) -> int:
         """Return the least count with which the run still fails, by bisection."""
-        low, high = 1, int(choice.value)
-        while low < high:
-            middle = (low + high) // 2
-            if self._fails_with(choice, middle):
-                high = middle
-            else:
-                low = middle + 1
-        return high
+        counts = range(1, int(choice.value))
+        return 1 + bisect_left(counts, True, key=lambda count: self._fails_with(choice, count))  # noqa: FBT003 -- the value
 
     def _interval(self, choice: Choice, gap: float) -> Interval:
         high, passes_above = self._bound(choice, 1, size_of(choice), gap)
