@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 from .._values.random import Seed
@@ -21,7 +21,7 @@ class FailureReport:
       seed: the seed of the network.
       trace: its trace.
       sockets: returns the tables of sockets.
-      clock: returns the time of the network, in seconds since it was opened, while the Trio run lasts.
+      clock: returns the time of the network, in seconds since it was opened.
     """
 
     def __init__(self, seed: Seed, trace: Trace, sockets: Callable[[], str], clock: Callable[[], float]) -> None:
@@ -33,13 +33,12 @@ class FailureReport:
         self.sockets: str = ""
         """The tables of sockets when the report ended."""
         self.ended_at: float = math.inf
-        """When the report ended, in seconds since the network was opened; infinity if that was after the Trio run."""
+        """When the report ended, in seconds since the network was opened; infinity before that."""
 
     def end(self) -> None:
         """End the report here: later datagrams, such as those of tasks that are cancelled, are not recorded."""
         if not self._text:
-            with suppress(RuntimeError):
-                self.ended_at = self._clock()
+            self.ended_at = self._clock()
             self.sockets = self._get_sockets()
             self._text = self._describe()
             self.trace.end()
