@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trio_dgram import sim
+from trio_dgram.sim._values.tape import Tape
 
 from .conftest import LOAD, PROGRAM, Run
 
@@ -107,12 +108,14 @@ def test_choices_without_a_place_are_counted(run: Run, pytester: pytest.Pytester
         ("'a', b=1", r"tape must have the name of a file, .* not \('a', b=1\)"),
         ("'none.tape'", r"cannot read the tape .*none\.tape: No such file or directory"),
         ("'broken.tape'", r"broken\.tape, line 2: must be .*"),
+        ("'example.tape'", r"example\.tape, line 1: example must be one that Hypothesis has encoded, not '!!' \(str\)"),
     ],
 )
 def test_a_tape_that_is_missing_or_broken_is_one_line(
     run: Run, pytester: pytest.Pytester, marker: str, message: str
 ) -> None:
     write(pytester, "broken.tape", "[]")
+    (pytester.path / "example.tape").write_text(Tape((), example="!!").to_text())
     result = run(TEST.replace("seeds(20)", f"tape({marker})"))
     result.assert_outcomes(errors=1)
     assert re.search(f"^{message}$|^/.*{message}$", result.stdout.str(), re.MULTILINE)

@@ -40,6 +40,20 @@ def last_example(item: pytest.Item) -> str:
     return encode_failure(choices).decode()
 
 
+def is_encoded(example: str) -> bool:
+    """Return whether a text is an example that Hypothesis can run; any is where there is no Hypothesis."""
+    try:
+        from hypothesis.core import decode_failure  # noqa: PLC0415 -- loaded where it is used
+        from hypothesis.errors import InvalidArgument  # noqa: PLC0415
+    except ImportError:  # pragma: no cover -- the tests have it
+        return True
+    try:
+        decode_failure(example.encode())
+    except InvalidArgument:
+        return False
+    return True
+
+
 @contextmanager
 def only_example(item: pytest.Item, tape: Tape | None) -> Generator[None]:
     """Run a test with the example of its tape alone in the ``with`` block, if it has one.

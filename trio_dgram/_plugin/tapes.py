@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from .._values.arguments import describe_value
+from .examples import is_encoded
 from .reports import file_name, from_start
 
 if TYPE_CHECKING:
@@ -89,9 +91,11 @@ def problem_of_file(path: Path) -> str:
     from ..sim._values.tape import TapeError, read_tape  # noqa: PLC0415 -- loaded where it is used
 
     try:
-        read_tape(path)
+        tape = read_tape(path)
     except TapeError as error:
         return str(error)
+    if tape.example and not is_encoded(tape.example):
+        return f"{path}, line 1: example must be one that Hypothesis has encoded, not {describe_value(tape.example)}"
     return ""
 
 
