@@ -41,7 +41,7 @@ def last_example(item: pytest.Item) -> str:
 
 
 def is_encoded(example: str) -> bool:
-    """Return whether a text is an example that Hypothesis can run; any is where there is no Hypothesis."""
+    """Return whether a text is an example that Hypothesis has encoded; True where it is not installed."""
     try:
         from hypothesis.core import decode_failure  # noqa: PLC0415 -- loaded where it is used
         from hypothesis.errors import InvalidArgument  # noqa: PLC0415
