@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -57,6 +58,13 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--portable"):
         _capabilities.detected = _capabilities.portable()  # pragma: no cover -- the session tests_portable runs it
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    # A full garbage collection takes half a second where it visits the tests themselves, thousands of them.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
