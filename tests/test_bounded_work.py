@@ -35,6 +35,7 @@ from .support.refusing import refusing_port
 from .support.slices import Slice, assert_bounded, limit, slices
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.usefixtures("coalescing"),
     pytest.mark.skipif("config.getoption('--portable')", reason="kernel: the floods are Linux's"),
 ]
@@ -402,7 +403,6 @@ async def test_disconnecting_reads_a_bounded_number_of_errors(udp: Family) -> No
     assert measured.largest.amount <= MOST_SLOW_CALLS, measured.largest
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("program", ERROR_READERS.values(), ids=ERROR_READERS)
 async def test_a_full_error_queue_takes_bounded_time(udp: Family, program: Program) -> None:
     async def attempt() -> Slice:
@@ -488,7 +488,6 @@ BATCHES: Final[dict[str, Callable[[Address], Iterable[Datagram]]]] = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("make", BATCHES.values(), ids=BATCHES)
 async def test_send_many_of_100000_datagrams_takes_bounded_time_at_a_stretch(
     udp: Family, make: Callable[[Address], Iterable[Datagram]]
@@ -519,7 +518,6 @@ PAYLOADS: Final[dict[str, Callable[[], Any]]] = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("method", ["send", "send_nowait", "send_many"])
 @pytest.mark.parametrize("name", PAYLOADS)
 async def test_a_huge_payload_is_refused_or_sent_in_bounded_time(name: str, method: str) -> None:
@@ -595,7 +593,6 @@ GIVERS: Final[dict[str, Giver]] = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("overflow", ["block", "drop-oldest"])
 @pytest.mark.parametrize("giver", GIVERS.values(), ids=GIVERS)
 async def test_100000_queued_datagrams_are_given_back_in_bounded_time(
@@ -621,7 +618,6 @@ JOIN: Final = 0.0003
 """The CPU time for one interface, in seconds: to list it and to join a group there."""
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("count", [10, 100])
 async def test_joining_a_group_on_every_interface_takes_bounded_time(count: int) -> None:
     async def attempt() -> Slice:
@@ -645,7 +641,6 @@ FLOOD_SECONDS: Final = 1
 """How long a flood lasts: what would follow it to its end takes no longer, and not all memory."""
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("segments", "offload"), [(1, True), (TRAIN, False), (TRAIN, True)])
 @each_program
 async def test_a_flood_by_other_processes_is_received_in_bounded_slices(
@@ -669,7 +664,6 @@ async def test_a_flood_by_other_processes_is_received_in_bounded_slices(
     assert most.amount <= (MOST_COALESCED if segments > 1 and offload else MOST_DATAGRAMS), most
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("size", [SIZE, 20000])
 async def test_disconnecting_from_a_peer_that_floods_takes_bounded_time(size: int, tmp_path: Path) -> None:
     ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
@@ -692,7 +686,6 @@ async def test_disconnecting_from_a_peer_that_floods_takes_bounded_time(size: in
     await assert_bounded(attempt, limit())
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("program", ERROR_READERS.values(), ids=ERROR_READERS)
 async def test_one_slice_reads_a_bounded_number_of_a_flood_of_icmp_errors(program: Program) -> None:
     async def survive(sock: DatagramSocket) -> None:

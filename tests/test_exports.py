@@ -81,22 +81,26 @@ def test_the_methods_and_properties_of_a_public_class_are_documented(package: Mo
     ] == []
 
 
+@pytest.mark.programs
 def test_importing_the_package_imports_nothing_else() -> None:
     assert own_parts(modules_after("import trio_dgram")) == set()
     assert modules_after("import trio_dgram") - modules_after("import trio") == {"trio_dgram"}
 
 
+@pytest.mark.programs
 def test_a_socket_does_not_import_the_services() -> None:
     loaded = modules_after("from trio_dgram import open_nursery, open_socket")
     assert own_parts(loaded) - {"_values", "_codecs", "_kernel", "_socket", "_nursery"} == set()
     assert loaded & {"OpenSSL", "argparse", "hypothesis", "psutil", "pytest"} == set()
 
 
+@pytest.mark.programs
 def test_listeners_do_not_import_dtls_worker_processes_or_the_simulation() -> None:
     loaded = modules_after("from trio_dgram import open_listeners, serve")
     assert own_parts(loaded) & {"_commands", "_dtls", "_quic", "_workers", "dtls", "quic", "sim", "workers"} == set()
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", sorted(SUBMODULES))
 def test_a_public_submodule_is_an_attribute_of_the_package(name: str) -> None:
     assert f"trio_dgram.{name}" in modules_after(f"import trio_dgram; trio_dgram.{name}")

@@ -65,6 +65,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("coalescing")
 @given(runs=RUNS, sending=st.booleans(), receiving=st.booleans(), connected=st.booleans(), options=OPTIONS)
 def test_offload_keeps_the_datagrams_and_their_order(

@@ -101,6 +101,7 @@ def test_a_replay_has_the_digest_of_its_recording_under_any_seed(seed: int) -> N
     assert replaying.unused == []
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_a_tape_replays_the_same_in_every_process(hash_seed: str) -> None:
     done = subprocess.run(

@@ -21,6 +21,8 @@ from trio_dgram.sim._values.records import Note
 from ..support.programs import find_program
 from ..support.records import ADDRESSES, CLIENT, SERVER, make_complaint, make_record
 
+pytestmark = pytest.mark.programs
+
 OPENED_AT = 1_767_225_600.25
 NOTHING = "-"
 

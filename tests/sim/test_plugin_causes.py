@@ -13,6 +13,8 @@ from trio_dgram._plugin.reruns import Copies, identify
 
 from .conftest import COUNTER, Run
 
+pytestmark = pytest.mark.programs
+
 # A pytest in this process forgets the modules that it imports, so import the simulator first.
 KEPT = sim
 SCENARIO = f"""

@@ -11,6 +11,8 @@ from trio_dgram import sim
 
 from .conftest import LOAD, Run
 
+pytestmark = pytest.mark.programs
+
 # A pytest in this process forgets the modules that it imports, so import the simulator first.
 KEPT = sim
 AGAIN = re.compile(r"Run just this again: (?:python -m )?pytest (.*? --sim-seed=\d+)(?:$|  \()", re.MULTILINE)

@@ -14,6 +14,8 @@ from trio_dgram._plugin.seeds import Plan
 
 from .conftest import Run
 
+pytestmark = pytest.mark.programs
+
 # A pytest in this process forgets the modules that it imports, so import the simulator first.
 KEPT = sim
 TEST = """

@@ -13,6 +13,8 @@ from trio_dgram.sim._values.tape import Tape
 
 from .conftest import LOAD, PROGRAM, Run
 
+pytestmark = pytest.mark.programs
+
 # A pytest in this process forgets the modules that it imports, so import the simulator first.
 KEPT = sim
 TEST = """

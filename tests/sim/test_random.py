@@ -44,6 +44,7 @@ class Number(enum.Enum):
     ONE = 1
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_the_same_in_every_process(hash_seed: str) -> None:
     done = subprocess.run(

@@ -50,6 +50,7 @@ def is_a(kind: type, value: object) -> bool:  # pragma: no cover -- the session 
     return type(value) is kind
 
 
+@pytest.mark.programs
 def test_hypothesis_is_imported_only_on_use() -> None:
     program = """
 import sys

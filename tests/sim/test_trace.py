@@ -223,6 +223,7 @@ def capture(tmp_path: Path, udp: Family) -> Path:
     return path
 
 
+@pytest.mark.programs
 def test_tshark_reads_addresses_ports_payloads_times_and_comments(capture: Path, udp: Family) -> None:
     client, server, router = ADDRESSES[udp.type]
     ip = {"udp4": "ip", "udp6": "ipv6"}[udp.type]
@@ -242,11 +243,13 @@ def test_tshark_reads_addresses_ports_payloads_times_and_comments(capture: Path,
     ]
 
 
+@pytest.mark.programs
 def test_tshark_reports_no_errors(capture: Path) -> None:
     found = "\n".join(line for (line, *_) in tshark(capture, "-q", "-z", "expert"))
     assert not re.search(r"Errors|Warns|Malformed", found), found
 
 
+@pytest.mark.programs
 def test_icmp_messages_are_captured_with_their_quotation(capture: Path, udp: Family) -> None:
     names = {"udp4": ("icmp.type", "icmp.code", "icmp.mtu"), "udp6": ("icmpv6.type", "icmpv6.code", "icmpv6.mtu")}
     wanted = {"udp4": ["3", "4", "1300"], "udp6": ["2", "0", "1300"]}[udp.type]
@@ -254,6 +257,7 @@ def test_icmp_messages_are_captured_with_their_quotation(capture: Path, udp: Fam
     assert fields(capture, *names[udp.type], status)[-1] == [*wanted, "1"]
 
 
+@pytest.mark.programs
 def test_the_checksum_is_right_for_every_size(tmp_path: Path, udp: Family) -> None:
     sizes = [0, 1, 2, 63, 65507]
     sent = [packet(number, bytes(n % 251 for n in range(size)), type=udp.type) for number, size in enumerate(sizes, 1)]
@@ -263,6 +267,7 @@ def test_the_checksum_is_right_for_every_size(tmp_path: Path, udp: Family) -> No
     assert {int(length) - 8 for _, length in rows} == set(sizes)
 
 
+@pytest.mark.programs
 def test_headers_have_the_values_of_the_packet_and_a_corrupted_one_is_invalid(tmp_path: Path) -> None:
     sent = attrs.evolve(make_packet(), hop_limit=9, traffic_class=0xB9, dont_fragment=True, broken=True, number=7)
     write_pcapng(tmp_path / "capture", [Record(sent, 0.1, "dropped", "wrong checksum", "server")])
@@ -280,6 +285,7 @@ def test_without_python_pcapng_the_error_names_the_extra(tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.programs
 def test_a_whole_run_can_be_exported(tmp_path: Path) -> None:
     async def scenario(network: sim.Network) -> sim.Trace:
         client, server = network.host("client"), network.host("server")
