@@ -73,26 +73,23 @@ def without(*paths: str) -> list[str]:
     return [f"--ignore={path}" for path in paths]
 
 
-def programs_of(session: nox.Session) -> Path:
-    """Return the folder of the programs that a session runs: its own or, if it has none, of ``environment``."""
-    if session.bin_paths:
-        return Path(session.bin)
-    path = ROOT / ".nox" / "environment" / ("Scripts" if os.name == "nt" else "bin")
+def run(session: nox.Session, program: str, *args: str) -> None:
+    """Run a program of the session's own environment or, if it has none, of the session ``environment``."""
+    path = session.bin_paths[0] if session.bin_paths else str(SHARED)
     # The tests start programs of the package by their names.
-    session.env["PATH"] = os.pathsep.join([str(path), os.environ["PATH"]])
-    return path
+    session.env["PATH"] = os.pathsep.join([path, os.environ["PATH"]])
+    session.run(str(Path(path) / program), *args)
 
 
 def run_tests(session: nox.Session, *args: str) -> None:
     """Run the tests without coverage, which doubles the time they take."""
-    session.run(str(programs_of(session) / "pytest"), *args, *session.posargs)
+    run(session, "pytest", *args, *session.posargs)
 
 
 def cover_tests(session: nox.Session, *args: str) -> None:
     """Run the tests in this checkout and store their coverage for the session ``coverage``."""
     data_file = COVERAGE_DATA / f".coverage.{session.name}"
-    program = str(programs_of(session) / "coverage")
-    session.run(program, "run", f"--data-file={data_file}", "-m", "pytest", *args, *session.posargs)
+    run(session, "coverage", "run", f"--data-file={data_file}", "-m", "pytest", *args, *session.posargs)
 
 
 PYTHONS = pythons()
@@ -102,13 +99,14 @@ LOWEST = [
     re.sub(r">=([^,]+).*", r"==\1", requirement)
     for requirement in (*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["quic"])
 ]
+SHARED = ROOT / ".nox" / "environment" / ("Scripts" if os.name == "nt" else "bin")
 SHARES_ENVIRONMENT: dict[str, Any] = {"requires": ["environment"], "venv_backend": "none"}
 # These tests use libraries that require a newer Trio than the package does.
 NEED_NEWER = ["tests/sim/test_real_libraries.py", "tests/test_libraries_on_trio_sockets.py"]
 show_pyenv_versions(PYTHONS)
 
 
-@nox.session
+@nox.session(allow_parallel=True)
 def demo(session: nox.Session) -> None:
     """Run the demo: real sockets on loopback, and a table of the results."""
     session.install("--quiet", "-e", ".")
@@ -126,14 +124,14 @@ def tests(session: nox.Session) -> None:
     if lowest:
         session.env.update(PURE)
     session.install("-e", ".", *lowest, *group("test"))
-    run = cover_tests if session.python == CURRENT else run_tests
-    run(session, *without(DOCS_EXAMPLES, *(NEED_NEWER if lowest else [])), *QUICK)
+    run_or_cover = cover_tests if session.python == CURRENT else run_tests
+    run_or_cover(session, *without(DOCS_EXAMPLES, *(NEED_NEWER if lowest else [])), *QUICK)
 
 
 @nox.session(allow_parallel=True)
 def environment(session: nox.Session) -> None:
-    """Install what the sessions below share, since to install it for each takes as long as some of them."""
-    session.install("-e", ".", *group("docs-examples"))
+    """Install what most sessions share, since to install it for each takes as long as some of them."""
+    session.install("-e", ".", *group("typing"), *group("docs"), *group("bench"))
 
 
 @nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
@@ -193,21 +191,19 @@ def sanitize(session: nox.Session) -> None:
     )
 
 
-@nox.session(allow_parallel=True)
+@nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
 def docs(session: nox.Session) -> None:
     """Build the documentation site into ``docs/_build/html``, offline; ``-- --online`` checks the inventories first."""
-    session.install("-e", ".", *group("docs"))
     if "--online" in session.posargs:
-        session.run("python", "docs/inventories/__init__.py")
-    session.run("sphinx-build", "-q", "-E", "-n", "-W", "--keep-going", "docs", "docs/_build/html")
+        run(session, "python", "docs/inventories/__init__.py")
+    run(session, "sphinx-build", "-q", "-E", "-n", "-W", "--keep-going", "docs", "docs/_build/html")
 
 
-@nox.session
+@nox.session(**SHARES_ENVIRONMENT)
 def coverage(session: nox.Session) -> None:
     """Report the combined coverage of the earlier sessions; on CI, which runs all of them, less than 100 % fails."""
-    session.install(*[requirement for requirement in group("test") if requirement.startswith("coverage")])
-    session.run("coverage", "combine", "--keep", "--quiet", str(COVERAGE_DATA))
-    session.run("coverage", "report", f"--fail-under={100 if os.environ.get('CI') else 0}")
+    run(session, "coverage", "combine", "--keep", "--quiet", str(COVERAGE_DATA))
+    run(session, "coverage", "report", f"--fail-under={100 if os.environ.get('CI') else 0}")
 
 
 @nox.session(allow_parallel=True)
@@ -222,14 +218,13 @@ def lint(session: nox.Session) -> None:
         session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
 
 
-@nox.session(allow_parallel=True)
+@nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
 def typing(session: nox.Session) -> None:
     """Check types with mypy and pyright, and that every public name has one."""
-    session.install("-e", ".", *group("typing"), *group("bench"))
-    session.run("mypy", *SEEN, *OTHERS)
+    run(session, "mypy", *SEEN, *OTHERS)
     # It takes as long as mypy, so what only we run is left to that.
-    session.run("pyright", *SEEN)
-    session.run("pyright", "--verifytypes", "trio_dgram", "--ignoreexternal")
+    run(session, "pyright", *SEEN)
+    run(session, "pyright", "--verifytypes", "trio_dgram", "--ignoreexternal")
 
 
 @nox.session(allow_parallel=True)
@@ -273,6 +268,12 @@ def release_check(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks; ``-- --quick`` only checks that they run."""
+    """Run the benchmarks."""
     session.install("-e", ".", *group("bench"))
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
+def bench_smoke(session: nox.Session) -> None:
+    """Check that every case of the benchmarks runs."""
+    run(session, "python", "-m", "benchmarks", "--quick")
