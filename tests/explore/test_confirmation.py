@@ -34,7 +34,7 @@ RESTART = Choice("nemesis: crash n2: end", 1, 0.4)
         ("nemesis: clock n1", 0.1, "a wrong clock"),
         ("nemesis: freeze n1", 0.1, "a host that is frozen"),
         ("nemesis: pause n1", 0.1, "a host that is paused"),
-        ("n1 -> n2: tie", 1, "the order of arrivals at the same instant"),
+        ("n1 -> n2: tie", 1, ""),
         ("n1: run of serve", 1, "the order of tasks"),
         ("n1: port", 1, "an ephemeral port"),
         ("random", 7, "the program's randomness"),
@@ -55,6 +55,9 @@ def test_the_result_counts_a_fault_with_its_end_once() -> None:
         "confirmed on the kernel: fails there too (3 namespaces, same two faults)"
     )
     assert confirmed((), 1) == "confirmed on the kernel: fails there too (1 namespace, without faults)"
+    order = Choice("n1 -> n2: tie", 1, 1)
+    assert confirmed((LOSS, order), 3).endswith("(3 namespaces, same fault and order of arrivals)")
+    assert confirmed((order,), 3).endswith("(3 namespaces, same order of arrivals)")
     many = tuple(Choice("n1 -> n2: loss", number, value=True) for number in range(1, 8))
     assert not_confirmed(many, 2, 3, "") == (
         "not confirmed on the kernel: passes there in 3 runs (2 namespaces, same 7 faults)"
@@ -111,6 +114,33 @@ RACE = """
             nursery.start_soon(append, "second")
         assert order == ["first", "second"]
 """
+ORDER = """
+    @pytest.mark.seeds(10)
+    async def test_it(sim_network, autojump_clock):
+        sim_network.defaults(delay=0.01)
+        server = sim_network.host("server")
+        to = trio_dgram.Address(server.ipv4, 5)
+        first_has_sent = trio.Event()
+
+        async def send_first():
+            async with trio_dgram.open_socket("udp4") as sock:
+                await sock.send("first", to)
+                first_has_sent.set()
+
+        async def send_second():
+            async with trio_dgram.open_socket("udp4") as sock:
+                await first_has_sent.wait()
+                await sock.send("second", to)
+
+        sim_network.host("n1").start_soon(send_first)
+        sim_network.host("n2").start_soon(send_second)
+
+        async def receive():
+            async with trio_dgram.open_socket("udp4", port=5) as sock:
+                return (await sock.receive()).data
+
+        assert await server.run(receive) == b"first"
+"""
 STUCK = """
     async def test_it(sim_network, autojump_clock):
         await trio.sleep_forever()
@@ -147,12 +177,13 @@ def confirm(run: Run, namespace: int) -> Run:  # pragma: no cover -- the session
     [
         (COUNTING, "confirmed on the kernel: fails there too (2 namespaces, same fault)"),
         (ONLY_SIMULATED, "not confirmed on the kernel: passes there in 3 runs (0 namespaces, without faults)"),
+        (ORDER, "confirmed on the kernel: fails there too (3 namespaces, same order of arrivals)"),
         (RACE, "not tried on the kernel: it cannot replay the order of tasks"),
         (STUCK, "not tried on the kernel: a run that waits for ever does not fail in real time"),
         (LONG, "not tried on the kernel: the run takes longer than 60 s"),
         (VIRTUAL, "not tried on the kernel: time is virtual by other means than the fixture autojump_clock"),
     ],
-    ids=["loss", "simulator only", "race", "stuck", "long", "sim.run"],
+    ids=["loss", "simulator only", "order of arrivals", "race", "stuck", "long", "sim.run"],
 )
 def test_a_shrunk_failure_is_replayed_on_the_kernel(confirm: Run, program: str, line: str) -> None:
     text = confirm(program).stdout.str()

@@ -27,10 +27,10 @@ MCAST_JOIN_SOURCE_GROUP, MCAST_LEAVE_SOURCE_GROUP = 46, 47
 class Clockless:
     """A fabric whose clock the test advances, with two hosts."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 1) -> None:
         self.time = 0.0
         self.trace = sim.Trace(None, payload=False, opened_at=1000.0)
-        self.fabric = Fabric(Choices(1), lambda: self.time, 1000.0, self.trace, lambda: None)
+        self.fabric = Fabric(Choices(seed), lambda: self.time, 1000.0, self.trace, lambda: None)
         self.here = self.fabric.add("here", ("198.18.0.1", "2001:db8:1::1"))
         self.there = self.fabric.add("there", ("198.18.0.2", "2001:db8:1::2"))
 
@@ -838,3 +838,25 @@ def test_an_own_address_selects_the_interface(network: Clockless) -> None:
     sock = network.socket(socket.AF_INET)
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("198.18.0.1"))
     assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF) == 2
+
+
+def test_arrivals_within_an_instant_are_processed_at_its_end_in_an_order_that_is_chosen() -> None:
+    orders = set()
+    for seed in range(20):
+        network = Clockless(seed)
+        network.fabric.instant = 0.005
+        network.fabric.add("third", ("198.18.0.3",))
+        receiver = network.socket(socket.AF_INET, "there")
+        receiver.bind(("198.18.0.2", 7))
+        network.socket(socket.AF_INET).sendto(b"1", ("198.18.0.2", 7))
+        network.advance(0.004)
+        network.socket(socket.AF_INET, "third").sendto(b"2", ("198.18.0.2", 7))
+        network.advance(0)
+        with refused(errno.EAGAIN):
+            receiver.recv(1)
+        # Each takes 1 ms.
+        assert network.fabric.next_time == 0.006
+        network.advance(0.002)
+        orders.add(receiver.recv(1) + receiver.recv(1))
+        assert network.fabric.next_time is None
+    assert orders == {b"12", b"21"}

@@ -34,6 +34,11 @@ class Tape(Protocol):
 class Underlay(Protocol):
     """What the hosts of a network are, if they are not simulated."""
 
+    @property
+    def instant(self) -> float:
+        """How far apart arrivals are due at most that count as those of one instant, in seconds."""
+        ...
+
     def machine(self, wire: Any, name: str, addresses: tuple[str, ...], broadcasts: frozenset[str], /) -> Any:
         """Return a new host."""
         ...

@@ -15,9 +15,11 @@ from .shrink import Cause, Choices, Interval, is_negative
 LONGEST: Final = 60.0
 """How long a run may take, in seconds."""
 
+INSTANT: Final = 0.005
+"""How far apart datagrams arrive at most on the kernel that arrive at the same instant of virtual time, in seconds."""
+
 _FAULTS: Final = frozenset({"crash", "partition", "hold", "path"})
 _OBSTACLES: Final = {
-    "tie": "the order of arrivals at the same instant",
     "run": "the order of tasks",
     "port": "an ephemeral port",
     "random": "the program's randomness",
@@ -40,8 +42,13 @@ def _obstacle(choice: Choice) -> str:
     place = parse_place(choice.place)
     if place.run > 1:
         return "more networks than one"
-    is_replayed = place.kind in (_FAULTS if place.is_fault else FATES) and (place.is_fault or place.is_path)
+    is_replayed = place.kind in _FAULTS if place.is_fault else place.is_path and place.kind in (*FATES, "tie")
     return "" if is_replayed else _OBSTACLES.get(place.kind, f"the choice {choice.place!r}")
+
+
+def has_order(choices: Choices) -> bool:
+    """Return whether an order of arrivals at the same instant is among the choices."""
+    return any(parse_place(choice.place).kind == "tie" for choice in choices)
 
 
 def centred(causes: Iterable[Cause], fails: Callable[[Choices], bool]) -> Choices:
@@ -77,7 +84,7 @@ def confirmed(choices: Choices, hosts: int) -> str:
       choices: the choices that it needs; empty if it happens also without them.
       hosts: the number of namespaces.
     """
-    return f"confirmed on the kernel: fails there too ({_namespaces(hosts)}, {_faults(choices)})"
+    return f"confirmed on the kernel: fails there too ({_namespaces(hosts)}, {_same(choices)})"
 
 
 def not_confirmed(choices: Choices, hosts: int, attempts: int, other: str) -> str:
@@ -90,7 +97,7 @@ def not_confirmed(choices: Choices, hosts: int, attempts: int, other: str) -> st
       other: the failure of the last run; empty if that passed.
     """
     how = f"fails there in another way: {other}" if other else f"passes there in {attempts} {plural(attempts, 'run')}"
-    return f"not confirmed on the kernel: {how} ({_namespaces(hosts)}, {_faults(choices)})"
+    return f"not confirmed on the kernel: {how} ({_namespaces(hosts)}, {_same(choices)})"
 
 
 def not_tried(reason: str) -> str:  # pragma: no cover -- the session tests_long runs it
@@ -102,9 +109,14 @@ def _namespaces(hosts: int) -> str:
     return f"{hosts} {plural(hosts, 'namespace')}"
 
 
-def _faults(choices: Choices) -> str:
-    number = len({_fault(choice, parse_place(choice.place)) for choice in choices})
-    return _NUMERALS[number] if number < len(_NUMERALS) else f"same {number} faults"
+def _same(choices: Choices) -> str:
+    """Return what was the same as in the simulated run, in words."""
+    places = ((choice, parse_place(choice.place)) for choice in choices)
+    number = len({_fault(choice, place) for choice, place in places if place.kind != "tie"})
+    faults = _NUMERALS[number] if number < len(_NUMERALS) else f"same {number} faults"
+    if not has_order(choices):
+        return faults
+    return f"{faults} and order of arrivals" if number else "same order of arrivals"
 
 
 def _fault(choice: Choice, place: Place) -> object:

@@ -229,9 +229,13 @@ class Namespaces(trio.abc.Instrument):
 
     It is an instrument of the run, so that datagrams of several hosts are forwarded in the order in which they are
     sent: tasks that wait for the interfaces would wake in any order.
+
+    Args:
+      instant: how far apart arrivals are due at most that count as those of one instant, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, instant: float = 0.0) -> None:
+        self.instant: Final = instant
         self._refused = ""
         self.machines: Final[list[NamespaceMachine]] = []
         self.clock: Final = RealClock()

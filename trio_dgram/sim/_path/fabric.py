@@ -95,6 +95,9 @@ class Fabric:
         self._seen: Callable[[object], object] | None = None
         self.steps_are_checked: bool = False
         """Whether something is checked after each step of a task."""
+        self.instant: float = 0.0
+        """How far apart arrivals are due at most that count as those of one instant, in seconds; more than 0 only with
+        a real clock. They are processed that much later."""
         self._due: list[_Event] = []
         """The pending events, as a heap by time."""
         self._event_numbers = count(1)
@@ -339,7 +342,10 @@ class Fabric:
     @property
     def next_time(self) -> float | None:
         """The time of the next event, in seconds since the network was opened; ``None`` without one."""
-        return self._due[0][0] if self._due else None
+        if not self._due:
+            return None
+        at, is_arrival, *_ = self._due[0]
+        return at + self.instant if is_arrival else at
 
     @property
     def needs_steps(self) -> bool:
@@ -350,7 +356,7 @@ class Fabric:
     def advance(self, now: float) -> None:
         """Process the events that are due at ``now``."""
         self.arrive(now)
-        while self._due and self._due[0][0] <= now + _SLACK:
+        while self._due and not self._due[0][1] and self._due[0][0] <= now + _SLACK:
             self._instant, _, _, act, *_ = heapq.heappop(self._due)
             try:
                 act()
@@ -360,12 +366,13 @@ class Fabric:
 
     def arrive(self, now: float) -> None:
         """Process the arrivals that are due at ``now``, up to the first other event."""
-        limit = now + _SLACK
+        limit = now + _SLACK - self.instant
         try:
             while self._due and self._due[0][1] and self._due[0][0] <= limit:
                 event = heapq.heappop(self._due)
                 self._instant = event[0]
-                if self._due and self._due[0][0] == event[0]:
+                # At the same time, other events precede arrivals.
+                if self._due and self._due[0][0] <= event[0] + self.instant:
                     self._arrive_together(event)
                 else:
                     event[3](event[4])
@@ -375,9 +382,8 @@ class Fabric:
     def _arrive_together(self, first: _Event) -> None:
         """Process arrivals of one instant: those of a pipe in order, and the pipes in an order that is chosen."""
         together = [first]
-        while self._due and self._due[0][0] == first[0]:
+        while self._due and self._due[0][1] and self._due[0][0] <= first[0] + self.instant:
             together.append(heapq.heappop(self._due))
-        # Other events precede arrivals, so these are arrivals.
         arrivals: dict[Pipe | None, list[_Event]] = {}
         for event in together:
             arrivals.setdefault(event[5], []).append(event)
