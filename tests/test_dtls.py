@@ -42,7 +42,7 @@ from .support.factories import awaited_sockets
 from .support.families import Family
 from .support.faults import Faults, faulty_kernel
 from .support.marks import needs_packet_info
-from .support.namespaces import Machine, ip, run
+from .support.namespaces import Machine, add_address, run
 from .support.programs import unused_port
 
 # One handler for all kinds of peers
@@ -384,7 +384,7 @@ async def test_each_address_of_an_interface_and_a_link_local_one_reply_for_thems
     second = link.add_second_address(udp.type)
     hosts = [second, link.here[udp.type]]
     if udp.type == "udp6":
-        ip(f"addr add fe80::1/64 dev {link.name} nodad")
+        add_address("fe80::1/64", link.name)
         hosts.append(f"fe80::1%{link.peer_name}")
     async with serving() as listeners:
         for host in hosts:

@@ -10,7 +10,7 @@ import trio
 
 import trio_dgram
 
-from .support.namespaces import ip
+from .support.namespaces import add_address
 
 PEERS = ("::1", "fd00::2", "::ffff:127.0.0.2")
 
@@ -19,7 +19,7 @@ PEERS = ("::1", "fd00::2", "::ffff:127.0.0.2")
 @pytest.mark.parametrize("former", PEERS)
 @pytest.mark.parametrize("source", PEERS)
 async def test_a_disconnected_socket_receives_from_every_address(former: str, source: str) -> None:
-    ip("addr add fd00::2/128 dev lo nodad")
+    add_address("fd00::2/128", "lo")
     async with trio_dgram.open_socket("udp6", port=0) as sock:
         await sock.connect((former, 9))
         sock.disconnect()

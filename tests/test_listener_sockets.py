@@ -21,7 +21,7 @@ from .support.descriptors import same_descriptors
 from .support.families import Family
 from .support.faults import faulty_kernel
 from .support.marks import needs_packet_info
-from .support.namespaces import Machine, ip
+from .support.namespaces import Machine, add_address
 from .support.refusing import refusing_port
 from .test_services import shout
 
@@ -432,7 +432,7 @@ async def test_two_addresses_of_an_interface_and_a_link_local_one_answer(udp: Fa
     second = link.add_second_address(udp.type)
     hosts = [second, link.here[udp.type]]
     if udp.type == "udp6":
-        ip(f"addr add fe80::1/64 dev {link.name} nodad")
+        add_address("fe80::1/64", link.name)
         hosts.append(f"fe80::1%{link.peer_name}")
     async with serving(shout, 0) as listeners:
         for host in hosts:
@@ -445,7 +445,7 @@ async def test_two_addresses_of_an_interface_and_a_link_local_one_answer(udp: Fa
 @pytest.mark.parametrize("on_all", [False, pytest.param(True, marks=needs_packet_info)])
 async def test_a_server_on_a_link_local_address_answers(machine: Machine, on_all: bool) -> None:
     link = machine.link()
-    ip(f"addr add fe80::1/64 dev {link.name} nodad")
+    add_address("fe80::1/64", link.name)
     async with serving(shout, 0, host=None if on_all else f"fe80::1%{link.name}") as listeners:
         with machine.active():
             connection = trio_dgram.open_connection(f"fe80::1%{link.peer_name}", listeners[0].address.port)

@@ -17,7 +17,7 @@ from trio_dgram._kernel import capabilities as _capabilities
 
 from .support.families import Family
 from .support.faults import faulty_kernel
-from .support.namespaces import Link, Machine, ip, run, sysctl, wait_until_up
+from .support.namespaces import Link, Machine, add_address, ip, run, sysctl, wait_until_up
 
 GROUPS: Final = {"udp4": ("239.1.2.3", "239.1.2.4"), "udp6": ("ff15::1234", "ff15::1235")}
 """Two groups that nothing else on the machine joins, by the type of a socket."""
@@ -155,7 +155,7 @@ async def test_a_group_is_joined_from_one_source_and_then_from_a_second(udp: Fam
     version = 4 if udp.type == "udp4" else 6
     good, bad = net.first.host(version, 2), net.first.host(version, 3)
     with net.machine.active():
-        ip(f"addr add {bad}/{24 if version == 4 else 64} dev {net.first.peer_name} {'nodad' * (version == 6)}")
+        add_address(f"{bad}/{24 if version == 4 else 64}", net.first.peer_name)
     async with trio_dgram.open_socket(udp.type, port=PORT) as sock, trio_dgram.open_nursery() as nursery:
         from_good, from_bad = (net.sender(nursery, udp.type, net.first) for _ in range(2))
         with net.machine.active():
@@ -461,7 +461,7 @@ async def test_rejoining_restores_two_sources_and_no_other(udp: Family, net: Net
         assert [membership.source for membership in sock.rejoin_memberships()] == [first, second]
         with net.machine.active():
             for each in (second, third):
-                ip(f"addr add {each}/{24 if version == 4 else 64} dev {net.first.peer_name} {'nodad' * (version == 6)}")
+                add_address(f"{each}/{24 if version == 4 else 64}", net.first.peer_name)
         for each in (third, first, second):
             sender = net.sender(nursery, udp.type, net.first)
             with net.machine.active():

@@ -17,7 +17,7 @@ from .support import namespaces
 from .support.descriptors import same_descriptors
 from .support.families import Family
 from .support.forging import Endpoint, internet_checksum, open_forger, udp_packets
-from .support.namespaces import Link, Machine, another_machine, ip, network_namespace, program, run
+from .support.namespaces import Link, Machine, add_address, another_machine, network_namespace, program, run
 
 
 def here() -> str:
@@ -122,8 +122,8 @@ async def test_a_received_link_local_address_can_be_answered_unchanged(machine: 
             theirs = nursery.create_socket("udp6").unref()
             local = next(host for host in trio_dgram.interfaces()[1].addresses if host.startswith("fe80:"))
             await theirs.bind(0, local)
-            ip(f"addr add fe80::1/64 dev {veth.peer_name} nodad")
-        ip(f"addr add fe80::9/64 dev {veth.name} nodad")
+            add_address("fe80::1/64", veth.peer_name)
+        add_address("fe80::9/64", veth.name)
         with machine.active():
             await theirs.send(b"question", (f"fe80::9%{veth.peer_name}", ours.address.port))
         question = await ours.receive()

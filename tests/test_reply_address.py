@@ -24,7 +24,7 @@ from .support.factories import awaited_sockets
 from .support.families import Family
 from .support.faults import faulty_kernel
 from .support.marks import needs_packet_info
-from .support.namespaces import Machine, ip
+from .support.namespaces import Machine, add_address, ip
 from .support.refusals import refuse
 
 ASKED: Final[list[tuple[SocketType, str]]] = [
@@ -147,14 +147,14 @@ async def test_a_link_local_peer_is_answered_on_the_interface_that_received_it(m
     links = [machine.link(1), machine.link(2)]
     # Both links have the same address here and the same peer.
     for link in links:
-        ip(f"addr add fe80::1/64 dev {link.name} nodad")
+        add_address("fe80::1/64", link.name)
     async with trio_dgram.open_nursery() as nursery:
         server = nursery.create_socket("udp6")
         port = (await server.bind()).port
         assert enable_reply_address(server)
         for link in (*links, *links):
             with machine.active():
-                ip(f"addr replace fe80::2/64 dev {link.peer_name} nodad")
+                add_address("fe80::2/64", link.peer_name)
                 client = nursery.create_socket("udp6")
                 await client.bind(0, f"fe80::2%{link.peer_name}")
                 to = Address(f"fe80::1%{link.peer_name}", port)

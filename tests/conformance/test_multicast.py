@@ -20,7 +20,7 @@ from trio_dgram import Address, DatagramNursery, DatagramSocket
 from trio_dgram._kernel.capabilities import IPV6_MULTICAST_ALL
 
 from ..support.families import Family
-from ..support.namespaces import Link, Machine, ip
+from ..support.namespaces import Link, Machine, add_address, ip
 from ..support.simulated import SECOND_HERE, SimulatedLink
 from .conftest import plain_socket
 
@@ -47,7 +47,7 @@ def place(udp: Family, request: pytest.FixtureRequest) -> Place:
     if isinstance(veth, SimulatedLink):
         return Place(veth.name, (veth.here["udp6"], SECOND_HERE))
     second = veth.host(6, 3)
-    ip(f"addr add {second}/64 dev {veth.name} nodad")
+    add_address(f"{second}/64", veth.name)
     return Place(veth.name, (veth.here["udp6"], second))
 
 

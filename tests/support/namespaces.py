@@ -15,7 +15,7 @@ import os
 import select
 import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,7 @@ _THIS: Final = "/proc/thread-self/ns/net"
 _LONGEST_WAIT: Final = 60
 """The time limit for a line of a program, in seconds."""
 _MANY: Final = 2000
-"""The period of polling, in seconds."""
+"""How often to ask whether the kernel has done what it does in the background."""
 
 
 def run(*command: str, text: str | None = None) -> str:
@@ -163,9 +163,9 @@ class Link:
         Args:
           type_: the type of socket that it is for.
         """
-        version, length, option = {"udp4": (4, 24, ""), "udp6": (6, 64, "nodad")}[type_]
+        version, length = {"udp4": (4, 24), "udp6": (6, 64)}[type_]
         host = self.host(version, 77)
-        ip(f"addr add {host}/{length} dev {self.name} {option}")
+        add_address(f"{host}/{length}", self.name)
         return host
 
     def host(self, version: int, number: int) -> str:
@@ -234,8 +234,26 @@ def wait_until_up(namespace: int, name: str) -> None:
         return interfaces[0]["operstate"] == "UP" and "link" in usable
 
     with entered(namespace):
-        attempts = len(list(islice(iter(is_up, True), _MANY)))  # noqa: FBT003 -- what it waits for
-    assert attempts < _MANY, f"{name} does not come up"
+        _wait_until(is_up, f"{name} does not come up")
+
+
+def add_address(address: str, name: str) -> None:
+    """Give an interface that is up an address, written with the length of its prefix, and wait until it is reachable.
+
+    The kernel adds the local route of an IPv6 address in the background, and drops datagrams that are sent before.
+    """
+    host, _, _ = address.partition("/")
+    version, option = ("-6", "nodad") if ":" in host else ("-4", "")
+    ip(f"addr replace {address} dev {name} {option}")
+    _wait_until(
+        lambda: f"local {host} dev {name} " in run("ip", version, "route", "show", "table", "local"),
+        f"{host} has no local route",
+    )
+
+
+def _wait_until(holds: Callable[[], bool], otherwise: str) -> None:
+    attempts = len(list(islice(iter(holds, True), _MANY)))  # noqa: FBT003 -- what it waits for
+    assert attempts < _MANY, otherwise
 
 
 @contextmanager
