@@ -30,6 +30,7 @@ INSTALLED = [
 ]
 # The sessions tests_long, tests_interrupts and tests_programs run the others, on the current Python (pytest --markers).
 QUICK = ("-m", "not long and not programs")
+VARIED = ("-m", "(not long or varied) and not programs")
 # The schemas of the files that GitHub reads.
 GITHUB_FILES = {
     "workflows/*.yml": "github-workflows",
@@ -115,7 +116,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS, allow_parallel=True)
 def tests(session: nox.Session) -> None:
-    """Run the quick tests on every installed Python that is supported.
+    """Run the quick tests on every installed Python that is supported, on others than the current with fewer examples.
 
     The oldest one, except for the current Python, has the lowest supported versions of the dependencies and of aioquic,
     and no compiled layer. The others have it where there is a C compiler; none is needed.
@@ -124,8 +125,11 @@ def tests(session: nox.Session) -> None:
     if lowest:
         session.env.update(PURE)
     session.install("-e", ".", *lowest, *group("test"))
-    run_or_cover = cover_tests if session.python == CURRENT else run_tests
-    run_or_cover(session, *without(DOCS_EXAMPLES, *(NEED_NEWER if lowest else [])), *QUICK)
+    selected = without(DOCS_EXAMPLES, *(NEED_NEWER if lowest else []))
+    if session.python == CURRENT:
+        cover_tests(session, *selected, *QUICK)
+    else:
+        run_tests(session, *selected, *(VARIED if lowest else QUICK), "--hypothesis-profile=few")
 
 
 @nox.session(allow_parallel=True)
@@ -154,10 +158,9 @@ def tests_interrupts(session: nox.Session) -> None:
 
 @nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
 def tests_portable(session: nox.Session) -> None:
-    """Run the tests on the portable path, in pure Python, with the long ones that need capabilities of the kernel."""
+    """Run the tests on the portable path, in pure Python, with the long ones that depend on it."""
     session.env.update(PURE)
-    selected = "(not long or capabilities) and not programs"
-    run_tests(session, *without(DOCS_EXAMPLES, "tests/sim", "tests/explore"), "--portable", "-m", selected)
+    run_tests(session, *without(DOCS_EXAMPLES, "tests/sim", "tests/explore"), "--portable", *VARIED)
 
 
 @nox.session(**SHARES_ENVIRONMENT)  # Not parallel to the tests: the README's echo server and theirs use the same port.

@@ -370,7 +370,7 @@ _CASES: Final = (
     Case(
         name="idle QUIC connections",
         unit="KiB of Python heap, each end",
-        rows=(Row("1,000 of one server", QUIC, ("idle", "1000"), Alone()),),
+        rows=(Row("1,000 of one server", QUIC, ("idle", "{connections}"), Alone()),),
         higher_is_better=False,
         at_most=120,
         once=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,10 @@ class Measuring:
     seconds: float
     forged: int = 1_000_000
     """How many datagrams an attack consists of."""
+    connections: int = 1_000
+    """How many QUIC connections are idle."""
+    settling: float = math.inf
+    """How long a load that needs it may settle at most, in seconds."""
 
     def measure(self, row: Row) -> Figure:
         """Measure one row of a case once."""
@@ -59,7 +64,7 @@ class Measuring:
         return [*(part.format(c=self.c) for part in command), *map(str, arguments)]
 
     def _alone(self, row: Row) -> Figure:
-        arguments = (argument.format(seconds=self.seconds) for argument in row.arguments)
+        arguments = (argument.format(seconds=self.seconds, connections=self.connections) for argument in row.arguments)
         lasts = self.seconds + LONGEST_ALONE
         with running(self._command(row.peer.command, *arguments), cores(row.work.cores)[0], lasts) as program:
             (value,) = program.numbers()
@@ -67,7 +72,7 @@ class Measuring:
 
     def _echo(self, row: Row, work: Echo) -> Figure:
         server_core, load_core = cores(work.cores - 1)
-        warm_up = max(self.warm_up, work.settling)
+        warm_up = max(self.warm_up, min(work.settling, self.settling))
         lasts = warm_up + self.seconds
         command = self._command(row.peer.command, *row.arguments)
         with running(command, server_core, lasts, row.peer.environment) as server:

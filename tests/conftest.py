@@ -34,6 +34,7 @@ ALLOWED_SKIPS: Final = ("kernel:", "distribution:", *PURE) if COMPLETE else ("",
 
 # Slow is not wrong on a shared machine, and CI tries the same examples each time.
 hypothesis.settings.register_profile("trio_dgram", deadline=None, derandomize=COMPLETE)
+hypothesis.settings.register_profile("few", hypothesis.settings.get_profile("trio_dgram"), max_examples=20)
 hypothesis.settings.load_profile("trio_dgram")
 
 

@@ -29,6 +29,8 @@ from trio_dgram.sim import cancel_everywhere
 from .support.families import Family
 from .support.faults import faulty_kernel
 
+pytestmark = [pytest.mark.long, pytest.mark.varied]
+
 
 def drained(sock: DatagramSocket) -> list[bytes]:
     """Receive the queued datagrams."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import pydoc
 import re
@@ -185,14 +186,18 @@ NO_CONSTRUCTOR: Final = {
 
 
 PACKAGE: Final = Path(trio_dgram.__file__).parent
-DEFINITIONS: Final = {
-    node.name: node
-    for path in PACKAGE.rglob("*.py")
-    if path.parent.name != "sim"
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    if isinstance(node, ast.ClassDef)
-}
-"""The classes of the package by name; a class shows its public module, so inspect cannot find its source."""
+
+
+@functools.cache
+def definitions() -> dict[str, ast.ClassDef]:
+    """The classes of the package by name; a class shows its public module, so inspect cannot find its source."""
+    return {
+        node.name: node
+        for path in PACKAGE.rglob("*.py")
+        if path.parent.name != "sim"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
 
 
 def own_classes(class_: type) -> list[type]:
@@ -201,7 +206,7 @@ def own_classes(class_: type) -> list[type]:
 
 def attributes_set_by(class_: type) -> Iterator[str]:
     """Yield the names of the attributes that the methods of a class set on ``self``."""
-    for node in ast.walk(DEFINITIONS[class_.__name__]):
+    for node in ast.walk(definitions()[class_.__name__]):
         if (
             isinstance(node, ast.Attribute)
             and isinstance(node.ctx, ast.Store)

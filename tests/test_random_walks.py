@@ -68,7 +68,11 @@ def draw_steps(random: Random, *, loopback: str) -> list[Step]:
 
 @pytest.mark.parametrize("transport", ["kernel", "simulation"])
 @pytest.mark.parametrize(
-    "seeds", [pytest.param(range(20), id="20 walks"), pytest.param(range(300), id="300 walks", marks=pytest.mark.long)]
+    "seeds",
+    [
+        pytest.param(range(20), id="20 walks", marks=[pytest.mark.long, pytest.mark.varied]),
+        pytest.param(range(300), id="300 walks", marks=pytest.mark.long),
+    ],
 )
 def test_sockets_follow_the_model_of_their_states(udp: Family, transport: str, seeds: range) -> None:
     check_walks(SocketWalk, lambda random: draw_steps(random, loopback=udp.loopback), seeds, udp, transport)

@@ -337,7 +337,11 @@ def draw_steps(random: Random) -> list[Step]:
 
 @pytest.mark.parametrize("transport", ["kernel", "simulation"])
 @pytest.mark.parametrize(
-    "seeds", [pytest.param(range(20), id="20 walks"), pytest.param(range(300), id="300 walks", marks=pytest.mark.long)]
+    "seeds",
+    [
+        pytest.param(range(20), id="20 walks", marks=[pytest.mark.long, pytest.mark.varied]),
+        pytest.param(range(300), id="300 walks", marks=pytest.mark.long),
+    ],
 )
 def test_event_channels_follow_their_model(udp: Family, transport: str, seeds: range) -> None:
     check_walks(ChannelWalk, draw_steps, seeds, udp, transport)

@@ -319,7 +319,11 @@ def draw_steps(random: Random) -> list[Step]:
 
 @pytest.mark.parametrize("transport", ["kernel", "simulation"])
 @pytest.mark.parametrize(
-    "seeds", [pytest.param(range(20), id="20 walks"), pytest.param(range(300), id="300 walks", marks=pytest.mark.long)]
+    "seeds",
+    [
+        pytest.param(range(20), id="20 walks", marks=[pytest.mark.long, pytest.mark.varied]),
+        pytest.param(range(300), id="300 walks", marks=pytest.mark.long),
+    ],
 )
 def test_every_datagram_is_in_one_of_the_counts(udp: Family, transport: str, seeds: range) -> None:
     check_walks(CountingWalk, draw_steps, seeds, udp, transport)

@@ -74,7 +74,7 @@ class _Forged(FaultySocket):  # pragma: no cover -- the session tests_long runs 
 
 
 @pytest.mark.long
-@pytest.mark.capabilities
+@pytest.mark.varied
 async def test_a_million_datagrams_from_a_million_addresses_leak_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.support.faults.FaultySocket", _Forged)
     with faulty_kernel():
