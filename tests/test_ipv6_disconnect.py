@@ -25,5 +25,5 @@ async def test_a_disconnected_socket_receives_from_every_address(former: str, so
         sock.disconnect()
         async with trio_dgram.open_socket("udp6", port=0, host=source) as sender:
             await sender.send(b"x", (source, sock.address.port))
-            with trio.fail_after(1):
+            with trio.fail_after(30):
                 assert await sock.receive() == (b"x", sender.address, None)

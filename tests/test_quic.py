@@ -233,7 +233,7 @@ async def test_a_batch_of_datagrams_is_fed_before_it_is_answered(monkeypatch: py
         assert settled[pair.server._session] < pair.server.statistics().received / 2
 
 
-async def test_an_idle_connection_ends_cleanly() -> None:
+async def test_an_idle_connection_ends_cleanly(autojump_clock: trio.testing.MockClock) -> None:
     async with connected(client={"idle_timeout": 0.3}) as pair:
         ours, theirs = await pair.streams()
         closed = quic.Closed(code=0, reason="idle timeout", remote=False, application=False)
@@ -246,7 +246,7 @@ async def test_an_idle_connection_ends_cleanly() -> None:
             await ours.send_all(b"hello")
 
 
-async def test_keep_alive_keeps_a_connection() -> None:
+async def test_keep_alive_keeps_a_connection(autojump_clock: trio.testing.MockClock) -> None:
     async with connected(client={"idle_timeout": 0.5, "keep_alive": 0.1}) as pair:
         with trio.move_on_after(1):
             await pair.server.wait_closed()
