@@ -43,6 +43,8 @@ class Measuring:
     """How many datagrams an attack consists of."""
     connections: int = 1_000
     """How many QUIC connections are idle."""
+    sources: int = 10_000
+    """How many source addresses a load has at most."""
     settling: float = math.inf
     """How long a load that needs it may settle at most, in seconds."""
 
@@ -76,7 +78,7 @@ class Measuring:
         lasts = warm_up + self.seconds
         command = self._command(row.peer.command, *row.arguments)
         with running(command, server_core, lasts, row.peer.environment) as server:
-            load = (work.sockets, work.outstanding, work.size, work.sources)
+            load = (work.sockets, work.outstanding, work.size, min(work.sources, self.sources))
             command = self._command(("{c}/load", server.line()), warm_up, self.seconds, *load)
             before = server.cpu_seconds()
             with running(command, load_core, lasts) as generator:
