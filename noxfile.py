@@ -24,11 +24,12 @@ PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 COVERAGE_DATA = ROOT / ".nox"
 DOCS_EXAMPLES = "tests/test_docs_examples.py"
 INTERRUPTS = "tests/test_interrupts.py"
+SIMULATOR = ("tests/sim", "tests/explore")
 # What is tested of the installed wheel.
 INSTALLED = [
     f"tests/test_{name}.py" for name in ("exports", "public_members", "module_map", "services", "dtls", "command_line")
 ]
-# The sessions tests_long, tests_interrupts and tests_programs run the others, on the current Python (pytest --markers).
+# Sessions of their own run the others, on the current Python (pytest --markers).
 QUICK = ("-m", "not long and not programs")
 VARIED = ("-m", "(not long or varied) and not programs")
 # The schemas of the files that GitHub reads.
@@ -146,8 +147,14 @@ def tests_programs(session: nox.Session) -> None:
 
 @nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
 def tests_long(session: nox.Session) -> None:
-    """Run the long tests: many seeds, floods by other processes, bounded work."""
-    run_tests(session, *without(DOCS_EXAMPLES, INTERRUPTS), "-m", "long")
+    """Run the long tests of sockets and services: floods by other processes, bounded work."""
+    run_tests(session, *without(DOCS_EXAMPLES, INTERRUPTS, *SIMULATOR), "-m", "long")
+
+
+@nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
+def tests_simulator(session: nox.Session) -> None:
+    """Run the long tests of the simulated network: many seeds, shrinking, replays on the kernel."""
+    run_tests(session, *SIMULATOR, "-m", "long")
 
 
 @nox.session(**SHARES_ENVIRONMENT, allow_parallel=True)
@@ -160,7 +167,7 @@ def tests_interrupts(session: nox.Session) -> None:
 def tests_portable(session: nox.Session) -> None:
     """Run the tests on the portable path, in pure Python, with the long ones that depend on it."""
     session.env.update(PURE)
-    run_tests(session, *without(DOCS_EXAMPLES, "tests/sim", "tests/explore"), "--portable", *VARIED)
+    run_tests(session, *without(DOCS_EXAMPLES, *SIMULATOR), "--portable", *VARIED)
 
 
 @nox.session(**SHARES_ENVIRONMENT)  # Not parallel to the tests: the README's echo server and theirs use the same port.

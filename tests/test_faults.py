@@ -60,8 +60,6 @@ def outcome(faults: Sequence[int | None]) -> tuple[int | None, list[int]]:
     return None, pending
 
 
-@pytest.mark.long
-@pytest.mark.varied
 @given(plan=st.lists(st.sampled_from(SEND_FAULTS), max_size=5), connected=st.booleans(), again=st.booleans())
 def test_a_send_meets_any_faults_as_promised(udp: Family, plan: list[int | None], connected: bool, again: bool) -> None:
     async def main() -> None:
@@ -105,8 +103,6 @@ def test_a_send_meets_any_faults_as_promised(udp: Family, plan: list[int | None]
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-@pytest.mark.long
-@pytest.mark.varied
 @given(
     single=st.lists(st.sampled_from(SEND_FAULTS), max_size=8),
     segments=st.lists(st.sampled_from((*SEND_FAULTS, errno.EINVAL, errno.EIO)), max_size=3),
@@ -152,8 +148,6 @@ def test_a_send_many_with_faults_has_sent_the_prefix_that_it_reports(
 CAUSED = (errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED)
 
 
-@pytest.mark.long
-@pytest.mark.varied
 @given(
     answering=st.sampled_from(["send", "reply", "send_nowait", "send_many"]),
     plan=st.lists(st.sampled_from((None, *CAUSED, errno.ENOBUFS, errno.EINTR)), max_size=12),
@@ -202,8 +196,6 @@ def test_a_server_outlives_any_faults_and_accounts_for_each_answer(
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-@pytest.mark.long
-@pytest.mark.varied
 @pytest.mark.usefixtures("reading")
 @given(
     plan=st.lists(st.sampled_from(RECEIVE_FAULTS), max_size=6),
@@ -390,8 +382,6 @@ async def test_an_option_that_the_kernel_refuses_leaves_no_descriptor(udp: Famil
                 nursery.create_socket(udp.type, dscp=46)
 
 
-@pytest.mark.long
-@pytest.mark.varied
 async def test_an_operation_can_be_repeated_after_any_of_its_calls_failed(udp: Family) -> None:
     async with trio_dgram.open_socket(udp.type, port=0, host=udp.loopback) as peer:
         nth, calls = 0, 1

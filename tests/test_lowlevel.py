@@ -357,7 +357,7 @@ def test_a_million_random_control_messages_decode_to_values_in_range() -> None:
     assert found == {*INFO_FIELDS, "segment size", "record", "offender", "path_mtu"}
 
 
-def decoded_fields(messages: list[ControlMessage]) -> set[str]:  # pragma: no cover -- the session tests_long runs it
+def decoded_fields(messages: list[ControlMessage]) -> set[str]:  # pragma: no cover -- long tests run it
     """Check that decoded values are in range, and return the names of the fields that have one."""
     size = segment_size(messages)
     assert 0 <= size < 2**31

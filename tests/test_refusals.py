@@ -156,7 +156,7 @@ async def test_the_conformance_suite_passes_on_a_kernel_that_refuses_each_option
             nursery.start_soon(run_child, command)
 
 
-async def run_child(command: list[str]) -> None:  # pragma: no cover -- the session tests_long runs it
+async def run_child(command: list[str]) -> None:  # pragma: no cover -- long tests run it
     done = await trio.run_process(command, cwd=ROOT, capture_stdout=True, check=False, env={**os.environ, "CI": "true"})
     assert done.returncode == 0, done.stdout.decode()[-4000:]
 

@@ -49,14 +49,12 @@ async def test_20000_sockets_leak_neither_descriptors_nor_memory() -> None:
     assert open_descriptors() == before
 
 
-class _Forged(FaultySocket):  # pragma: no cover -- the session tests_long runs it
+class _Forged(FaultySocket):  # pragma: no cover -- long tests run it
     """Always returns a datagram, each from another source."""
 
     sources = 0
 
-    def recvfrom(
-        self, *_: object
-    ) -> tuple[bytes, tuple[str, int]]:  # pragma: no cover -- the session tests_long runs it
+    def recvfrom(self, *_: object) -> tuple[bytes, tuple[str, int]]:  # pragma: no cover -- long tests run it
         self.sources += 1
         return b"x", (f"10.{self.sources >> 16}.{self.sources >> 8 & 255}.{self.sources & 255}", 9)
 

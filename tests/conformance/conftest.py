@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if iscoroutinefunction(metafunc.function):
         refused = metafunc.config.getoption("refuse")
-        if refused:  # pragma: no cover -- the session tests_long runs it
+        if refused:  # pragma: no cover -- long tests run it
             names = NAMES if "each" in refused else refused
             metafunc.parametrize("transport", names, ids="without {}".format, indirect=True)
             return
@@ -51,7 +51,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The transport of the test's sockets."""
     name: str = getattr(request, "param", "kernel")
-    if name in NAMES:  # pragma: no cover -- the session tests_long runs it
+    if name in NAMES:  # pragma: no cover -- long tests run it
         refuse(monkeypatch, name)
         name = "kernel"
     for marker in request.node.iter_markers("needs"):

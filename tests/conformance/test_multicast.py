@@ -58,7 +58,7 @@ def multicast_all(udp: Family) -> None:
         with socket.socket(udp.family, socket.SOCK_DGRAM) as probe:
             try:
                 probe.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
-            except OSError:  # pragma: no cover -- the session tests_long runs it
+            except OSError:  # pragma: no cover -- long tests run it
                 pytest.skip("kernel: it lacks IPV6_MULTICAST_ALL")
 
 

@@ -163,7 +163,7 @@ VIRTUAL = """
 
 
 @pytest.fixture
-def confirm(run: Run, namespace: int) -> Run:  # pragma: no cover -- the session tests_long runs it
+def confirm(run: Run, namespace: int) -> Run:  # pragma: no cover -- long tests run it
     """Runs pytest with ``--sim-confirm`` where there are namespaces."""
     if shutil.which("ip") is None or not os.access("/dev/net/tun", os.W_OK):
         pytest.skip("kernel: no TUN interfaces")

@@ -29,7 +29,7 @@ MANY_HOSTS = Path(__file__).parents[1] / "support" / "many_hosts.py"
 
 def digest_elsewhere(
     seed: int, hosts: int, silent: int = 0, *, hash_seed: int
-) -> str:  # pragma: no cover -- the session tests_long runs it
+) -> str:  # pragma: no cover -- long tests run it
     """Return the digest of a run in another process."""
     environment = os.environ | {"PYTHONHASHSEED": str(hash_seed)}
     command = [sys.executable, str(MANY_HOSTS), *map(str, (seed, hosts, silent))]

@@ -46,7 +46,7 @@ def test_losses_of_every_kind_are_generated() -> None:
         find(sim.strategies.losses(), partial(is_a, kind))
 
 
-def is_a(kind: type, value: object) -> bool:  # pragma: no cover -- the session tests_long runs it
+def is_a(kind: type, value: object) -> bool:  # pragma: no cover -- long tests run it
     return type(value) is kind
 
 

@@ -76,7 +76,7 @@ def _cause(item: pytest.Item, failure: str, run: tuple[int, str], limits: Limits
             return _NOT_REPRODUCED
         moment = _inevitable_from(attrs.evolve(tape, choices=shrunk.choices), failure, budget, copies)
         confirmation = ""
-        if item.config.getoption("--sim-confirm"):  # pragma: no cover -- the session tests_long runs it
+        if item.config.getoption("--sim-confirm"):  # pragma: no cover -- long tests run it
             confirmation = confirm(item, tape, shrunk, failure, copies)
         question = tape, shrunk, failure, moment, confirmation
         return part + (copies.call(_explain, question) or "The run that explains the failure did not end.")

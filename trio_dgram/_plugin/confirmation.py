@@ -22,7 +22,7 @@ _SECONDS: Final = 20.0
 
 def confirm(
     item: pytest.Item, tape: Tape, shrunk: Shrunk, failure: str, copies: Copies
-) -> str:  # pragma: no cover -- the session tests_long runs it
+) -> str:  # pragma: no cover -- long tests run it
     """Return whether a failure happens on the kernel too, as a line.
 
     Args:

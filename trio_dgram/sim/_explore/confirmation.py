@@ -100,7 +100,7 @@ def not_confirmed(choices: Choices, hosts: int, attempts: int, other: str) -> st
     return f"not confirmed on the kernel: {how} ({_namespaces(hosts)}, {_same(choices)})"
 
 
-def not_tried(reason: str) -> str:  # pragma: no cover -- the session tests_long runs it
+def not_tried(reason: str) -> str:  # pragma: no cover -- long tests run it
     """Return the line for a failure that is not replayed on the kernel."""
     return f"not tried on the kernel: {reason}"
 
