@@ -100,18 +100,21 @@ def limit(segments: int = 1) -> float:
     return SHARE + one_batch(segments)
 
 
-async def assert_bounded(attempt: Callable[[], Awaitable[Slice]], most: float) -> None:
-    """Assert that the largest slice of ``attempt`` takes ``most`` seconds of CPU time at the most.
+async def assert_bounded(attempt: Callable[[], Awaitable[Slice]], most: Callable[[], float]) -> None:
+    """Assert that the largest slice of ``attempt`` takes at most the CPU time that ``most`` returns, in seconds.
 
-    Noise only ever adds to CPU time, so the smallest of several attempts is judged. Work without a bound is the same
-    in each of them.
+    Noise only ever adds to CPU time, so one of several attempts must do so. Work without a bound is the same in each of
+    them. What may be taken is measured again each time: beside other processes on one core both take longer.
     """
+    found: list[tuple[float, Slice, float]] = []
     with without_collections():
-        best = await attempt()
-        for _ in range(_ATTEMPTS - 1):
-            if best.amount <= most:
-                break
-            best = min(best, await attempt())
-    assert best.amount <= most, (
-        f"{best.task} kept the scheduler for {best.amount * 1000:.2f} ms of CPU time, more than {most * 1000:.2f} ms"
+        while len(found) < _ATTEMPTS:
+            largest, allowed = await attempt(), most()
+            if largest.amount <= allowed:
+                return
+            found.append((largest.amount - allowed, largest, allowed))
+    _, largest, allowed = min(found)
+    raise AssertionError(
+        f"{largest.task} kept the scheduler for {largest.amount * 1000:.2f} ms of CPU time, more than"
+        f" {allowed * 1000:.2f} ms"
     )
