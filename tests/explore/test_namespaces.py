@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +56,17 @@ def on_kernel(namespace: int) -> Callable[..., Trace]:
         return report.trace
 
     return run
+
+
+@pytest.mark.usefixtures("on_kernel")
+def test_an_address_is_reachable_as_soon_as_its_host_is_made() -> None:
+    for _ in range(20):
+        made = Namespace(["2001:db8::1"])
+        with closing(made), made.entered(), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.bind(("2001:db8::1", 0))
+            sock.sendto(b"x", sock.getsockname())
+            sock.settimeout(0)
+            assert sock.recv(1) == b"x"
 
 
 def fates(trace: Trace) -> list[tuple[bytes, str, str]]:

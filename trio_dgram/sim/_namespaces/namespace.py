@@ -118,9 +118,13 @@ def _configure(addresses: Iterable[str]) -> None:
     """Give the interface of this namespace its addresses and the routes to all others."""
     commands = ["link set lo up", f"link set {_NAME} up"]
     for address in addresses:
-        # The link has no other end that could have the address, so skip its detection (RFC 4862, 5.4).
-        length, option = (128, " nodad") if is_ipv6(address) else (32, "")
-        commands.append(f"addr add {address}/{length} dev {_NAME}{option}")
+        if is_ipv6(address):
+            # The link has no other end that could have the address, so skip its detection (RFC 4862, 5.4). The kernel
+            # adds the local route in the background, and drops datagrams that arrive before.
+            commands.append(f"addr add {address}/128 dev {_NAME} nodad")
+            commands.append(f"route add local {address}/128 dev {_NAME} table local")
+        else:
+            commands.append(f"addr add {address}/32 dev {_NAME}")
     commands += [f"route add {all_} dev {_NAME}" for all_ in ("0.0.0.0/0", "::/0")]
     done = subprocess.run(
         ["ip", "-batch", "-"],  # noqa: S607 -- where the system has it
