@@ -15,7 +15,7 @@ import os
 import select
 import subprocess
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -234,26 +234,18 @@ def wait_until_up(namespace: int, name: str) -> None:
         return interfaces[0]["operstate"] == "UP" and "link" in usable
 
     with entered(namespace):
-        _wait_until(is_up, f"{name} does not come up")
+        attempts = len(list(islice(iter(is_up, True), _MANY)))  # noqa: FBT003 -- what it waits for
+    assert attempts < _MANY, f"{name} does not come up"
 
 
 def add_address(address: str, name: str) -> None:
-    """Give an interface that is up an address, written with the length of its prefix, and wait until it is reachable.
-
-    The kernel adds the local route of an IPv6 address in the background, and drops datagrams that are sent before.
-    """
+    """Give an interface that is up an address, written with the length of its prefix, that is reachable at once."""
     host, _, _ = address.partition("/")
-    version, option = ("-6", "nodad") if ":" in host else ("-4", "")
-    ip(f"addr replace {address} dev {name} {option}")
-    _wait_until(
-        lambda: f"local {host} dev {name} " in run("ip", version, "route", "show", "table", "local"),
-        f"{host} has no local route",
-    )
-
-
-def _wait_until(holds: Callable[[], bool], otherwise: str) -> None:
-    attempts = len(list(islice(iter(holds, True), _MANY)))  # noqa: FBT003 -- what it waits for
-    assert attempts < _MANY, otherwise
+    if ":" in host:
+        # The kernel adds the local route in the background, and drops datagrams that are sent before.
+        ip(f"addr replace {address} dev {name} nodad", f"route replace local {host} dev {name} table local")
+    else:
+        ip(f"addr replace {address} dev {name}")
 
 
 @contextmanager
