@@ -844,7 +844,7 @@ def test_arrivals_within_an_instant_are_processed_at_its_end_in_an_order_that_is
     orders = set()
     for seed in range(20):
         network = Clockless(seed)
-        network.fabric.instant = 0.005
+        network.fabric.together_within = 0.005
         network.fabric.add("third", ("198.18.0.3",))
         receiver = network.socket(socket.AF_INET, "there")
         receiver.bind(("198.18.0.2", 7))

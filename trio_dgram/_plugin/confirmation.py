@@ -72,7 +72,7 @@ def _simulate(item: pytest.Item, question: tuple[Tape, str]) -> float | None:  #
 
 def _on_kernel(item: pytest.Item, question: tuple[Tape, str]) -> str:  # pragma: no cover -- in another process
     from ..sim._explore.confirmation import (  # noqa: PLC0415 -- where it is used
-        INSTANT,
+        TOGETHER_WITHIN,
         confirmed,
         has_order,
         not_confirmed,
@@ -81,18 +81,18 @@ def _on_kernel(item: pytest.Item, question: tuple[Tape, str]) -> str:  # pragma:
     from ..sim._namespaces.namespace import NotTriedError, check_namespaces  # noqa: PLC0415
 
     tape, failure = question
-    instant = INSTANT if has_order(tape.choices) else 0.0
+    together_within = TOGETHER_WITHIN if has_order(tape.choices) else 0.0
     begin = monotonic()
     attempts = 0
     try:
         check_namespaces()
         while True:
             attempts += 1
-            found, hosts = _run_on_kernel(item, tape, instant)
+            found, hosts = _run_on_kernel(item, tape, together_within)
             if found == failure:
                 # Otherwise the failure might be one of real time, which has nothing to do with the faults.
                 neutral = attrs.evolve(tape, choices=())
-                passing = tape.choices and _run_on_kernel(item, neutral, instant)[0] != failure
+                passing = tape.choices and _run_on_kernel(item, neutral, together_within)[0] != failure
                 return confirmed(tape.choices if passing else (), hosts)
             if attempts == _ATTEMPTS or monotonic() - begin > _SECONDS:
                 return not_confirmed(tape.choices, hosts, attempts, found)
@@ -101,14 +101,14 @@ def _on_kernel(item: pytest.Item, question: tuple[Tape, str]) -> str:  # pragma:
 
 
 def _run_on_kernel(
-    item: pytest.Item, tape: Tape, instant: float
+    item: pytest.Item, tape: Tape, together_within: float
 ) -> tuple[str, int]:  # pragma: no cover -- in another process
     """Run a test on the kernel; return its failure, empty if it passes, and the number of namespaces.
 
     Args:
       item: the test.
       tape: what is replayed.
-      instant: how far apart arrivals are due at most that count as those of one instant, in seconds.
+      together_within: how far apart arrivals are due at most that count as those of one instant, in seconds.
 
     Raises:
       NotTriedError: if the run does not count.
@@ -116,7 +116,7 @@ def _run_on_kernel(
     from ..sim._namespaces.hosts import Namespaces  # noqa: PLC0415 -- loaded where it is used
     from ..sim._values.choices import Replay  # noqa: PLC0415
 
-    underlay = Namespaces(instant)
+    underlay = Namespaces(together_within)
     pytest_trio: Any = item.config.pluginmanager.getplugin("trio")
     if pytest_trio is not None:
         # Its fixtures make their clock by this name.

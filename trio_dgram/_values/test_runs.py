@@ -35,7 +35,7 @@ class Underlay(Protocol):
     """What the hosts of a network are, if they are not simulated."""
 
     @property
-    def instant(self) -> float:
+    def together_within(self) -> float:
         """How far apart arrivals are due at most that count as those of one instant, in seconds."""
         ...
 

@@ -15,7 +15,7 @@ from .shrink import Cause, Choices, Interval, is_negative
 LONGEST: Final = 60.0
 """How long a run may take, in seconds."""
 
-INSTANT: Final = 0.005
+TOGETHER_WITHIN: Final = 0.005
 """How far apart datagrams arrive at most on the kernel that arrive at the same instant of virtual time, in seconds."""
 
 _FAULTS: Final = frozenset({"crash", "partition", "hold", "path"})

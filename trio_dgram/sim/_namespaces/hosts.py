@@ -231,11 +231,11 @@ class Namespaces(trio.abc.Instrument):
     sent: tasks that wait for the interfaces would wake in any order.
 
     Args:
-      instant: how far apart arrivals are due at most that count as those of one instant, in seconds.
+      together_within: how far apart arrivals are due at most that count as those of one instant, in seconds.
     """
 
-    def __init__(self, instant: float = 0.0) -> None:
-        self.instant: Final = instant
+    def __init__(self, together_within: float = 0.0) -> None:
+        self.together_within: Final = together_within
         self._refused = ""
         self.machines: Final[list[NamespaceMachine]] = []
         self.clock: Final = RealClock()

@@ -299,7 +299,7 @@ async def open_network_with(
     underlay = test_run.underlay
     make_machine = Machine if underlay is None else underlay.machine
     fabric = Fabric(choices, pump.now, EPOCH, trace, pump.sooner, make_machine)
-    fabric.instant = 0.0 if underlay is None else underlay.instant
+    fabric.together_within = 0.0 if underlay is None else underlay.together_within
     report, invariants = FailureReport(choices.seed, trace, fabric.netstat, pump.now), Invariants()
     with invariants.raising(), report.attaching(), _closing_mirrors(fabric):
         async with trio.open_nursery() as nursery:

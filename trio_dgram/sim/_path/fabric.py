@@ -95,7 +95,7 @@ class Fabric:
         self._seen: Callable[[object], object] | None = None
         self.steps_are_checked: bool = False
         """Whether something is checked after each step of a task."""
-        self.instant: float = 0.0
+        self.together_within: float = 0.0
         """How far apart arrivals are due at most that count as those of one instant, in seconds; more than 0 only with
         a real clock. They are processed that much later."""
         self._due: list[_Event] = []
@@ -345,7 +345,7 @@ class Fabric:
         if not self._due:
             return None
         at, is_arrival, *_ = self._due[0]
-        return at + self.instant if is_arrival else at
+        return at + self.together_within if is_arrival else at
 
     @property
     def needs_steps(self) -> bool:
@@ -366,23 +366,24 @@ class Fabric:
 
     def arrive(self, now: float) -> None:
         """Process the arrivals that are due at ``now``, up to the first other event."""
-        limit = now + _SLACK - self.instant
+        limit = now + _SLACK - self.together_within
         try:
             while self._due and self._due[0][1] and self._due[0][0] <= limit:
                 event = heapq.heappop(self._due)
                 self._instant = event[0]
-                # At the same time, other events precede arrivals.
-                if self._due and self._due[0][0] <= event[0] + self.instant:
-                    self._arrive_together(event)
+                last = event[0] + self.together_within
+                if self._due and self._due[0][0] <= last:
+                    self._arrive_together(event, last)
                 else:
                     event[3](event[4])
         finally:
             self._instant = None
 
-    def _arrive_together(self, first: _Event) -> None:
-        """Process arrivals of one instant: those of a pipe in order, and the pipes in an order that is chosen."""
+    def _arrive_together(self, first: _Event, last: float) -> None:
+        """Process arrivals of one instant, which ends at ``last`` or before another event: those of a pipe in order,
+        and the pipes in an order that is chosen."""
         together = [first]
-        while self._due and self._due[0][1] and self._due[0][0] <= first[0] + self.instant:
+        while self._due and self._due[0][1] and self._due[0][0] <= last:
             together.append(heapq.heappop(self._due))
         arrivals: dict[Pipe | None, list[_Event]] = {}
         for event in together:
