@@ -32,7 +32,7 @@ from benchmarks.programs import (
 )
 from benchmarks.report import Line, sum_up, table
 
-QUICK: Final = Measuring(None, warm_up=0.05, seconds=0.1, forged=5_000, connections=50, sources=100, settling=0.5)
+QUICK: Final = Measuring(None, warm_up=0.05, seconds=0.1, forged=5_000, connections=50, sources=100)
 WARM_UP: Final = 0.3
 
 

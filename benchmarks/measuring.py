@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,8 +44,6 @@ class Measuring:
     """How many QUIC connections are idle."""
     sources: int = 10_000
     """How many source addresses a load has at most."""
-    settling: float = math.inf
-    """How long a load that needs it may settle at most, in seconds."""
 
     def measure(self, row: Row) -> Figure:
         """Measure one row of a case once."""
@@ -74,11 +71,12 @@ class Measuring:
 
     def _echo(self, row: Row, work: Echo) -> Figure:
         server_core, load_core = cores(work.cores - 1)
-        warm_up = max(self.warm_up, min(work.settling, self.settling))
+        sources = min(work.sources, self.sources)
+        warm_up = max(self.warm_up, work.settling * sources / work.sources)
         lasts = warm_up + self.seconds
         command = self._command(row.peer.command, *row.arguments)
         with running(command, server_core, lasts, row.peer.environment) as server:
-            load = (work.sockets, work.outstanding, work.size, min(work.sources, self.sources))
+            load = (work.sockets, work.outstanding, work.size, sources)
             command = self._command(("{c}/load", server.line()), warm_up, self.seconds, *load)
             before = server.cpu_seconds()
             with running(command, load_core, lasts) as generator:
