@@ -10,7 +10,7 @@ import pytest
 
 from .support.families import Family
 from .support.socket_walk import KINDS, SOCKETS, SocketWalk
-from .support.walks import Step, check_walks
+from .support.walks import Step, check_walks, each_number_of_walks
 
 # How often each step is taken, and what draws its arguments.
 _STEPS: Final[dict[str, tuple[int, Callable[[Random], tuple[Any, ...]]]]] = {
@@ -67,12 +67,6 @@ def draw_steps(random: Random, *, loopback: str) -> list[Step]:
 
 
 @pytest.mark.parametrize("transport", ["kernel", "simulation"])
-@pytest.mark.parametrize(
-    "seeds",
-    [
-        pytest.param(range(20), id="20 walks", marks=[pytest.mark.long, pytest.mark.varied]),
-        pytest.param(range(300), id="300 walks", marks=pytest.mark.long),
-    ],
-)
+@each_number_of_walks
 def test_sockets_follow_the_model_of_their_states(udp: Family, transport: str, seeds: range) -> None:
     check_walks(SocketWalk, lambda random: draw_steps(random, loopback=udp.loopback), seeds, udp, transport)

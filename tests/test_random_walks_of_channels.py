@@ -27,7 +27,7 @@ from trio_dgram import (
 
 from .support.channel_model import ChannelModel, hand_out
 from .support.families import Family
-from .support.walks import Call, Step, check_walks, error_of_call, start_call
+from .support.walks import Call, Step, check_walks, each_number_of_walks, error_of_call, start_call
 
 KINDS: Final = (
     (),
@@ -336,12 +336,6 @@ def draw_steps(random: Random) -> list[Step]:
 
 
 @pytest.mark.parametrize("transport", ["kernel", "simulation"])
-@pytest.mark.parametrize(
-    "seeds",
-    [
-        pytest.param(range(20), id="20 walks", marks=[pytest.mark.long, pytest.mark.varied]),
-        pytest.param(range(300), id="300 walks", marks=pytest.mark.long),
-    ],
-)
+@each_number_of_walks
 def test_event_channels_follow_their_model(udp: Family, transport: str, seeds: range) -> None:
     check_walks(ChannelWalk, draw_steps, seeds, udp, transport)

@@ -30,7 +30,7 @@ from trio_dgram import (
 )
 
 from .support.families import Family
-from .support.walks import Step, check_walks, error_of_call, start_call
+from .support.walks import Step, check_walks, each_number_of_walks, error_of_call, start_call
 
 SENDERS: Final = 3
 """The last one sends from a blocked address."""
@@ -318,12 +318,6 @@ def draw_steps(random: Random) -> list[Step]:
 
 
 @pytest.mark.parametrize("transport", ["kernel", "simulation"])
-@pytest.mark.parametrize(
-    "seeds",
-    [
-        pytest.param(range(20), id="20 walks", marks=[pytest.mark.long, pytest.mark.varied]),
-        pytest.param(range(300), id="300 walks", marks=pytest.mark.long),
-    ],
-)
+@each_number_of_walks
 def test_every_datagram_is_in_one_of_the_counts(udp: Family, transport: str, seeds: range) -> None:
     check_walks(CountingWalk, draw_steps, seeds, udp, transport)

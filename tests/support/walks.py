@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, Final, Protocol, TypeAlias
 
 import attrs
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -29,6 +30,15 @@ _SECONDS: Final = 60
 """A limit for a walk that hangs; every walk takes milliseconds."""
 _REPLAY: Final = "WALK_SEED"
 """The environment variable with the one seed to run."""
+
+
+each_number_of_walks: Final = pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param(range(20), id="20 walks", marks=[pytest.mark.long, pytest.mark.varied]),
+        pytest.param(range(300), id="300 walks", marks=pytest.mark.long),
+    ],
+)
 
 
 class Walk(Protocol):
