@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ from trio_dgram.sim._explore.page import MOST_EVENTS, Run, page
 from trio_dgram.sim._trace.trace import Trace
 from trio_dgram.sim._values.records import Packet, Record
 
+from ..support.programs import find_program
 from .runs import observe, record, shrink_run
 
 logger = logging.getLogger("counter")
@@ -186,12 +186,12 @@ document.body.textContent = "SEEN" + JSON.stringify(seen) + "SEEN";
 
 @pytest.mark.long
 @pytest.mark.programs
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="distribution: chromium is not installed")
 def test_the_report_works_in_a_browser(explanation: Explanation, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text(explanation.page + CLICKS, encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
-    done = subprocess.run(["chromium", *options, file.as_uri()], capture_output=True, text=True, check=True)  # noqa: S607
+    command = [find_program("chromium"), *options, file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout.split("SEEN")[1])
     assert seen["all"] == seen["port"] == 4
     assert seen["server"] == 0
