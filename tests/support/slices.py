@@ -79,13 +79,11 @@ def slices(meter: Callable[[], float] = time.thread_time) -> Generator[Slices]:
 def without_collections() -> Generator[None]:
     """Keep the garbage collector from running in the block, since a full collection takes many milliseconds."""
     gc.collect()
-    gc.freeze()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
-        gc.unfreeze()
 
 
 def limit(segments: int = 1) -> float:
